@@ -1,0 +1,3 @@
+"""Storage on a node's own ZFS for the instances of a Ganeti cluster."""
+
+__version__ = "0.1.0"

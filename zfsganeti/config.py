@@ -1,0 +1,142 @@
+"""The settings: one table from which parser, validator and sample file come; without a file everything works."""
+
+from __future__ import annotations
+
+import os
+
+from zfsganeti.errors import BadConfig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PATH = "/etc/zfsganeti.conf"
+
+COMPRESSIONS = ("off", "on", "lz4", "zstd", "zle")
+
+
+def _integer(low: int, high: int, unit: str) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise ValueError(f"{text!r} is not a whole number of {unit} from {low} to {high}")
+        return int(text)
+    return parse
+
+
+def recordsize(text: str) -> int:
+    """Return a record size in bytes: a power of two from 512 to 1M, as every OpenZFS since 2.1 takes it without tuning."""
+    units = {"K": 1 << 10, "M": 1 << 20}
+    unit = text[-1:].upper()
+    digits = text[:-1] if unit in units else text
+    size = int(digits) * units.get(unit, 1) if digits.isascii() and digits.isdigit() and len(digits) < 9 else 0
+    if not 512 <= size <= 1 << 20 or size & (size - 1):
+        raise ValueError(f"{text!r} is not a power of two from 512 to 1M")
+    return size
+
+
+def compression(text: str) -> str:
+    """Return a compression that both generations know, without a level."""
+    if text not in COMPRESSIONS:
+        raise ValueError(f"{text!r} is none of {', '.join(COMPRESSIONS)}")
+    return text
+
+
+def _root(text: str) -> str:
+    if text and (text.startswith("/") or text.endswith("/") or any(character in text for character in "@#%' \t\"")):
+        raise ValueError(f"{text!r} is not the name of a dataset, such as zfs/vm")
+    return text
+
+
+class Setting:
+    """A setting: its default in the file's notation, how it is read, and what a person should know of it."""
+
+    __slots__ = ("default", "help", "name", "parse")
+
+    def __init__(self, name: str, default: str, parse: Callable[[str], object], text: str) -> None:
+        self.name, self.default, self.parse, self.help = name, default, parse, text
+
+
+SETTINGS = (
+    Setting("root", "", _root, "The dataset under which everything lives on this node. Empty: the dataset mounted at the cluster's "
+            "file storage directory."),
+    Setting("trash_days", "7", _integer(0, 3650, "days"), "How many days a removed instance stays in the trash; 0 destroys it at once."),
+    Setting("trash_min_free", "10", _integer(0, 90, "percent"), "The oldest of the trash is given up while less than this share of the "
+            "root's space is free."),
+    Setting("warn_free", "15", _integer(0, 90, "percent"), "Cluster verify speaks up when less than this share of the pool is free."),
+    Setting("allow_degraded", "0", _integer(0, 1, "switch"), "1 lets instances be added to a pool that is degraded."),
+    Setting("leftover_minutes", "60", _integer(0, 100000, "minutes"), "How old an empty dataset without an instance must be before the "
+            "watcher removes it; younger ones may belong to an instance that is being added."),
+    Setting("recordsize", "64K", recordsize, "Record size of the datasets that `gnt-zfs setup` makes; applies to new disk files."),
+    Setting("compression", "lz4", compression, "Compression of the root that `gnt-zfs setup` makes."),
+    Setting("busy_seconds", "30", _integer(0, 600, "seconds"), "How long a dataset that is in use is tried again before giving up."),
+    Setting("peer_seconds", "120", _integer(5, 800, "seconds"), "How long a peer may take to answer; Ganeti lets a hook run 900 s."),
+)
+
+
+class Config:
+    """The settings as values; attributes are the names of the table."""
+
+    root: str
+    trash_days: int
+    trash_min_free: int
+    warn_free: int
+    allow_degraded: int
+    leftover_minutes: int
+    recordsize: int
+    compression: str
+    busy_seconds: int
+    peer_seconds: int
+
+    def __init__(self, **values: object) -> None:
+        for setting in SETTINGS:
+            setattr(self, setting.name, values[setting.name] if setting.name in values else setting.parse(setting.default))
+
+
+def parse(text: str, path: str = PATH) -> Config:
+    """Return the settings of a file's text; BadConfig holds every problem with its line."""
+    known = {setting.name: setting for setting in SETTINGS}
+    values: dict[str, object] = {}
+    problems: list[str] = []
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if not equals:
+            problems.append(f"line {number}: {line[:60]!r} is not of the form setting = value")
+        elif name not in known:
+            problems.append(f"line {number}: {name[:60]!r} is no setting; there are {', '.join(known)}")
+        elif name in values:
+            problems.append(f"line {number}: {name} is set twice")
+        else:
+            try:
+                values[name] = known[name].parse(value)
+            except ValueError as error:
+                values[name] = None
+                problems.append(f"line {number}: {name}: {error}")
+    if problems:
+        raise BadConfig(path, problems)
+    return Config(**values)
+
+
+def load(path: str = PATH) -> Config:
+    """Return the settings of this node; a file that is not there means the defaults."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(1 << 20)
+    except FileNotFoundError:
+        return Config()
+    except OSError as error:
+        raise BadConfig(path, [os.strerror(error.errno or 0)]) from error
+    try:
+        return parse(raw.decode(), path)
+    except UnicodeDecodeError as error:
+        raise BadConfig(path, [f"byte {error.start} is not UTF-8"]) from error
+
+
+def sample() -> str:
+    """Return a configuration file that says what the defaults are and sets nothing."""
+    lines = ["# Settings of zfsganeti on this node. Every line may be left out; the values shown are the defaults."]
+    for setting in SETTINGS:
+        lines += ["", f"# {setting.help}", f"#{setting.name} = {setting.default}"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,371 @@
+"""What Ganeti tells us, as values: a hook's environment, ssconf, the master's configuration and job queue.
+
+The only room that knows Ganeti's variable names, files and options. Every hook of the cluster enters here first, most of
+them for instances that are not ours: at import time it takes nothing but os.
+"""
+
+from __future__ import annotations
+
+import os
+
+from zfsganeti.errors import BadEnvironment, BadName, Missing, Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+DATA_DIR = "/var/lib/ganeti"
+STORAGE_PATHS = "/etc/ganeti/file-storage-paths"
+HOOKS_DIR = "/etc/ganeti/hooks"
+EXTSTORAGE_LOGS = "/var/log/ganeti/extstorage"
+MAX_DISKS = 16  # constants.MAX_DISKS
+MAX_DISK_MIB = 1 << 34  # 16 PiB: what no node has
+NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_")
+
+
+def check_name(name: str) -> str:
+    """Return an instance name that can be a dataset's and a directory's; Ganeti itself keeps names in lower case."""
+    if not name or len(name) > 200:
+        raise BadName("instance", name, "must have 1 to 200 characters")
+    if name[0] in ".-_" or not NAME_CHARACTERS.issuperset(name):
+        raise BadName("instance", name, "must be lower-case letters, digits, '.', '-' and '_', and begin with a letter or digit")
+    if ".." in name:
+        raise BadName("instance", name, "must not contain '..'")
+    return name
+
+
+# hooks
+
+
+def storage_kinds(environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return the disk template an instance has and the one it is to get, '' where there is none."""
+    return environ.get("GANETI_INSTANCE_DISK_TEMPLATE", ""), environ.get("GANETI_NEW_DISK_TEMPLATE", "")
+
+
+def hook_name(environ: Mapping[str, str]) -> str:
+    """Return which hook is called, such as 'instance-add-pre'; the watcher's carries no name of its own."""
+    path, phase = environ.get("GANETI_HOOKS_PATH"), environ.get("GANETI_HOOKS_PHASE")
+    if path is None:
+        return "watcher"
+    if phase not in ("pre", "post"):
+        raise BadEnvironment("GANETI_HOOKS_PHASE", phase, "Ganeti calls hooks with pre or post")
+    return f"{path}-{phase}"
+
+
+class Event:
+    """One call of a hook for one instance, as values; sizes are bytes.
+
+    `post_*` are what holds after the operation and equal the others in the pre phase.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        if environ.get("GANETI_HOOKS_VERSION", "2") != "2":
+            raise BadEnvironment("GANETI_HOOKS_VERSION", environ["GANETI_HOOKS_VERSION"], "only version 2 is known")
+        self.hook = hook_name(environ)
+        self.operation = environ.get("GANETI_OP_CODE", "")
+        self.cluster = self._must("GANETI_CLUSTER")
+        self.master = self._must("GANETI_MASTER")
+        self.instance = self._name("GANETI_INSTANCE_NAME")
+        self.primary = self._must("GANETI_INSTANCE_PRIMARY")
+        self.post_primary = environ.get("GANETI_POST_INSTANCE_PRIMARY", self.primary)
+        self.template, self.new_template = storage_kinds(environ)
+        self.post_template = environ.get("GANETI_POST_INSTANCE_DISK_TEMPLATE", self.template)
+        self.sizes = self._sizes()
+
+    def _must(self, variable: str) -> str:
+        value = self._environ.get(variable)
+        if not value or len(value) > 255 or not value.isprintable() or " " in value or "/" in value:
+            raise BadEnvironment(variable, value, "Ganeti always sets it in this hook")
+        return value
+
+    def _name(self, variable: str) -> str:
+        try:
+            return check_name(self._must(variable))
+        except BadName as error:
+            raise BadEnvironment(variable, error.name, error.why) from error
+
+    def _number(self, variable: str, largest: int) -> int:
+        value = self._environ.get(variable)
+        if value is None or not value.isascii() or not value.isdigit() or len(value) > 20 or int(value) > largest:
+            raise BadEnvironment(variable, value, f"must be a number up to {largest}")
+        return int(value)
+
+    def _sizes(self) -> list[int]:
+        count = self._number("GANETI_INSTANCE_DISK_COUNT", MAX_DISKS) if "GANETI_INSTANCE_DISK_COUNT" in self._environ else 0
+        return [self._number(f"GANETI_INSTANCE_DISK{index}_SIZE", MAX_DISK_MIB) << 20 for index in range(count)]
+
+    @property
+    def disk_paths(self) -> list[str]:
+        """The paths of file disks; empty in the add hooks, which do not know them."""
+        names = (f"GANETI_INSTANCE_DISK{index}_ID" for index in range(len(self.sizes)))
+        return [self._environ[name] for name in names if self._environ.get(name, "").startswith("/")]
+
+    @property
+    def post_disk_count(self) -> int:
+        return self._number("GANETI_POST_INSTANCE_DISK_COUNT", MAX_DISKS)
+
+    @property
+    def new_name(self) -> str:
+        return self._name("GANETI_INSTANCE_NEW_NAME")
+
+    @property
+    def target(self) -> str:
+        return self._must("GANETI_TARGET_NODE")
+
+    @property
+    def growth(self) -> int:
+        """By how many bytes a disk is to grow."""
+        amount = self._number("GANETI_AMOUNT", MAX_DISK_MIB) << 20
+        if self._environ.get("GANETI_ABSOLUTE") != "True":
+            return amount
+        index = self._number("GANETI_DISK", MAX_DISKS)
+        return max(0, amount - (self.sizes[index] if index < len(self.sizes) else 0))
+
+    @property
+    def export_removes(self) -> bool:
+        return self._environ.get("GANETI_REMOVE_INSTANCE") == "True"
+
+    def is_master(self, node: str) -> bool:
+        return node == self.master
+
+
+# what every node knows of the cluster
+
+
+class Ssconf:
+    """The cluster as every node knows it: small files that the master keeps up to date."""
+
+    def __init__(self, directory: str = DATA_DIR) -> None:
+        self.directory = directory
+
+    def read(self, name: str) -> str:
+        """Return a value of ssconf; Missing when this machine is no node of a cluster."""
+        try:
+            with open(f"{self.directory}/ssconf_{name}", encoding="utf-8") as file:
+                return file.read().strip()
+        except FileNotFoundError:
+            raise Missing(f"{self.directory}/ssconf_{name}", "is this machine a node of a Ganeti cluster?") from None
+        except OSError as error:
+            raise Unavailable(f"{self.directory}/ssconf_{name}", os.strerror(error.errno or 0)) from error
+
+    def lines(self, name: str) -> list[str]:
+        return self.read(name).split()
+
+    @property
+    def cluster(self) -> str:
+        return self.read("cluster_name")
+
+    @property
+    def master(self) -> str:
+        return self.read("master_node")
+
+    @property
+    def storage_directory(self) -> str:
+        """The cluster's file storage directory, '' while there is none."""
+        return os.path.normpath(self.read("file_storage_dir")) if self.read("file_storage_dir") else ""
+
+    @property
+    def nodes(self) -> list[str]:
+        return self.lines("node_list")
+
+    @property
+    def offline_nodes(self) -> list[str]:
+        return self.lines("offline_nodes")
+
+    @property
+    def instances(self) -> list[str]:
+        return self.lines("instance_list")
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The primary address of every node by its name."""
+        pairs = (line.split() for line in self.read("node_primary_ips").splitlines())
+        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+
+    @property
+    def release(self) -> tuple[int, int]:
+        """Ganeti's series, such as (3, 0)."""
+        text = self.read("release_version")
+        numbers = text.split(".")
+        if len(numbers) < 2 or not (numbers[0].isdigit() and numbers[1].isdigit()):
+            raise Unavailable("Ganeti's release", f"{text!r} is no version")
+        return int(numbers[0]), int(numbers[1])
+
+    def this_node(self, hostname: str) -> str:
+        """Return this machine's name in the cluster: its host name, else the node whose address is ours."""
+        addresses = self.addresses
+        if hostname in addresses:
+            return hostname
+        import socket
+        for name, address in addresses.items():
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                try:
+                    probe.bind((address, 0))
+                    return name
+                except OSError:
+                    continue
+        raise Missing(f"a node of this cluster named {hostname} or with an address of this machine")
+
+    def ssh(self, node: str) -> list[str]:
+        """Return the command that runs what follows on a peer as root, with the keys Ganeti distributes."""
+        if node not in self.nodes:
+            raise Missing(f"node {node}", f"the cluster has {', '.join(self.nodes)}")
+        return ["ssh", "-i", "/root/.ssh/id_rsa", "-oBatchMode=yes", "-oStrictHostKeyChecking=yes", "-oEscapeChar=none",
+                f"-oGlobalKnownHostsFile={self.directory}/known_hosts", "-oUserKnownHostsFile=/dev/null",
+                f"-oHostKeyAlias={self.cluster}", "-oConnectTimeout=10", "-oLogLevel=ERROR", "-T", f"root@{node}"]
+
+
+# what only the master knows for certain
+
+
+class Disk:
+    """A disk of an instance: its size in bytes, and for -t file its path, for -t ext its volume."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self.uuid: str = data["uuid"]
+        self.template: str = data["dev_type"]
+        self.size: int = data["size"] << 20
+        self.mode: str = data.get("mode", "rw")
+        self.name: str | None = data.get("name")
+        logical: list[str] = list(data.get("logical_id") or [])
+        self.path = logical[1] if len(logical) == 2 else ""
+
+
+class Instance:
+    """An instance as the configuration has it; parameters are what was set on it, not what it inherits."""
+
+    def __init__(self, data: Mapping[str, Any], nodes: Mapping[str, str], disks: Mapping[str, Mapping[str, Any]],
+                 networks: Mapping[str, str]) -> None:
+        self._data, self._networks = data, networks
+        self.name: str = data["name"]
+        self.uuid: str = data["uuid"]
+        self.primary: str = nodes.get(data["primary_node"] or "", "")
+        self.admin_state: str = data.get("admin_state", "")
+        self.disks = [Disk(disks[uuid]) for uuid in data.get("disks") or [] if uuid in disks]
+        self.template: str = self.disks[0].template if self.disks else data.get("disk_template") or "diskless"
+
+    def record(self) -> dict[str, Any]:
+        """Return what must be known to make the instance again; passwords (private parameters) are left out."""
+        data = self._data
+        return {
+            "name": self.name, "uuid": self.uuid, "os": data.get("os") or "", "hypervisor": data["hypervisor"],
+            "be": data.get("beparams") or {}, "hv": data.get("hvparams") or {}, "osparams": data.get("osparams") or {},
+            "private": sorted(data.get("osparams_private") or {}), "tags": sorted(data.get("tags") or []),
+            "state": self.admin_state, "template": self.template,
+            "nics": [self._nic(nic) for nic in data.get("nics") or []],
+            "disks": [{"file": os.path.basename(disk.path), "size": disk.size, "mode": disk.mode, "name": disk.name}
+                      for disk in self.disks],
+        }
+
+    def _nic(self, nic: Mapping[str, Any]) -> dict[str, Any]:
+        params = {key: value for key, value in (nic.get("nicparams") or {}).items() if value not in (None, "")}
+        network = self._networks.get(nic.get("network") or "")
+        if network:
+            params = {"network": network}
+        kept = {key: nic.get(key) for key in ("mac", "ip", "name") if nic.get(key)}
+        return {**params, **kept}
+
+
+class Master:
+    """The configuration and job queue as the master (and master candidates) keep them on disk."""
+
+    def __init__(self, directory: str = DATA_DIR) -> None:
+        self.directory = directory
+
+    def load(self) -> dict[str, Any]:
+        """Return the whole configuration; Unavailable on a node that has none."""
+        import json
+        try:
+            with open(f"{self.directory}/config.data", "rb") as file:
+                data = json.load(file)
+        except OSError as error:
+            raise Unavailable("the cluster's configuration", os.strerror(error.errno or 0), "run this on the master node") from error
+        except ValueError as error:
+            raise Unavailable("the cluster's configuration", f"{self.directory}/config.data is no JSON: {error}") from error
+        if not isinstance(data, dict) or "instances" not in data:
+            raise Unavailable("the cluster's configuration", f"{self.directory}/config.data holds no instances")
+        return data
+
+    def instances(self) -> dict[str, Instance]:
+        """Return all instances by name."""
+        data = self.load()
+        nodes = {uuid: node["name"] for uuid, node in data["nodes"].items()}
+        networks = {uuid: network["name"] for uuid, network in (data.get("networks") or {}).items()}
+        found = (Instance(instance, nodes, data.get("disks") or {}, networks) for instance in data["instances"].values())
+        return {instance.name: instance for instance in found}
+
+    def cluster(self) -> dict[str, Any]:
+        """Return the cluster's own settings."""
+        settings = self.load()["cluster"]
+        return dict(settings)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return the opcodes that are running now, each as its input; on another node than the master the list may be empty."""
+        import json
+        found: list[dict[str, Any]] = []
+        queue = f"{self.directory}/queue"
+        try:
+            names = [name for name in os.listdir(queue) if name.startswith("job-")]
+        except OSError:
+            return found
+        for name in names:
+            try:
+                with open(f"{queue}/{name}", "rb") as file:
+                    job = json.load(file)
+            except (OSError, ValueError):
+                continue  # archived or rewritten this moment
+            found += [op["input"] for op in job.get("ops", []) if op.get("status") in ("running", "canceling") and "input" in op]
+        return found
+
+    def running(self, operation: str, instance: str) -> dict[str, Any] | None:
+        """Return the input of the operation that is running on an instance, which says what hooks are not told (dry run)."""
+        for opcode in self.jobs():
+            asked = str(opcode.get("instance_name", ""))
+            if opcode.get("OP_ID") == operation and (asked == instance or instance.startswith(asked + ".")):
+                return opcode
+        return None
+
+
+# what we ask of Ganeti
+
+
+def option(value: object) -> str:
+    """Return a parameter's value as gnt-instance reads it: commas escaped, truth in lower case."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return option(":".join(str(part) for part in value))
+    return str("" if value is None else value).replace("\\", "\\\\").replace(",", "\\,")
+
+
+def parameters(values: Mapping[str, object]) -> str:
+    return ",".join(f"{name}={option(value)}" for name, value in values.items())
+
+
+def add_command(record: Mapping[str, Any], *, name: str, node: str, release: tuple[int, int], new_macs: bool = False) -> list[str]:
+    """Return the gnt-instance command that makes a recorded instance again, stopped and with empty file disks."""
+    command = ["gnt-instance", "add", "-t", "file", "-n", node, "--no-install", "--no-start", "--no-conflicts-check", "--ignore-ipolicy"]
+    if release < (3, 1):  # later series do not check unless asked, and warn about these options
+        command += ["--no-name-check", "--no-ip-check"]
+    hypervisor = parameters(record["hv"])
+    command += ["-H", record["hypervisor"] + (f":{hypervisor}" if hypervisor else "")]
+    if record["be"]:
+        command += ["-B", parameters(record["be"])]
+    if record["os"]:
+        command += ["-o", record["os"]]
+    if record["osparams"]:
+        command += ["-O", parameters(record["osparams"])]
+    if record["tags"]:
+        command += ["--tags", ",".join(record["tags"])]
+    for index, disk in enumerate(record["disks"]):
+        asked = {"size": f"{disk['size'] >> 20}M", "mode": disk["mode"], **({"name": disk["name"]} if disk["name"] else {})}
+        command += ["--disk", f"{index}:{parameters(asked)}"]
+    for index, nic in enumerate(record["nics"]):
+        asked = {**nic, "mac": "generate"} if new_macs else nic
+        command += ["--net", f"{index}:{parameters(asked)}"]
+    if not record["nics"]:
+        command.append("--no-nics")
+    return [*command, name]

@@ -1,0 +1,89 @@
+"""Running a command on this node, or a verb of ours on a peer, always with a deadline."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from zfsganeti.errors import BadInput, CommandFailed, Unavailable, ZfsGanetiError
+
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
+SSH_FAILED = 255  # ssh(1): the status of ssh's own failures
+
+
+class Done:
+    """What a command ended with."""
+
+    def __init__(self, status: int, stdout: str, stderr: str) -> None:
+        self.status, self.stdout, self.stderr = status, stdout, stderr
+
+
+def execute(command: Sequence[str], *, stdin: str = "", seconds: float = 600) -> Done:
+    """Run a command to its end and return it, whatever its status; Unavailable when it is missing or too slow."""
+    import sh
+    try:
+        done = sh.Command(command[0])(*command[1:], _return_cmd=True, _in=stdin, _env=ENVIRONMENT, _timeout=seconds, _tty_out=False,
+                                      _cwd="/", _ok_code=list(range(256)))
+    except sh.CommandNotFound:
+        raise Unavailable(command[0], "is not installed") from None
+    except (sh.TimeoutException, sh.SignalException):
+        raise Unavailable(" ".join(command[:3]), f"no end after {seconds:.0f} s") from None
+    return Done(done.exit_code, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+def run(*command: str, stdin: str = "", seconds: float = 600) -> str:
+    """Return the standard output of a command; CommandFailed holds what it said when it failed."""
+    done = execute(command, stdin=stdin, seconds=seconds)
+    if done.status != 0:
+        raise CommandFailed(" ".join(command[:3]), done.status, done.stderr or done.stdout)
+    return done.stdout
+
+
+def hostname() -> str:
+    """Return this machine's host name as the kernel has it."""
+    return os.uname().nodename
+
+
+class PeerFailed(ZfsGanetiError):
+    """A peer refused or failed; the text is the peer's own line, the exit code that of its error."""
+
+    def __init__(self, node: str, text: str, exit_code: int) -> None:
+        super().__init__(node, text, exit_code)
+        self.node, self.text, self.exit_code = node, text, exit_code
+
+    def __str__(self) -> str:
+        return f"{self.node}: {self.text}"
+
+
+def ask(node: str, command: Sequence[str], request: dict[str, Any], *, seconds: float) -> Any:
+    """Return a peer's answer to a request; both are JSON, so that no shell ever quotes a name.
+
+    Unavailable when the peer cannot be reached or answers garbage, PeerFailed with its own words when it refuses.
+    """
+    done = execute(command, stdin=json.dumps(request), seconds=seconds)
+    if done.status == SSH_FAILED:
+        said = " ".join(done.stderr.split()) or "ssh failed"
+        raise Unavailable(node, f"cannot be reached ({said})")
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        said = " ".join((done.stderr or done.stdout).split())[:200]
+        raise Unavailable(node, f"gnt-zfs there gave no answer ({said or f'exit status {done.status}'})", "is zfsganeti installed there?") from None
+    if not isinstance(answer, dict) or not {"answer", "error"} & set(answer):
+        raise Unavailable(node, "gnt-zfs there answers in a way not known here", "install the same version on every node")
+    if "error" in answer:
+        raise PeerFailed(node, str(answer["error"]), int(answer.get("code", 1)))
+    return answer["answer"]
+
+
+def read_request(text: str) -> dict[str, Any]:
+    """Return a request that a peer sent; BadInput when it is none."""
+    try:
+        request = json.loads(text)
+    except ValueError:
+        raise BadInput("the request is no JSON") from None
+    if not isinstance(request, dict):
+        raise BadInput("the request is no JSON object")
+    return request

@@ -1,0 +1,299 @@
+"""The optional patch of Ganeti's own backend on this node: whether it is in, putting it in, taking it out.
+
+The patch files are applied by `patched()` below, not by patch(1): patch(1) takes the nearest of several places that fit where
+we refuse, it writes the file it patches in place, and a node would need one more package for what is thirty lines here. The
+tests compare the two on Ganeti's real files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from zfsganeti.errors import BadInput, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError
+
+Run = Callable[..., object]
+PATCHED = "patched"
+UNPATCHED = "unpatched"
+UNFIT = "does not apply"
+NO_PATCH = "no patch for this series"
+RESTARTED = "restarted"
+RESTART_NEEDED = "restart needed"
+AS_IT_WAS = "as it was"
+_DAEMON_UTIL = "/usr/lib/ganeti/daemon-util"
+_GANETI = "usr/share/ganeti"
+_PATCHES = "usr/share/zfsganeti/patches"
+_ORIGINAL = ".zfsganeti-orig"
+_CODEC = ("utf-8", "surrogateescape")  # any byte comes back as it was
+_SERIES = re.compile(r"\d+\.\d+")
+_HUNK = re.compile(r"^@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@.*\n", re.MULTILINE)
+
+
+class Hunk(NamedTuple):
+    """One place of a unified diff: the lines that must stand there, and the lines that shall."""
+
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One installed Ganeti series: its backend.py, our patch file ("" if there is none), whether it is in, whether the node runs it."""
+
+    series: str
+    path: str
+    patch: str
+    state: str
+    running: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What apply() or revert() did: series changed, series that needed nothing, why others were left alone, and noded's state."""
+
+    changed: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    skipped: tuple[str, ...]
+    noded: str
+
+
+_Plan = tuple[Backend, str, str]  # and its text, before and after
+
+
+def parse(diff: str, name: str) -> tuple[Hunk, ...]:
+    """Return the hunks of a unified diff of one file; BadInput carries the diff's name when it is damaged."""
+    _, *parts = _HUNK.split(diff)
+    return tuple(_hunk(body.split("\n"), [int(old or 1), int(new or 1)], name)
+                 for old, new, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True))
+
+
+def _hunk(lines: list[str], wanted: list[int], name: str) -> Hunk:
+    old: list[str] = []
+    new: list[str] = []
+    for line in lines:
+        # editors and mailers strip the blank off an empty context line
+        kind = line[:1] or " "
+        if [len(old), len(new)] == wanted or kind not in " -+":
+            break
+        if kind in " -":
+            old.append(line[1:])
+        if kind in " +":
+            new.append(line[1:])
+    if [len(old), len(new)] != wanted:
+        raise BadInput(f"{name}: a hunk is not as long as it says: install zfsganeti again")
+    return Hunk(tuple(old), tuple(new))
+
+
+def reverse(hunks: Sequence[Hunk]) -> tuple[Hunk, ...]:
+    """Return the hunks that undo these."""
+    return tuple(Hunk(hunk.new, hunk.old) for hunk in hunks)
+
+
+def patched(text: str, hunks: Sequence[Hunk]) -> str | None:
+    """Return the text with every hunk in its one exact place, or None where that, or the way back from it, is not unique."""
+    result = _substituted(text, hunks)
+    return result if result is not None and _substituted(result, reverse(hunks)) == text else None
+
+
+def _substituted(text: str, hunks: Sequence[Hunk]) -> str | None:
+    lines = text.split("\n")
+    result: list[str] = []
+    end = 0
+    for hunk in hunks:
+        size = len(hunk.old)
+        # line numbers are not looked at: they shift with every point release
+        places = [at for at in range(len(lines) - size + 1) if tuple(lines[at : at + size]) == hunk.old]
+        if len(places) != 1 or places[0] < end:
+            return None
+        result += [*lines[end : places[0]], *hunk.new]
+        end = places[0] + size
+    return "\n".join(result + lines[end:])
+
+
+def state(text: str, hunks: Sequence[Hunk]) -> str:
+    """Return what a patch is to a text: in it, ready to be put in, or neither."""
+    forward, backward = patched(text, hunks), patched(text, reverse(hunks))
+    if (forward is None) == (backward is None):
+        return UNFIT
+    return PATCHED if forward is None else UNPATCHED
+
+
+def status(*, root: str = "/", patches: str = "") -> list[Backend]:
+    """Return every Ganeti series installed below `root`, oldest first; `patches` overrides where our patch files are."""
+    place, running = patches or _patches(root), _running(root)
+    found = []
+    for series in _installed(root):
+        path, file = _path(root, series), os.path.join(place, f"ganeti-{series}.patch")
+        said = state(_read(path), _hunks(file)) if os.path.exists(file) else NO_PATCH
+        found.append(Backend(series, path, "" if said == NO_PATCH else file, said, series == running))
+    return found
+
+
+def apply(*, run: Run, series: str = "", restart: bool = False, root: str = "/", patches: str = "") -> Outcome:
+    """The patch is in the named series, or in the running one and every other that it fits; a refusal means nothing was changed."""
+    chosen = _chosen(series, root, patches)
+    plans: list[_Plan] = []
+    refused: dict[str, ZfsGanetiError] = {}
+    for backend in chosen:
+        try:
+            if plan := _plan(backend, UNPATCHED):
+                _compile(backend, plan[2], run, root)
+                plans.append(plan)
+        except ZfsGanetiError as error:
+            refused[backend.series] = error
+            # one that only lies beside the running one is nobody's concern until it is asked for
+            if series or backend.running or len(refused) == len(chosen):
+                raise
+    for backend, before, after in plans:
+        # what the patch is put on is what the backup holds: one left by an older version of Ganeti is replaced
+        _replace(backend.path + _ORIGINAL, before, backend.path)
+        _replace(backend.path, after, backend.path)
+    return _finish(chosen, plans, refused, run if restart else None)
+
+
+def revert(*, run: Run, series: str = "", restart: bool = False, root: str = "/", patches: str = "") -> Outcome:
+    """The patch is in no installed series (or not in the named one) and no backup is left; what else changed since then stays."""
+    chosen = _chosen(series, root, patches)
+    plans = [plan for backend in chosen if backend.patch and _ours(backend) and (plan := _plan(backend, PATCHED))]
+    for backend, _, after in plans:
+        _replace(backend.path, after, backend.path)
+    for backend in chosen:
+        _remove(backend.path + _ORIGINAL)
+    return _finish(chosen, plans, {}, run if restart else None)
+
+
+def _installed(root: str) -> list[str]:
+    place = os.path.join(root, _GANETI)
+    names = os.listdir(place) if os.path.isdir(place) else []
+    found = [name for name in names if _SERIES.fullmatch(name) and os.path.exists(_path(root, name))]
+    if not found:
+        raise Missing(_path(root, "X.Y"), "install Ganeti from Debian's packages")
+    return sorted(found, key=lambda name: [int(part) for part in name.split(".")])
+
+
+def _path(root: str, series: str) -> str:
+    return os.path.join(root, _GANETI, series, "ganeti/backend.py")
+
+
+def _running(root: str) -> str:
+    """Return the series that this node's Ganeti is set to, "" if unknown; an absolute link is read, not followed out of `root`."""
+    for link in ("etc/ganeti/share", f"{_GANETI}/default"):
+        with suppress(OSError):
+            name = os.path.basename(os.readlink(os.path.join(root, link)).rstrip("/"))
+            if _SERIES.fullmatch(name):
+                return name
+    return ""
+
+
+def _patches(root: str) -> str:
+    """Return the directory of our patch files: the source tree's when run from one, else the installed one."""
+    for place in (os.path.join(os.path.dirname(__file__), "../patches"), os.path.join(root, _PATCHES)):
+        if os.path.exists(os.path.join(place, "ganeti-3.0.patch")):
+            return os.path.abspath(place)
+    raise Missing(os.path.join(root, _PATCHES), "install zfsganeti again")
+
+
+def _chosen(series: str, root: str, patches: str) -> list[Backend]:
+    chosen = [backend for backend in status(root=root, patches=patches) if series in ("", backend.series)]
+    if not chosen:
+        raise Missing(_path(root, series), f"installed here: Ganeti {', '.join(_installed(root))}")
+    return chosen
+
+
+def _ours(backend: Backend) -> bool:
+    """Tell whether all our lines are in: a backend.py that the patch merely does not fit has nothing to be taken out."""
+    added = {line for hunk in _hunks(backend.patch) for line in hunk.new if line not in hunk.old}
+    return added.issubset(_read(backend.path).split("\n"))
+
+
+def _plan(backend: Backend, wanted: str) -> _Plan | None:
+    """Return how to change a backend.py that is in the wanted state, None if it is in the opposite one."""
+    if not backend.patch:
+        raise Refused(backend.path, f"no patch for Ganeti {backend.series}", "a newer zfsganeti may have one")
+    if backend.state not in (wanted, UNFIT):
+        return None
+    before, hunks = _read(backend.path), _hunks(backend.patch)
+    after = patched(before, hunks if wanted == UNPATCHED else reverse(hunks))
+    if after is None or backend.state == UNFIT:
+        raise Refused(backend.path, f"{os.path.basename(backend.patch)} does not fit it exactly once",
+                      f"if you changed the file, apt-get install --reinstall ganeti-{backend.series} brings the original back")
+    return backend, before, after
+
+
+def _compile(backend: Backend, text: str, run: Run, root: str) -> None:
+    """The text compiles in the Python that the series runs on."""
+    # Ganeti 2.x is Python 2, which Debian 12 and 13 lack: it cannot run there, so refusing to patch it costs nothing
+    python2 = os.path.join(root, "usr/bin/python2")
+    try:
+        if not backend.series.startswith("2."):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                compile(text.encode(*_CODEC), backend.path, "exec", dont_inherit=True)
+        elif os.access(python2, os.X_OK):
+            run(python2, "-ESc", "import sys; compile(sys.stdin.read(), 'backend.py', 'exec')", stdin=text.encode(*_CODEC))
+        else:
+            raise Unavailable(python2, f"not there to check what the patch makes of {backend.path}", "install Python 2, or patch by hand")
+    except (SyntaxError, ValueError, CommandFailed) as error:
+        raise Refused(backend.path, f"with the patch it would not compile ({error})", "it was left as it is") from error
+
+
+def _finish(chosen: Sequence[Backend], plans: Sequence[_Plan], refused: dict[str, ZfsGanetiError], run: Run | None) -> Outcome:
+    changed = tuple(backend.series for backend, _, _ in plans)
+    noded = RESTART_NEEDED if any(backend.running for backend, _, _ in plans) else AS_IT_WAS
+    if run is not None:
+        # also when nothing was changed: a run that was killed after the change has not come to this
+        run(_DAEMON_UTIL, "stop", "ganeti-noded")
+        run(_DAEMON_UTIL, "start", "ganeti-noded")
+        noded = RESTARTED
+    unchanged = tuple(backend.series for backend in chosen if backend.series not in (*changed, *refused))
+    return Outcome(changed, unchanged, tuple(str(error) for error in refused.values()), noded)
+
+
+@contextmanager
+def _touching(path: str, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(path, f"cannot be {doing} ({error.strerror})", "only root may, with room on the disk") from error
+
+
+def _hunks(file: str) -> tuple[Hunk, ...]:
+    return parse(_read(file), file)
+
+
+def _read(path: str) -> str:
+    with _touching(path, "read"), open(path, "rb") as file:
+        return file.read().decode(*_CODEC)
+
+
+def _replace(path: str, text: str, like: str) -> None:
+    """`path` holds the text, with mode and owner of `like`, on disk; a power cut leaves the old file or the new one, whole."""
+    temporary = path + ".new"
+    with _touching(path, "written"):
+        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            # the administrator and a package's trigger may come here at the same time
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            model = os.stat(like)
+            with open(temporary, "wb") as file:
+                os.fchown(file.fileno(), model.st_uid, model.st_gid)
+                os.fchmod(file.fileno(), model.st_mode & 0o7777)
+                file.write(text.encode(*_CODEC))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            os.fsync(directory)
+        finally:
+            _remove(temporary)
+            os.close(directory)
+
+
+def _remove(path: str) -> None:
+    with _touching(path, "removed"), suppress(FileNotFoundError):
+        os.unlink(path)

@@ -1,0 +1,527 @@
+"""ZFS as this project uses it: the only room that knows libzfs_core, zfs(8), zpool(8) and mount(2).
+
+libzfs_core creates, snapshots, renames and destroys, atomically and with errno; it cannot list or set, so zfs(8) does
+that. It validates no property value (recordsize=12345 panics the pool), so only VALIDATORS' properties ever reach it.
+Names and values are str here and become bytes on the way down.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from zfsganeti.errors import BadInput, BadName, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, ZfsGanetiError
+
+COMMAND_SECONDS = 60
+NAME_LIMIT = 255  # ZFS_MAX_DATASET_NAME_LEN less the NUL
+COMPONENT = re.compile(r"[A-Za-z0-9._:-]+")
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MNT_DETACH = 2, 4, 8, 1024, 2
+COMPRESSION = {"on": 1, "off": 2, "zle": 14, "lz4": 15, "zstd": 16}  # enum zio_compress, include/sys/zio_compress.h
+NATIVE = ("mountpoint", "canmount", "mounted", "used", "referenced", "available", "creation", "guid", "origin")
+SNAPSHOTS_PER_TXG = 100  # a program destroys in one txg and stalls it; more are destroyed before, in batches
+
+
+def check_dataset(name: str) -> str:
+    """Return a name that can be a dataset's; BadName says what is wrong with it."""
+    if len(name.encode()) > NAME_LIMIT:
+        raise BadName("dataset", name, f"is longer than {NAME_LIMIT} bytes")
+    for part in name.split("/"):
+        if not COMPONENT.fullmatch(part) or part in (".", ".."):
+            raise BadName("dataset", name, "each part must be letters, digits, '.', '-', '_' and ':'")
+    return name
+
+
+def check_snapshot(name: str) -> str:
+    """Return a full name dataset@snapshot that can be a snapshot's."""
+    dataset, at, short = name.partition("@")
+    if not at or not COMPONENT.fullmatch(short) or len(name.encode()) > NAME_LIMIT:
+        raise BadName("snapshot", name, "must be dataset@snapshot of letters, digits, '.', '-', '_' and ':'")
+    check_dataset(dataset)
+    return name
+
+
+def _whole(low: int, high: int) -> Any:
+    def validate(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"must be a number from {low} to {high}")
+        return value
+    return validate
+
+
+def _power_of_two(value: object) -> int:
+    if not isinstance(value, int) or not 512 <= value <= 1 << 20 or value & (value - 1):
+        raise ValueError("must be a power of two from 512 to 1M")
+    return value
+
+
+def _choice(table: Mapping[str, int]) -> Any:
+    def validate(value: object) -> int:
+        if value not in table:
+            raise ValueError(f"must be one of {', '.join(table)}")
+        return table[str(value)]
+    return validate
+
+
+def _path(value: object) -> str:
+    text = str(value)
+    if text not in ("none", "legacy") and (not text.startswith("/") or os.path.normpath(text) != text or "," in text or not text.isprintable()):
+        raise ValueError("must be an absolute, plain path without commas")
+    return text
+
+
+SWITCH = {"off": 0, "on": 1}
+VALIDATORS = {
+    "recordsize": _power_of_two, "compression": _choice(COMPRESSION), "mountpoint": _path,
+    "canmount": _choice({"off": 0, "on": 1, "noauto": 2}), "atime": _choice(SWITCH), "exec": _choice(SWITCH),
+    "setuid": _choice(SWITCH), "devices": _choice(SWITCH), "xattr": _choice({"off": 0, "dir": 1, "sa": 2}),
+    "logbias": _choice({"latency": 0, "throughput": 1}), "readonly": _choice(SWITCH),
+    "direct": _choice({"disabled": 0, "standard": 1, "always": 2}), "refreservation": _whole(0, 1 << 62),
+}
+
+
+def encode(properties: Mapping[str, object], marks: Mapping[str, str]) -> dict[bytes, object]:
+    """Return validated properties and user properties as libzfs_core takes them."""
+    result: dict[bytes, object] = {}
+    for name, value in properties.items():
+        if name not in VALIDATORS:
+            raise BadInput(f"property {name}: is not one of {', '.join(VALIDATORS)}")
+        try:
+            checked = VALIDATORS[name](value)
+        except ValueError as error:
+            raise BadInput(f"property {name}={value}: {error}") from error
+        result[name.encode()] = checked.encode() if isinstance(checked, str) else checked
+    for name, value in marks.items():
+        if ":" not in name or name != name.lower() or len(name) > 255 or len(value.encode()) > 8191 or "\0" in value:
+            raise BadInput(f"user property {name}: name or value is not allowed")
+        result[name.encode()] = value.encode()
+    return result
+
+
+class Dataset:
+    """A filesystem as it was when listed; sizes are bytes, `marks` the user properties set locally on it."""
+
+    def __init__(self, name: str, native: Mapping[str, str], marks: Mapping[str, str]) -> None:
+        self.name = name
+        self.marks = dict(marks)
+        self.mountpoint = native.get("mountpoint", "-")
+        self.canmount = native.get("canmount", "-")
+        self.mounted = native.get("mounted") == "yes"
+        self.used = _number(native.get("used"))
+        self.referenced = _number(native.get("referenced"))
+        self.available = _number(native.get("available"))
+        self.creation = _number(native.get("creation"))
+        self.guid = native.get("guid", "")
+        self.origin = "" if native.get("origin", "-") == "-" else native["origin"]
+
+    @property
+    def short(self) -> str:
+        return self.name.rsplit("/", 1)[1] if "/" in self.name else self.name
+
+
+class Pool:
+    """A pool's state; sizes are bytes."""
+
+    def __init__(self, name: str, health: str, size: int, free: int) -> None:
+        self.name, self.health, self.size, self.free = name, health, size, free
+
+
+class Mount:
+    """One line of mountinfo that is of ZFS."""
+
+    def __init__(self, dataset: str, path: str, whole: bool) -> None:
+        self.dataset, self.path, self.whole = dataset, path, whole
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else 0
+
+
+def parse_mounts(text: str) -> list[Mount]:
+    """Return the ZFS mounts of a mountinfo file, later ones on top of earlier ones."""
+    found = []
+    for line in text.splitlines():
+        fields = line.split(" ")
+        if "-" not in fields[6:]:
+            continue
+        rest = fields[fields.index("-", 6) + 1:]
+        if len(rest) >= 2 and rest[0] == "zfs":
+            found.append(Mount(_unescape(rest[1]), _unescape(fields[4]), fields[3] == "/"))
+    return found
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), text)
+
+
+DESTROY = """
+local a = (...)["argv"]
+local fs = a["fs"]
+local function no(why, what) return { ok = false, why = why, what = what } end
+if not zfs.exists(fs) then return no("missing", fs) end
+local seen = {}
+for name, value, source in zfs.list.user_properties(fs) do
+  if source == fs then seen[name] = value end
+end
+for name, value in pairs(a["marks"]) do
+  if seen[name] ~= value then return no("foreign", name) end
+end
+for child in zfs.list.children(fs) do return no("child", child) end
+local snaps, count, strangers, stranger = {}, 0, 0, nil
+for snap in zfs.list.snapshots(fs) do
+  count = count + 1
+  snaps[count] = snap
+  for clone in zfs.list.clones(snap) do return no("clone", clone) end
+  for tag in zfs.list.holds(snap) do return no("hold", snap .. " (" .. tag .. ")") end
+  if not string.find(snap, "@" .. a["prefix"], 1, true) then strangers = strangers + 1; stranger = snap end
+end
+if strangers > 0 and not a["strangers"] then return { ok = false, why = "snapshot", what = stranger, count = strangers } end
+for i = 1, count do
+  if zfs.check.destroy(snaps[i]) ~= 0 then return no("sending", snaps[i]) end
+end
+local e
+if count == 0 then e = zfs.check.destroy(fs) else e = zfs.check.rollback(fs) end
+if e == EAGAIN then return no("again", fs) end
+if e == EEXIST then return no("bookmark", fs) end
+if e ~= 0 and e ~= EDQUOT and e ~= ENOSPC then return no("mounted", fs) end
+if a["only_check"] then return { ok = true, count = count } end
+for i = count, 1, -1 do
+  if zfs.sync.destroy(snaps[i]) ~= 0 then return no("partial", snaps[i]) end
+end
+if zfs.sync.destroy(fs) ~= 0 then return no("partial", fs) end
+return { ok = true, count = count }
+"""
+
+
+class Zfs:
+    """The node's ZFS. `ours` is the prefix of snapshots that this project makes and may destroy."""
+
+    ours = "zfsganeti-"
+
+    # reading
+
+    def _command(self, program: str, *arguments: str) -> str:
+        import sh
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+        try:
+            done = sh.Command(program)(*arguments, _return_cmd=True, _env=environment, _timeout=COMMAND_SECONDS, _tty_out=False,
+                                       _ok_code=list(range(256)))
+        except sh.CommandNotFound:
+            raise Unavailable(program, "is not installed", "apt install zfsutils-linux") from None
+        except (sh.TimeoutException, sh.SignalException):
+            raise Unavailable(f"{program} {arguments[0]}", f"no answer within {COMMAND_SECONDS} s", "is the pool suspended? see zpool status") from None
+        if done.exit_code != 0:
+            raise self._command_error(program, arguments, done.exit_code, done.stderr.decode(errors="replace"))
+        output: str = done.stdout.decode(errors="replace")
+        return output
+
+    @staticmethod
+    def _command_error(program: str, arguments: tuple[str, ...], status: int, said: str) -> ZfsGanetiError:
+        if "does not exist" in said or "no such pool" in said:
+            return Missing(f"dataset {arguments[-1]}" if program == "zfs" else f"pool {arguments[-1]}")
+        if "/dev/zfs" in said or "modules" in said:
+            return Unavailable("ZFS", "its kernel module is not loaded", "modprobe zfs")
+        return CommandFailed(f"{program} {arguments[0]} {arguments[-1]}", status, said)
+
+    def list(self, root: str, *, depth: int | None = None, marks: Iterable[str] = ()) -> list[Dataset]:
+        """Return the filesystems at and below `root`, parents first, with the named user properties set on them."""
+        wanted = (*NATIVE, *marks)
+        arguments = ["get", "-Hp", *(["-r"] if depth is None else ["-d", str(depth)]), "-t", "filesystem", "-o", "name,property,value,source",
+                     ",".join(wanted), check_dataset(root)]
+        native: dict[str, dict[str, str]] = {}
+        local: dict[str, dict[str, str]] = {}
+        for line in self._command("zfs", *arguments).splitlines():
+            name, prop, value, source = line.split("\t")
+            native.setdefault(name, {})
+            if ":" not in prop:
+                native[name][prop] = value
+            elif source == "local":
+                local.setdefault(name, {})[prop] = value
+        return [Dataset(name, values, local.get(name, {})) for name, values in native.items()]
+
+    def get(self, name: str, *, marks: Iterable[str] = ()) -> Dataset | None:
+        """Return one filesystem, None when it does not exist."""
+        try:
+            return self.list(name, depth=0, marks=marks)[0]
+        except Missing:
+            return None
+
+    def filesystems(self) -> list[tuple[str, str]]:
+        """Return every filesystem of the node with its mountpoint property."""
+        lines = self._command("zfs", "list", "-Hp", "-t", "filesystem", "-o", "name,mountpoint").splitlines()
+        return [(name, mountpoint) for name, mountpoint in (line.split("\t") for line in lines)]
+
+    def snapshots(self, root: str, *, depth: int | None = None) -> list[tuple[str, int, int]]:
+        """Return (name, creation time, bytes used) of the snapshots at and below `root`, oldest first."""
+        scope = ["-r"] if depth is None else ["-d", str(depth)]
+        lines = self._command("zfs", "list", "-Hp", *scope, "-t", "snapshot", "-s", "createtxg", "-o", "name,creation,used", check_dataset(root))
+        return [(name, int(created), _number(used)) for name, created, used in (line.split("\t") for line in lines.splitlines())]
+
+    def pool(self, name: str) -> Pool:
+        """Return the state of a pool or of the pool a dataset is in."""
+        pool = name.split("/")[0]
+        health, size, free = self._command("zpool", "list", "-Hp", "-o", "health,size,free", pool).split()
+        return Pool(pool, health, int(size), int(free))
+
+    def version(self) -> tuple[int, ...]:
+        """Return the loaded module's version, such as (2, 3, 9)."""
+        try:
+            with open("/sys/module/zfs/version", encoding="ascii") as file:
+                return tuple(int(part) for part in re.findall(r"\d+", file.read().split("-")[0]))
+        except OSError:
+            raise Unavailable("ZFS", "its kernel module is not loaded", "modprobe zfs") from None
+
+    def mounts(self) -> list[Mount]:
+        """Return this mount namespace's ZFS mounts, later ones on top."""
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            return parse_mounts(file.read())
+
+    def mounted_at(self, path: str) -> str | None:
+        """Return the dataset whose root is what one finds at a path, None when that is no ZFS mount."""
+        top = [mount for mount in self.mounts() if mount.path == path]
+        return top[-1].dataset if top and top[-1].whole else None
+
+    # changing
+
+    def _core(self) -> Any:
+        try:
+            import libzfs_core
+        except ImportError as error:
+            raise Unavailable("libzfs_core", f"python3-pyzfs is not installed ({error})", "apt install python3-pyzfs") from error
+        return libzfs_core
+
+    def _call(self, name: str, function: str, *arguments: Any, **options: Any) -> Any:
+        """Call libzfs_core; its exceptions become ours, which name the dataset."""
+        core = self._core()
+        from libzfs_core import exceptions
+        try:
+            return getattr(core, function)(*arguments, **options)
+        except exceptions.ZFSInitializationFailed:
+            raise Unavailable("/dev/zfs", "cannot be opened", "modprobe zfs, as root") from None
+        except exceptions.ZFSError as error:
+            raise self._translate(name, error) from error
+        except OSError as error:
+            raise Unavailable("libzfs_core", str(error), "apt install zfsutils-linux") from error
+
+    @staticmethod
+    def _translate(name: str, error: Any) -> ZfsGanetiError:
+        code = getattr(error, "errno", None)
+        inner = getattr(error, "errors", None)
+        if code is None and inner:
+            code = getattr(inner[0], "errno", None)
+        if code == errno.ENOENT:
+            return Missing(f"dataset {name}")
+        if code == errno.EEXIST:
+            return Refused(f"dataset {name}", "exists already")
+        if code == errno.EBUSY:
+            return Busy(f"dataset {name}", "is in use")
+        if code == errno.ENOSPC or code == errno.EDQUOT:
+            return Refused(f"dataset {name}", "the pool or a quota is full")
+        if code in (errno.EPERM, errno.EACCES):
+            return Unavailable(f"dataset {name}", "permission denied", "run this as root")
+        return CommandFailed(f"libzfs_core on {name}", code or 0, f"{type(error).__name__}: {os.strerror(code) if code else error}")
+
+    def create(self, name: str, properties: Mapping[str, object], marks: Mapping[str, str]) -> None:
+        """The filesystem exists, unmounted, with these properties; Refused when the name is taken."""
+        self._call(name, "lzc_create", check_dataset(name).encode(), "zfs", encode(properties, marks))
+
+    def snapshot(self, names: Iterable[str], marks: Mapping[str, str] | None = None) -> None:
+        """All snapshots exist, of one txg, or none."""
+        whole = [check_snapshot(name).encode() for name in names]
+        self._call(whole[0].decode() if whole else "", "lzc_snapshot", whole, encode({}, marks or {}))
+
+    def rename(self, old: str, new: str) -> None:
+        """The filesystem bears the new name; where it is mounted it stays mounted."""
+        self._call(old, "lzc_rename", check_dataset(old).encode(), check_dataset(new).encode())
+
+    def set(self, name: str, values: Mapping[str, str]) -> None:
+        """The properties are set, all in one step; zfs(8) validates them."""
+        if values:
+            self._command("zfs", "set", *(f"{key}={value}" for key, value in values.items()), check_dataset(name))
+
+    def clear(self, name: str, keys: Iterable[str]) -> None:
+        """The user properties are no longer set on the dataset."""
+        for key in keys:
+            self._command("zfs", "inherit", key, check_dataset(name))
+
+    def destroy_snapshots(self, names: Iterable[str]) -> None:
+        """The snapshots are gone, all or none; one that is gone already is fine."""
+        whole = [check_snapshot(name).encode() for name in names]
+        if whole:
+            self._call(whole[0].decode(), "lzc_destroy_snaps", whole, False)
+
+    def destroy(self, name: str, marks: Mapping[str, str], *, strangers: bool = False, seconds: float = 0, only_check: bool = False) -> None:
+        """The filesystem and its snapshots are gone in one txg, or nothing has changed.
+
+        It must carry `marks` locally, have no child, clone or hold, and no snapshot but ours unless `strangers`. What is in use is
+        tried again for `seconds`; then Busy names who uses it. A filesystem that does not exist is Missing.
+        """
+        deadline = time.monotonic() + seconds
+        pause = 0.05
+        while True:
+            answer = self._program(name, marks, strangers, only_check=True)
+            if answer["ok"]:
+                if only_check:
+                    return
+                if answer["count"] > SNAPSHOTS_PER_TXG:
+                    self._thin(name)
+                answer = self._program(name, marks, strangers, only_check=False)
+                if answer["ok"]:
+                    return
+            if answer["why"] not in ("mounted", "sending", "again") or time.monotonic() > deadline:
+                raise self._refusal(name, answer)
+            time.sleep(pause)
+            pause = min(1.0, pause * 2)
+
+    def _thin(self, name: str) -> None:
+        names = [snapshot for snapshot, _created, _used in self.snapshots(name, depth=1)]
+        for first in range(0, len(names), SNAPSHOTS_PER_TXG):
+            self.destroy_snapshots(names[first:first + SNAPSHOTS_PER_TXG])
+
+    def _program(self, name: str, marks: Mapping[str, str], strangers: bool, *, only_check: bool) -> dict[str, Any]:
+        argv = {b"fs": check_dataset(name).encode(), b"prefix": self.ours.encode(), b"strangers": strangers, b"only_check": only_check,
+                b"marks": {key.encode(): value.encode() for key, value in marks.items()}}
+        answer = self._call(name, "lzc_channel_program", name.split("/")[0].encode(), DESTROY.encode(), params=argv)
+        return {key.decode(): value.decode() if isinstance(value, bytes) else value for key, value in answer.items()}
+
+    def _refusal(self, name: str, answer: Mapping[str, Any]) -> ZfsGanetiError:
+        why, what = answer["why"], answer.get("what", name)
+        if why == "missing":
+            return Missing(f"dataset {name}")
+        if why == "foreign":
+            return Foreign(f"dataset {name}", f"is not ours as expected (property {what})")
+        if why == "snapshot":
+            return Busy(f"dataset {name}", f"has {answer['count']} snapshots that are not ours, such as {what.split('@')[1]}")
+        if why == "mounted":
+            users = ", ".join(self.users(name))
+            return Busy(f"dataset {name}", f"is in use by {users}" if users else "is in use by a mount or a receive")
+        if why == "sending":
+            senders = ", ".join(_senders(what))
+            return Busy(f"dataset {name}", f"snapshot {what.split('@')[1]} is {f'being sent by {senders}' if senders else 'being sent or mounted'}")
+        said = {"child": f"has the child {what}", "clone": f"has the clone {what}", "hold": f"snapshot {what} is held",
+                "bookmark": "has a bookmark newer than its snapshots", "again": "was changed this moment",
+                "partial": f"could not be destroyed after all checks passed, at {what}"}
+        return Busy(f"dataset {name}", said.get(why, why))
+
+    def users(self, name: str) -> list[str]:
+        """Return who uses a filesystem: 'process NAME (PID) at PATH', for mounts in any namespace and files held open."""
+        return list(dict.fromkeys([*_mounting_processes(name), *_holding_processes(name, self.mounts())]))[:5]
+
+    # mounting
+
+    def mount(self, name: str, path: str) -> None:
+        """The filesystem is mounted at the path, which is made if missing; Foreign when something is there already."""
+        if "," in path:
+            raise BadInput(f"path {path}: a comma cannot be passed to mount(2)")
+        there = self.mounted_at(path)
+        if there == name:
+            return
+        if there is not None:
+            raise Foreign(path, f"dataset {there} is mounted there, not {name}")
+        os.makedirs(path, mode=0o750, exist_ok=True)
+        if os.listdir(path):
+            raise Foreign(path, f"the directory is not empty, {name} is not mounted over it", "move away what is in it")
+        _libc_call("mount", name, path, "zfs", MS_NOATIME | MS_NOSUID | MS_NODEV | MS_NOEXEC, f"zfsutil,mntpoint={path}")
+        if self.mounted_at(path) != name:
+            raise Unavailable(path, f"{name} was mounted but {self.mounted_at(path) or 'nothing'} is found there")
+
+    def unmount(self, path: str, *, lazy: bool = False, seconds: float = 0) -> None:
+        """Nothing of ZFS is mounted at the path; lazily, processes keep what they hold open. Busy names them otherwise."""
+        deadline = time.monotonic() + seconds
+        while (name := self.mounted_at(path)) is not None:
+            try:
+                _libc_call("umount2", path, MNT_DETACH if lazy else 0)
+            except OSError as error:
+                if error.errno == errno.EINVAL:
+                    continue  # gone in the meantime
+                if error.errno != errno.EBUSY:
+                    raise Unavailable(path, os.strerror(error.errno or 0)) from error
+                if time.monotonic() > deadline:
+                    raise Busy(path, f"{name} is in use by {', '.join(self.users(name)) or 'an unknown process'}") from error
+                time.sleep(0.1)
+
+
+def _libc_call(function: str, *arguments: str | int) -> None:
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    values = [os.fsencode(argument) if isinstance(argument, str) else ctypes.c_ulong(argument) for argument in arguments]
+    if getattr(libc, function)(*values) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(arguments[0]))
+
+
+def _processes() -> Iterator[str]:
+    return (entry for entry in os.listdir("/proc") if entry.isdigit())
+
+
+def _said(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return f"process {file.read().strip()} ({pid})"
+    except OSError:
+        return f"process {pid}"
+
+
+def _mounting_processes(name: str) -> Iterator[str]:
+    """One process for each mount namespace that has the filesystem mounted."""
+    seen = set()
+    for pid in _processes():
+        try:
+            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+            if namespace in seen:
+                continue
+            seen.add(namespace)
+            with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+                paths = [mount.path for mount in parse_mounts(file.read()) if mount.dataset == name]
+        except OSError:
+            continue
+        if paths:
+            own = namespace == os.readlink("/proc/self/ns/mnt")
+            yield f"the mount at {paths[0]}" + ("" if own else f" in the namespace of {_said(pid)}")
+
+
+def _holding_processes(name: str, mounts: list[Mount]) -> Iterator[str]:
+    """Processes that hold a file of the filesystem open, also one that was unmounted lazily (its device is mounted nowhere)."""
+    visible = {mount.path: mount.dataset for mount in mounts if mount.whole}
+    devices: dict[int, str] = {}
+    for path, dataset in visible.items():
+        try:
+            devices[os.stat(path).st_dev] = dataset
+        except OSError:
+            continue
+    for pid in _processes():
+        try:
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                link = f"/proc/{pid}/fd/{descriptor}"
+                device = os.stat(link).st_dev
+                if devices.get(device) == name or (device not in devices and _is_detached_zfs(link, pid, device)):
+                    yield f"{_said(pid)} with {os.readlink(link)}"
+                    break
+        except OSError:
+            continue
+
+
+def _is_detached_zfs(link: str, pid: str, device: int) -> bool:
+    """Tell whether an open file is on a ZFS that this process no longer sees mounted."""
+    if os.major(device) != 0 or not os.readlink(link).startswith("/"):
+        return False
+    try:
+        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            known = {line.split(" ")[2] for line in file}
+        return f"{os.major(device)}:{os.minor(device)}" not in known
+    except OSError:
+        return False
+
+
+def _senders(snapshot: str) -> Iterator[str]:
+    for pid in _processes():
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if "send" in words and any(word == snapshot or word.endswith("@" + snapshot.split("@")[1]) for word in words):
+            yield _said(pid)
