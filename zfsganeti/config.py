@@ -20,6 +20,7 @@ def _integer(low: int, high: int, unit: str) -> Callable[[str], int]:
         if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
             raise ValueError(f"{text!r} is not a whole number of {unit} from {low} to {high}")
         return int(text)
+
     return parse
 
 
@@ -57,15 +58,28 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("root", "", _root, "The dataset under which everything lives on this node. Empty: the dataset mounted at the cluster's "
-            "file storage directory."),
+    Setting(
+        "root",
+        "",
+        _root,
+        "The dataset under which everything lives on this node. Empty: the dataset mounted at the cluster's " "file storage directory.",
+    ),
     Setting("trash_days", "7", _integer(0, 3650, "days"), "How many days a removed instance stays in the trash; 0 destroys it at once."),
-    Setting("trash_min_free", "10", _integer(0, 90, "percent"), "The oldest of the trash is given up while less than this share of the "
-            "root's space is free."),
+    Setting(
+        "trash_min_free",
+        "10",
+        _integer(0, 90, "percent"),
+        "The oldest of the trash is given up while less than this share of the " "root's space is free.",
+    ),
     Setting("warn_free", "15", _integer(0, 90, "percent"), "Cluster verify speaks up when less than this share of the pool is free."),
     Setting("allow_degraded", "0", _integer(0, 1, "switch"), "1 lets instances be added to a pool that is degraded."),
-    Setting("leftover_minutes", "60", _integer(0, 100000, "minutes"), "How old an empty dataset without an instance must be before the "
-            "watcher removes it; younger ones may belong to an instance that is being added."),
+    Setting(
+        "leftover_minutes",
+        "60",
+        _integer(0, 100000, "minutes"),
+        "How old an empty dataset without an instance must be before the "
+        "watcher removes it; younger ones may belong to an instance that is being added.",
+    ),
     Setting("recordsize", "64K", recordsize, "Record size of the datasets that `gnt-zfs setup` makes; applies to new disk files."),
     Setting("compression", "lz4", compression, "Compression of the root that `gnt-zfs setup` makes."),
     Setting("busy_seconds", "30", _integer(0, 600, "seconds"), "How long a dataset that is in use is tried again before giving up."),

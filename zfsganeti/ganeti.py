@@ -199,6 +199,7 @@ class Ssconf:
         if hostname in addresses:
             return hostname
         import socket
+
         for name, address in addresses.items():
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -213,9 +214,21 @@ class Ssconf:
         """Return the command that runs what follows on a peer as root, with the keys Ganeti distributes."""
         if node not in self.nodes:
             raise Missing(f"node {node}", f"the cluster has {', '.join(self.nodes)}")
-        return ["ssh", "-i", "/root/.ssh/id_rsa", "-oBatchMode=yes", "-oStrictHostKeyChecking=yes", "-oEscapeChar=none",
-                f"-oGlobalKnownHostsFile={self.directory}/known_hosts", "-oUserKnownHostsFile=/dev/null",
-                f"-oHostKeyAlias={self.cluster}", "-oConnectTimeout=10", "-oLogLevel=ERROR", "-T", f"root@{node}"]
+        return [
+            "ssh",
+            "-i",
+            "/root/.ssh/id_rsa",
+            "-oBatchMode=yes",
+            "-oStrictHostKeyChecking=yes",
+            "-oEscapeChar=none",
+            f"-oGlobalKnownHostsFile={self.directory}/known_hosts",
+            "-oUserKnownHostsFile=/dev/null",
+            f"-oHostKeyAlias={self.cluster}",
+            "-oConnectTimeout=10",
+            "-oLogLevel=ERROR",
+            "-T",
+            f"root@{node}",
+        ]
 
 
 # what only the master knows for certain
@@ -237,8 +250,9 @@ class Disk:
 class Instance:
     """An instance as the configuration has it; parameters are what was set on it, not what it inherits."""
 
-    def __init__(self, data: Mapping[str, Any], nodes: Mapping[str, str], disks: Mapping[str, Mapping[str, Any]],
-                 networks: Mapping[str, str]) -> None:
+    def __init__(
+        self, data: Mapping[str, Any], nodes: Mapping[str, str], disks: Mapping[str, Mapping[str, Any]], networks: Mapping[str, str]
+    ) -> None:
         self._data, self._networks = data, networks
         self.name: str = data["name"]
         self.uuid: str = data["uuid"]
@@ -251,13 +265,21 @@ class Instance:
         """Return what must be known to make the instance again; passwords (private parameters) are left out."""
         data = self._data
         return {
-            "name": self.name, "uuid": self.uuid, "os": data.get("os") or "", "hypervisor": data["hypervisor"],
-            "be": data.get("beparams") or {}, "hv": data.get("hvparams") or {}, "osparams": data.get("osparams") or {},
-            "private": sorted(data.get("osparams_private") or {}), "tags": sorted(data.get("tags") or []),
-            "state": self.admin_state, "template": self.template,
+            "name": self.name,
+            "uuid": self.uuid,
+            "os": data.get("os") or "",
+            "hypervisor": data["hypervisor"],
+            "be": data.get("beparams") or {},
+            "hv": data.get("hvparams") or {},
+            "osparams": data.get("osparams") or {},
+            "private": sorted(data.get("osparams_private") or {}),
+            "tags": sorted(data.get("tags") or []),
+            "state": self.admin_state,
+            "template": self.template,
             "nics": [self._nic(nic) for nic in data.get("nics") or []],
-            "disks": [{"file": os.path.basename(disk.path), "size": disk.size, "mode": disk.mode, "name": disk.name}
-                      for disk in self.disks],
+            "disks": [
+                {"file": os.path.basename(disk.path), "size": disk.size, "mode": disk.mode, "name": disk.name} for disk in self.disks
+            ],
         }
 
     def _nic(self, nic: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,6 +300,7 @@ class Master:
     def load(self) -> dict[str, Any]:
         """Return the whole configuration; Unavailable on a node that has none."""
         import json
+
         try:
             with open(f"{self.directory}/config.data", "rb") as file:
                 data = json.load(file)
@@ -302,9 +325,14 @@ class Master:
         settings = self.load()["cluster"]
         return dict(settings)
 
+    def groups(self) -> dict[str, dict[str, Any]]:
+        """Return every node group's own settings by its name."""
+        return {group["name"]: dict(group) for group in self.load()["nodegroups"].values()}
+
     def jobs(self) -> list[dict[str, Any]]:
         """Return the opcodes that are running now, each as its input; on another node than the master the list may be empty."""
         import json
+
         found: list[dict[str, Any]] = []
         queue = f"{self.directory}/queue"
         try:
@@ -336,7 +364,7 @@ def option(value: object) -> str:
     """Return a parameter's value as gnt-instance reads it: commas escaped, truth in lower case."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list | tuple):
         return option(":".join(str(part) for part in value))
     return str("" if value is None else value).replace("\\", "\\\\").replace(",", "\\,")
 

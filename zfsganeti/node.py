@@ -8,29 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from zfsganeti.errors import BadInput, CommandFailed, Unavailable, ZfsGanetiError
+from zfsganeti.process import execute
 
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
 SSH_FAILED = 255  # ssh(1): the status of ssh's own failures
-
-
-class Done:
-    """What a command ended with."""
-
-    def __init__(self, status: int, stdout: str, stderr: str) -> None:
-        self.status, self.stdout, self.stderr = status, stdout, stderr
-
-
-def execute(command: Sequence[str], *, stdin: str = "", seconds: float = 600) -> Done:
-    """Run a command to its end and return it, whatever its status; Unavailable when it is missing or too slow."""
-    import sh
-    try:
-        done = sh.Command(command[0])(*command[1:], _return_cmd=True, _in=stdin, _env=ENVIRONMENT, _timeout=seconds, _tty_out=False,
-                                      _cwd="/", _ok_code=list(range(256)))
-    except sh.CommandNotFound:
-        raise Unavailable(command[0], "is not installed") from None
-    except (sh.TimeoutException, sh.SignalException):
-        raise Unavailable(" ".join(command[:3]), f"no end after {seconds:.0f} s") from None
-    return Done(done.exit_code, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
 def run(*command: str, stdin: str = "", seconds: float = 600) -> str:
@@ -70,7 +50,9 @@ def ask(node: str, command: Sequence[str], request: dict[str, Any], *, seconds: 
         answer = json.loads(done.stdout)
     except ValueError:
         said = " ".join((done.stderr or done.stdout).split())[:200]
-        raise Unavailable(node, f"gnt-zfs there gave no answer ({said or f'exit status {done.status}'})", "is zfsganeti installed there?") from None
+        raise Unavailable(
+            node, f"gnt-zfs there gave no answer ({said or f'exit status {done.status}'})", "is zfsganeti installed there?"
+        ) from None
     if not isinstance(answer, dict) or not {"answer", "error"} & set(answer):
         raise Unavailable(node, "gnt-zfs there answers in a way not known here", "install the same version on every node")
     if "error" in answer:

@@ -1,8 +1,7 @@
 """The optional patch of Ganeti's own backend on this node: whether it is in, putting it in, taking it out.
 
-The patch files are applied by `patched()` below, not by patch(1): patch(1) takes the nearest of several places that fit where
-we refuse, it writes the file it patches in place, and a node would need one more package for what is thirty lines here. The
-tests compare the two on Ganeti's real files.
+The patch files are applied by `patched()` below, not by patch(1), which takes the nearest of several places that fit where we refuse,
+and would be one more package on every node for what is thirty lines here; the tests compare the two on Ganeti's real files.
 """
 
 from __future__ import annotations
@@ -12,20 +11,22 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from glob import glob
 from typing import NamedTuple
 
 from zfsganeti.errors import BadInput, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError
 
 Run = Callable[..., object]
+_Plan = tuple["Backend", str, str]  # what to change, its text before and after
 PATCHED = "patched"
 UNPATCHED = "unpatched"
 UNFIT = "does not apply"
 NO_PATCH = "no patch for this series"
-RESTARTED = "restarted"
-RESTART_NEEDED = "restart needed"
-AS_IT_WAS = "as it was"
+RESTARTED = "the node daemon was restarted"
+RESTART_NEEDED = "the node daemon still has the old code: restart it, or do this again with --restart"
+AS_IT_WAS = "the node daemon was not restarted"
 _DAEMON_UTIL = "/usr/lib/ganeti/daemon-util"
 _GANETI = "usr/share/ganeti"
 _PATCHES = "usr/share/zfsganeti/patches"
@@ -55,27 +56,29 @@ class Backend:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What apply() or revert() did: series changed, series that needed nothing, why others were left alone, and noded's state."""
+    """What apply() or revert() did: series changed, series that needed nothing, why others were left alone, and what noded has."""
 
     changed: tuple[str, ...]
     unchanged: tuple[str, ...]
     skipped: tuple[str, ...]
     noded: str
 
-
-_Plan = tuple[Backend, str, str]  # and its text, before and after
+    def __str__(self) -> str:
+        lines = [f"Ganeti {series}: changed" for series in self.changed] + [f"Ganeti {series}: nothing to do" for series in self.unchanged]
+        return "\n".join([*lines, *self.skipped, self.noded])
 
 
 def parse(diff: str, name: str) -> tuple[Hunk, ...]:
     """Return the hunks of a unified diff of one file; BadInput carries the diff's name when it is damaged."""
     _, *parts = _HUNK.split(diff)
-    return tuple(_hunk(body.split("\n"), [int(old or 1), int(new or 1)], name)
-                 for old, new, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True))
+    return tuple(
+        _hunk(body.removesuffix("\n").split("\n"), [int(old or 1), int(new or 1)], name)
+        for old, new, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    )
 
 
 def _hunk(lines: list[str], wanted: list[int], name: str) -> Hunk:
-    old: list[str] = []
-    new: list[str] = []
+    old, new = list[str](), list[str]()
     for line in lines:
         # editors and mailers strip the blank off an empty context line
         kind = line[:1] or " "
@@ -103,8 +106,7 @@ def patched(text: str, hunks: Sequence[Hunk]) -> str | None:
 
 def _substituted(text: str, hunks: Sequence[Hunk]) -> str | None:
     lines = text.split("\n")
-    result: list[str] = []
-    end = 0
+    result, end = list[str](), 0
     for hunk in hunks:
         size = len(hunk.old)
         # line numbers are not looked at: they shift with every point release
@@ -118,10 +120,8 @@ def _substituted(text: str, hunks: Sequence[Hunk]) -> str | None:
 
 def state(text: str, hunks: Sequence[Hunk]) -> str:
     """Return what a patch is to a text: in it, ready to be put in, or neither."""
-    forward, backward = patched(text, hunks), patched(text, reverse(hunks))
-    if (forward is None) == (backward is None):
-        return UNFIT
-    return PATCHED if forward is None else UNPATCHED
+    fits = patched(text, hunks) is not None, patched(text, reverse(hunks)) is not None
+    return {(True, False): UNPATCHED, (False, True): PATCHED}.get(fits, UNFIT)
 
 
 def status(*, root: str = "/", patches: str = "") -> list[Backend]:
@@ -130,16 +130,21 @@ def status(*, root: str = "/", patches: str = "") -> list[Backend]:
     found = []
     for series in _installed(root):
         path, file = _path(root, series), os.path.join(place, f"ganeti-{series}.patch")
-        said = state(_read(path), _hunks(file)) if os.path.exists(file) else NO_PATCH
+        said = state(_read(path), parse(_read(file), file)) if os.path.exists(file) else NO_PATCH
         found.append(Backend(series, path, "" if said == NO_PATCH else file, said, series == running))
     return found
+
+
+def lost(*, root: str = "/", patches: str = "") -> str:
+    """Return, as one line, which series our patch was put in but is not in now, as after an upgrade of Ganeti; "" if none."""
+    names = [one.series for one in status(root=root, patches=patches) if one.state != PATCHED and os.path.exists(one.path + _ORIGINAL)]
+    return f"the patch is no longer in Ganeti {' and '.join(names)}: run gnt-zfs patch apply, or revert to be without it" if names else ""
 
 
 def apply(*, run: Run, series: str = "", restart: bool = False, root: str = "/", patches: str = "") -> Outcome:
     """The patch is in the named series, or in the running one and every other that it fits; a refusal means nothing was changed."""
     chosen = _chosen(series, root, patches)
-    plans: list[_Plan] = []
-    refused: dict[str, ZfsGanetiError] = {}
+    plans, refused = list[_Plan](), dict[str, ZfsGanetiError]()
     for backend in chosen:
         try:
             if plan := _plan(backend, UNPATCHED):
@@ -169,8 +174,7 @@ def revert(*, run: Run, series: str = "", restart: bool = False, root: str = "/"
 
 
 def _installed(root: str) -> list[str]:
-    place = os.path.join(root, _GANETI)
-    names = os.listdir(place) if os.path.isdir(place) else []
+    names = glob("*", root_dir=os.path.join(root, _GANETI))
     found = [name for name in names if _SERIES.fullmatch(name) and os.path.exists(_path(root, name))]
     if not found:
         raise Missing(_path(root, "X.Y"), "install Ganeti from Debian's packages")
@@ -208,7 +212,7 @@ def _chosen(series: str, root: str, patches: str) -> list[Backend]:
 
 def _ours(backend: Backend) -> bool:
     """Tell whether all our lines are in: a backend.py that the patch merely does not fit has nothing to be taken out."""
-    added = {line for hunk in _hunks(backend.patch) for line in hunk.new if line not in hunk.old}
+    added = {line for hunk in parse(_read(backend.patch), backend.patch) for line in hunk.new if line not in hunk.old}
     return added.issubset(_read(backend.path).split("\n"))
 
 
@@ -218,11 +222,14 @@ def _plan(backend: Backend, wanted: str) -> _Plan | None:
         raise Refused(backend.path, f"no patch for Ganeti {backend.series}", "a newer zfsganeti may have one")
     if backend.state not in (wanted, UNFIT):
         return None
-    before, hunks = _read(backend.path), _hunks(backend.patch)
+    before, hunks = _read(backend.path), parse(_read(backend.patch), backend.patch)
     after = patched(before, hunks if wanted == UNPATCHED else reverse(hunks))
     if after is None or backend.state == UNFIT:
-        raise Refused(backend.path, f"{os.path.basename(backend.patch)} does not fit it exactly once",
-                      f"if you changed the file, apt-get install --reinstall ganeti-{backend.series} brings the original back")
+        raise Refused(
+            backend.path,
+            f"{os.path.basename(backend.patch)} does not fit it exactly once",
+            f"if you changed the file, apt-get install --reinstall ganeti-{backend.series} brings the original back",
+        )
     return backend, before, after
 
 
@@ -236,7 +243,7 @@ def _compile(backend: Backend, text: str, run: Run, root: str) -> None:
                 warnings.simplefilter("ignore")
                 compile(text.encode(*_CODEC), backend.path, "exec", dont_inherit=True)
         elif os.access(python2, os.X_OK):
-            run(python2, "-ESc", "import sys; compile(sys.stdin.read(), 'backend.py', 'exec')", stdin=text.encode(*_CODEC))
+            run(python2, "-ESc", "import sys; compile(sys.stdin.read(), 'backend.py', 'exec')", stdin=text)
         else:
             raise Unavailable(python2, f"not there to check what the patch makes of {backend.path}", "install Python 2, or patch by hand")
     except (SyntaxError, ValueError, CommandFailed) as error:
@@ -245,12 +252,11 @@ def _compile(backend: Backend, text: str, run: Run, root: str) -> None:
 
 def _finish(chosen: Sequence[Backend], plans: Sequence[_Plan], refused: dict[str, ZfsGanetiError], run: Run | None) -> Outcome:
     changed = tuple(backend.series for backend, _, _ in plans)
-    noded = RESTART_NEEDED if any(backend.running for backend, _, _ in plans) else AS_IT_WAS
     if run is not None:
         # also when nothing was changed: a run that was killed after the change has not come to this
         run(_DAEMON_UTIL, "stop", "ganeti-noded")
         run(_DAEMON_UTIL, "start", "ganeti-noded")
-        noded = RESTARTED
+    noded = RESTARTED if run else RESTART_NEEDED if any(backend.running for backend, _, _ in plans) else AS_IT_WAS
     unchanged = tuple(backend.series for backend in chosen if backend.series not in (*changed, *refused))
     return Outcome(changed, unchanged, tuple(str(error) for error in refused.values()), noded)
 
@@ -263,10 +269,6 @@ def _touching(path: str, doing: str) -> Iterator[None]:
         raise Unavailable(path, f"cannot be {doing} ({error.strerror})", "only root may, with room on the disk") from error
 
 
-def _hunks(file: str) -> tuple[Hunk, ...]:
-    return parse(_read(file), file)
-
-
 def _read(path: str) -> str:
     with _touching(path, "read"), open(path, "rb") as file:
         return file.read().decode(*_CODEC)
@@ -275,23 +277,21 @@ def _read(path: str) -> str:
 def _replace(path: str, text: str, like: str) -> None:
     """`path` holds the text, with mode and owner of `like`, on disk; a power cut leaves the old file or the new one, whole."""
     temporary = path + ".new"
-    with _touching(path, "written"):
+    with _touching(path, "written"), ExitStack() as last:
         directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            # the administrator and a package's trigger may come here at the same time
-            fcntl.flock(directory, fcntl.LOCK_EX)
-            model = os.stat(like)
-            with open(temporary, "wb") as file:
-                os.fchown(file.fileno(), model.st_uid, model.st_gid)
-                os.fchmod(file.fileno(), model.st_mode & 0o7777)
-                file.write(text.encode(*_CODEC))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            os.fsync(directory)
-        finally:
-            _remove(temporary)
-            os.close(directory)
+        last.callback(os.close, directory)
+        # the administrator and a package's trigger may come here at the same time
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        last.callback(_remove, temporary)
+        model = os.stat(like)
+        with open(temporary, "wb") as file:
+            os.fchown(file.fileno(), model.st_uid, model.st_gid)
+            os.fchmod(file.fileno(), model.st_mode & 0o7777)
+            file.write(text.encode(*_CODEC))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        os.fsync(directory)
 
 
 def _remove(path: str) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from zfsganeti.errors import BadInput, BadName, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.process import execute
 
 COMMAND_SECONDS = 60
 NAME_LIMIT = 255  # ZFS_MAX_DATASET_NAME_LEN less the NUL
@@ -49,6 +50,7 @@ def _whole(low: int, high: int) -> Any:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise ValueError(f"must be a number from {low} to {high}")
         return value
+
     return validate
 
 
@@ -63,23 +65,34 @@ def _choice(table: Mapping[str, int]) -> Any:
         if value not in table:
             raise ValueError(f"must be one of {', '.join(table)}")
         return table[str(value)]
+
     return validate
 
 
 def _path(value: object) -> str:
     text = str(value)
-    if text not in ("none", "legacy") and (not text.startswith("/") or os.path.normpath(text) != text or "," in text or not text.isprintable()):
+    if text not in ("none", "legacy") and (
+        not text.startswith("/") or os.path.normpath(text) != text or "," in text or not text.isprintable()
+    ):
         raise ValueError("must be an absolute, plain path without commas")
     return text
 
 
 SWITCH = {"off": 0, "on": 1}
 VALIDATORS = {
-    "recordsize": _power_of_two, "compression": _choice(COMPRESSION), "mountpoint": _path,
-    "canmount": _choice({"off": 0, "on": 1, "noauto": 2}), "atime": _choice(SWITCH), "exec": _choice(SWITCH),
-    "setuid": _choice(SWITCH), "devices": _choice(SWITCH), "xattr": _choice({"off": 0, "dir": 1, "sa": 2}),
-    "logbias": _choice({"latency": 0, "throughput": 1}), "readonly": _choice(SWITCH),
-    "direct": _choice({"disabled": 0, "standard": 1, "always": 2}), "refreservation": _whole(0, 1 << 62),
+    "recordsize": _power_of_two,
+    "compression": _choice(COMPRESSION),
+    "mountpoint": _path,
+    "canmount": _choice({"off": 0, "on": 1, "noauto": 2}),
+    "atime": _choice(SWITCH),
+    "exec": _choice(SWITCH),
+    "setuid": _choice(SWITCH),
+    "devices": _choice(SWITCH),
+    "xattr": _choice({"off": 0, "dir": 1, "sa": 2}),
+    "logbias": _choice({"latency": 0, "throughput": 1}),
+    "readonly": _choice(SWITCH),
+    "direct": _choice({"disabled": 0, "standard": 1, "always": 2}),
+    "refreservation": _whole(0, 1 << 62),
 }
 
 
@@ -147,7 +160,7 @@ def parse_mounts(text: str) -> list[Mount]:
         fields = line.split(" ")
         if "-" not in fields[6:]:
             continue
-        rest = fields[fields.index("-", 6) + 1:]
+        rest = fields[fields.index("-", 6) + 1 :]
         if len(rest) >= 2 and rest[0] == "zfs":
             found.append(Mount(_unescape(rest[1]), _unescape(fields[4]), fields[3] == "/"))
     return found
@@ -204,19 +217,10 @@ class Zfs:
     # reading
 
     def _command(self, program: str, *arguments: str) -> str:
-        import sh
-        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
-        try:
-            done = sh.Command(program)(*arguments, _return_cmd=True, _env=environment, _timeout=COMMAND_SECONDS, _tty_out=False,
-                                       _ok_code=list(range(256)))
-        except sh.CommandNotFound:
-            raise Unavailable(program, "is not installed", "apt install zfsutils-linux") from None
-        except (sh.TimeoutException, sh.SignalException):
-            raise Unavailable(f"{program} {arguments[0]}", f"no answer within {COMMAND_SECONDS} s", "is the pool suspended? see zpool status") from None
-        if done.exit_code != 0:
-            raise self._command_error(program, arguments, done.exit_code, done.stderr.decode(errors="replace"))
-        output: str = done.stdout.decode(errors="replace")
-        return output
+        done = execute([program, *arguments], seconds=COMMAND_SECONDS)
+        if done.status != 0:
+            raise self._command_error(program, arguments, done.status, done.stderr)
+        return done.stdout
 
     @staticmethod
     def _command_error(program: str, arguments: tuple[str, ...], status: int, said: str) -> ZfsGanetiError:
@@ -224,13 +228,23 @@ class Zfs:
             return Missing(f"dataset {arguments[-1]}" if program == "zfs" else f"pool {arguments[-1]}")
         if "/dev/zfs" in said or "modules" in said:
             return Unavailable("ZFS", "its kernel module is not loaded", "modprobe zfs")
-        return CommandFailed(f"{program} {arguments[0]} {arguments[-1]}", status, said)
+        first = next((line for line in said.splitlines() if line.strip()), "")  # what follows is usage
+        return CommandFailed(f"{program} {arguments[0]} {arguments[-1]}", status, first)
 
-    def list(self, root: str, *, depth: int | None = None, marks: Iterable[str] = ()) -> list[Dataset]:
+    def datasets(self, root: str, *, depth: int | None = None, marks: Iterable[str] = ()) -> list[Dataset]:
         """Return the filesystems at and below `root`, parents first, with the named user properties set on them."""
         wanted = (*NATIVE, *marks)
-        arguments = ["get", "-Hp", *(["-r"] if depth is None else ["-d", str(depth)]), "-t", "filesystem", "-o", "name,property,value,source",
-                     ",".join(wanted), check_dataset(root)]
+        arguments = [
+            "get",
+            "-Hp",
+            *(["-r"] if depth is None else ["-d", str(depth)]),
+            "-t",
+            "filesystem",
+            "-o",
+            "name,property,value,source",
+            ",".join(wanted),
+            check_dataset(root),
+        ]
         native: dict[str, dict[str, str]] = {}
         local: dict[str, dict[str, str]] = {}
         for line in self._command("zfs", *arguments).splitlines():
@@ -245,19 +259,21 @@ class Zfs:
     def get(self, name: str, *, marks: Iterable[str] = ()) -> Dataset | None:
         """Return one filesystem, None when it does not exist."""
         try:
-            return self.list(name, depth=0, marks=marks)[0]
+            return self.datasets(name, depth=0, marks=marks)[0]
         except Missing:
             return None
 
     def filesystems(self) -> list[tuple[str, str]]:
         """Return every filesystem of the node with its mountpoint property."""
         lines = self._command("zfs", "list", "-Hp", "-t", "filesystem", "-o", "name,mountpoint").splitlines()
-        return [(name, mountpoint) for name, mountpoint in (line.split("\t") for line in lines)]
+        return [(name, mountpoint) for name, _tab, mountpoint in (line.partition("\t") for line in lines)]
 
     def snapshots(self, root: str, *, depth: int | None = None) -> list[tuple[str, int, int]]:
         """Return (name, creation time, bytes used) of the snapshots at and below `root`, oldest first."""
         scope = ["-r"] if depth is None else ["-d", str(depth)]
-        lines = self._command("zfs", "list", "-Hp", *scope, "-t", "snapshot", "-s", "createtxg", "-o", "name,creation,used", check_dataset(root))
+        lines = self._command(
+            "zfs", "list", "-Hp", *scope, "-t", "snapshot", "-s", "createtxg", "-o", "name,creation,used", check_dataset(root)
+        )
         return [(name, int(created), _number(used)) for name, created, used in (line.split("\t") for line in lines.splitlines())]
 
     def pool(self, name: str) -> Pool:
@@ -297,6 +313,7 @@ class Zfs:
         """Call libzfs_core; its exceptions become ours, which name the dataset."""
         core = self._core()
         from libzfs_core import exceptions
+
         try:
             return getattr(core, function)(*arguments, **options)
         except exceptions.ZFSInitializationFailed:
@@ -353,7 +370,9 @@ class Zfs:
         if whole:
             self._call(whole[0].decode(), "lzc_destroy_snaps", whole, False)
 
-    def destroy(self, name: str, marks: Mapping[str, str], *, strangers: bool = False, seconds: float = 0, only_check: bool = False) -> None:
+    def destroy(
+        self, name: str, marks: Mapping[str, str], *, strangers: bool = False, seconds: float = 0, only_check: bool = False
+    ) -> None:
         """The filesystem and its snapshots are gone in one txg, or nothing has changed.
 
         It must carry `marks` locally, have no child, clone or hold, and no snapshot but ours unless `strangers`. What is in use is
@@ -379,11 +398,16 @@ class Zfs:
     def _thin(self, name: str) -> None:
         names = [snapshot for snapshot, _created, _used in self.snapshots(name, depth=1)]
         for first in range(0, len(names), SNAPSHOTS_PER_TXG):
-            self.destroy_snapshots(names[first:first + SNAPSHOTS_PER_TXG])
+            self.destroy_snapshots(names[first : first + SNAPSHOTS_PER_TXG])
 
     def _program(self, name: str, marks: Mapping[str, str], strangers: bool, *, only_check: bool) -> dict[str, Any]:
-        argv = {b"fs": check_dataset(name).encode(), b"prefix": self.ours.encode(), b"strangers": strangers, b"only_check": only_check,
-                b"marks": {key.encode(): value.encode() for key, value in marks.items()}}
+        argv = {
+            b"fs": check_dataset(name).encode(),
+            b"prefix": self.ours.encode(),
+            b"strangers": strangers,
+            b"only_check": only_check,
+            b"marks": {key.encode(): value.encode() for key, value in marks.items()},
+        }
         answer = self._call(name, "lzc_channel_program", name.split("/")[0].encode(), DESTROY.encode(), params=argv)
         return {key.decode(): value.decode() if isinstance(value, bytes) else value for key, value in answer.items()}
 
@@ -400,10 +424,17 @@ class Zfs:
             return Busy(f"dataset {name}", f"is in use by {users}" if users else "is in use by a mount or a receive")
         if why == "sending":
             senders = ", ".join(_senders(what))
-            return Busy(f"dataset {name}", f"snapshot {what.split('@')[1]} is {f'being sent by {senders}' if senders else 'being sent or mounted'}")
-        said = {"child": f"has the child {what}", "clone": f"has the clone {what}", "hold": f"snapshot {what} is held",
-                "bookmark": "has a bookmark newer than its snapshots", "again": "was changed this moment",
-                "partial": f"could not be destroyed after all checks passed, at {what}"}
+            return Busy(
+                f"dataset {name}", f"snapshot {what.split('@')[1]} is {f'being sent by {senders}' if senders else 'being sent or mounted'}"
+            )
+        said = {
+            "child": f"has the child {what}",
+            "clone": f"has the clone {what}",
+            "hold": f"snapshot {what} is held",
+            "bookmark": "has a bookmark newer than its snapshots",
+            "again": "was changed this moment",
+            "partial": f"could not be destroyed after all checks passed, at {what}",
+        }
         return Busy(f"dataset {name}", said.get(why, why))
 
     def users(self, name: str) -> list[str]:
@@ -446,6 +477,7 @@ class Zfs:
 
 def _libc_call(function: str, *arguments: str | int) -> None:
     import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     values = [os.fsencode(argument) if isinstance(argument, str) else ctypes.c_ulong(argument) for argument in arguments]
     if getattr(libc, function)(*values) != 0:

@@ -63,8 +63,14 @@ def _apart(suite: str, work: Path) -> list[str]:
     for name in ("lists/partial", "cache/archives/partial"):
         (work / name).mkdir(parents=True)
     settings = {
-        "Dir::Etc::SourceList": sources, "Dir::Etc::SourceParts": os.devnull, "Dir::Etc::Preferences": os.devnull,
-        "Dir::Etc::PreferencesParts": os.devnull, "Dir::State::Lists": work / "lists", "Dir::State::Status": os.devnull,
-        "Dir::Cache": work / "cache", "APT::Default-Release": "", "Acquire::Languages": "none",
+        "Dir::Etc::SourceList": sources,
+        "Dir::Etc::SourceParts": os.devnull,
+        "Dir::Etc::Preferences": os.devnull,
+        "Dir::Etc::PreferencesParts": os.devnull,
+        "Dir::State::Lists": work / "lists",
+        "Dir::State::Status": os.devnull,
+        "Dir::Cache": work / "cache",
+        "APT::Default-Release": "",
+        "Acquire::Languages": "none",
     }
     return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]

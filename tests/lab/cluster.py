@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import inspect
 import shutil
 import subprocess
+import textwrap
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable
 
 from . import image
 from .host import LabError, cache, kvm_works, qemu_version, run, say
 from .machine import DISKS, MEMORY_MIB, Machine
 
 NODES = 3
-IPOLICY = ("min:disk-size=0,cpu-count=1,disk-count=0,memory-size=1,nic-count=0,spindle-use=0/"
-           "max:disk-size=1048576,cpu-count=8,disk-count=16,memory-size=32768,nic-count=8,spindle-use=12")
+IPOLICY = (
+    "min:disk-size=0,cpu-count=1,disk-count=0,memory-size=1,nic-count=0,spindle-use=0/"
+    "max:disk-size=1048576,cpu-count=8,disk-count=16,memory-size=32768,nic-count=8,spindle-use=12"
+)
 # the third node's pool bears another name, as pools do in real life
 POOLS = {1: "zfs", 2: "zfs", 3: "tank"}
 
@@ -39,7 +43,7 @@ class Cluster:
         """Return where the state of a fresh cluster is kept: the key is what made it."""
         made_of = hashlib.sha256(image.recipe(self.generation).encode())
         for part in (Cluster._cold, _provision, Machine._qemu, Machine.create_disks):
-            made_of.update(inspect.getsource(part).encode())
+            made_of.update(ast.dump(ast.parse(textwrap.dedent(inspect.getsource(part)))).encode())
         made_of.update(f"{qemu_version()} {kvm_works()} {MEMORY_MIB} {DISKS} {POOLS} {IPOLICY}".encode())
         return cache() / f"state-{self.generation}-{made_of.hexdigest()[:16]}"
 
@@ -79,7 +83,12 @@ class Cluster:
         if namespace in run("ip", "netns", "list"):
             return
         run("ip", "netns", "add", namespace)
-        for command in ("link set lo up", "link add br0 type bridge forward_delay 0", "address add 192.0.2.254/24 dev br0", "link set br0 up"):
+        for command in (
+            "link set lo up",
+            "link add br0 type bridge forward_delay 0",
+            "address add 192.0.2.254/24 dev br0",
+            "link set br0 up",
+        ):
             run("ip", "-n", namespace, *command.split())
         for number in range(1, NODES + 2):
             run("ip", "-n", namespace, "tuntap", "add", f"tap{number}", "mode", "tap")
@@ -98,6 +107,7 @@ class Cluster:
 
     @staticmethod
     def _wake(node: Machine) -> None:
+        node.resume()
         deadline = time.monotonic() + 120
         while not node.answers():
             if time.monotonic() > deadline or node.pid() is None:
@@ -152,7 +162,8 @@ class Cluster:
         master.run(
             "gnt-cluster init --no-etc-hosts --enabled-disk-templates=plain,diskless,ext --enabled-hypervisors=fake "
             "--vg-name=ganeti --master-netdev=br0 --nic-parameters link=br0 "
-            f"--ipolicy-bounds-specs={IPOLICY} cluster.example.com")
+            f"--ipolicy-bounds-specs={IPOLICY} cluster.example.com"
+        )
         public = master.run("cat /root/.ssh/*.pub")
         for node in nodes[1:]:
             say(f"{self.generation}: gnt-node add {node.name}")
@@ -163,8 +174,10 @@ class Cluster:
 
 def _provision(node: Machine) -> None:
     """The node has what an administrator gives a machine before Ganeti: a pool, a volume group, a clock."""
-    node.run(f"date -s @{time.time():.0f} >/dev/null; hwclock -w 2>/dev/null || true; "
-             "mkdir -p /root/.ssh /var/lib/ganeti; modprobe zfs; udevadm settle")
+    node.run(
+        f"date -s @{time.time():.0f} >/dev/null; hwclock -w 2>/dev/null || true; "
+        "mkdir -p /root/.ssh /var/lib/ganeti; modprobe zfs; udevadm settle"
+    )
     node.run(f"zpool create -o ashift=12 {POOLS[node.number]} /dev/vdb && vgcreate ganeti /dev/vdc")
 
 

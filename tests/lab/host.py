@@ -34,8 +34,14 @@ def say(text: str) -> None:
 def run(*command: str, log: Path | None = None, check: bool = True, **options: object) -> str:
     """Return a command's standard output; LabError carries the end of what it printed when it failed."""
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT if log else subprocess.PIPE,
-        text=True, errors="replace", check=False, **options)  # type: ignore[call-overload]
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if log else subprocess.PIPE,
+        text=True,
+        errors="replace",
+        check=False,
+        **options,
+    )  # type: ignore[call-overload]
     output: str = done.stdout
     if log is not None:
         with log.open("a", encoding="utf-8") as file:
@@ -55,8 +61,7 @@ def cache() -> Path:
 
 def mirrors() -> dict[str, str]:
     """Return the addresses of Debian's `main` and `security` archives that this machine's own apt uses."""
-    lines = run("apt-get", "indextargets", "--format", "$(REPO_URI)|$(CODENAME)|$(COMPONENT)",
-                "Created-By: Packages").splitlines()
+    lines = run("apt-get", "indextargets", "--format", "$(REPO_URI)|$(CODENAME)|$(COMPONENT)", "Created-By: Packages").splitlines()
     found: dict[str, str] = {}
     for line in lines:
         uri, codename, component = line.split("|")
@@ -90,7 +95,7 @@ def install_missing() -> None:
     missing = sorted({package for program, package in PACKAGES.items() if shutil.which(program) is None})
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     if missing or qemu_version() < MINIMUM_QEMU:
-        say(f"installing {' '.join(missing + ['QEMU'])}")
+        say(f"installing {' '.join([*missing, 'QEMU'])}")
         run("apt-get", "update", "-q", env=environment, check=False)
     if missing:
         run("apt-get", "install", "-qy", "--no-install-recommends", *missing, env=environment)
@@ -103,7 +108,7 @@ def install_qemu(environment: dict[str, str]) -> None:
     release = Path("/etc/os-release").read_text(encoding="utf-8")
     command = ["apt-get", "install", "-qy", "--no-install-recommends"]
     packages = ["qemu-system-x86", "qemu-utils"]
-    if "VERSION_ID=\"12\"" not in release:
+    if 'VERSION_ID="12"' not in release:
         run(*command, *packages, env=environment)
     else:
         with tempfile.TemporaryDirectory() as apart_from_ours:
@@ -111,12 +116,12 @@ def install_qemu(environment: dict[str, str]) -> None:
             (lists / "partial").mkdir(parents=True)
             sources = Path(apart_from_ours, "sources.list")
             main = mirrors()["main"]
-            sources.write_text(f"deb {main} bookworm main\ndeb {main} bookworm-updates main\n"
-                               f"deb {main} bookworm-backports main\n", encoding="utf-8")
+            sources.write_text(
+                f"deb {main} bookworm main\ndeb {main} bookworm-updates main\n" f"deb {main} bookworm-backports main\n", encoding="utf-8"
+            )
             # apt drops privileges to _apt, which must be able to read the directory
             os.chmod(apart_from_ours, 0o755)
-            apart = ["-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null",
-                     "-o", f"Dir::State::Lists={lists}"]
+            apart = ["-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null", "-o", f"Dir::State::Lists={lists}"]
             run("apt-get", "update", "-q", *apart, env=environment)
             run(*command, *apart, "-t", "bookworm-backports", *packages, env=environment)
     if qemu_version() < MINIMUM_QEMU:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import shutil
@@ -14,10 +15,40 @@ HERE = Path(__file__).parent
 GENERATIONS = ("bookworm", "trixie")
 PACKAGES = (
     # what a node of a real cluster has
-    "ganeti", "zfsutils-linux", "zfs-zed", "python3-pyzfs", "python3-sh", "openssh-server", "openssh-client", "lvm2", "iproute2",
-    "iputils-arping", "socat", "procps", "qemu-utils", "sanoid", "systemd-sysv", "udev", "kmod", "dbus", "bash-completion",
+    "ganeti",
+    "zfsutils-linux",
+    "zfs-zed",
+    "python3-pyzfs",
+    "python3-sh",
+    "openssh-server",
+    "openssh-client",
+    "lvm2",
+    "iproute2",
+    "iputils-arping",
+    "socat",
+    "procps",
+    "qemu-utils",
+    "sanoid",
+    "systemd-sysv",
+    "udev",
+    "kmod",
+    "dbus",
+    "bash-completion",
     # what the tests need on a node
-    "python3-pytest", "python3-hypothesis", "make", "strace", "patch", "gdisk", "xz-utils", "zstd", "bzip2", "curl",
+    "python3-pytest",
+    "python3-hypothesis",
+    "make",
+    "strace",
+    "patch",
+    "gdisk",
+    "xz-utils",
+    "zstd",
+    "bzip2",
+    "curl",
+    "e2fsprogs",
+    "pv",
+    "mbuffer",
+    "lzop",
 )
 FIRST = ("linux-image-cloud-amd64", "linux-headers-cloud-amd64", "initramfs-tools", "dkms")
 DISK_SIZE = "8G"
@@ -26,7 +57,8 @@ DISK_SIZE = "8G"
 def recipe(generation: str) -> str:
     """Return the key of an image: a hash over everything in this checkout that shapes it."""
     made_of = hashlib.sha256(generation.encode())
-    for path in [Path(__file__), *sorted((HERE / "guest").rglob("*"))]:
+    made_of.update(ast.dump(ast.parse(Path(__file__).read_bytes())).encode())  # comments and layout shape nothing
+    for path in sorted((HERE / "guest").rglob("*")):
         if path.is_file():
             made_of.update(str(path.relative_to(HERE)).encode() + b"\0" + path.read_bytes() + b"\0")
     return made_of.hexdigest()[:16]
@@ -89,8 +121,7 @@ def _build(generation: str, work: Path, log: Path) -> None:
 def _prepare(generation: str, root: Path, archive: dict[str, str]) -> None:
     """apt inside the chroot knows the archives, starts no daemon, and writes neither documentation nor fsyncs."""
     components = "main contrib"
-    sources = [f"deb {archive['main']} {generation} {components}",
-               f"deb {archive['main']} {generation}-updates {components}"]
+    sources = [f"deb {archive['main']} {generation} {components}", f"deb {archive['main']} {generation}-updates {components}"]
     if "security" in archive:
         sources.append(f"deb {archive['security']} {generation}-security {components}")
     (root / "etc/apt/sources.list").write_text("\n".join(sources) + "\n", encoding="utf-8")
@@ -98,7 +129,8 @@ def _prepare(generation: str, root: Path, archive: dict[str, str]) -> None:
     (root / "usr/sbin/policy-rc.d").chmod(0o755)
     (root / "etc/dpkg/dpkg.cfg.d/lab").write_text(
         "force-unsafe-io\npath-exclude=/usr/share/doc/*\npath-exclude=/usr/share/man/*\npath-exclude=/usr/share/locale/*\n",
-        encoding="utf-8")
+        encoding="utf-8",
+    )
     modules = root / "etc/initramfs-tools"
     (modules / "conf.d").mkdir(parents=True, exist_ok=True)
     (modules / "conf.d/lab").write_text("MODULES=list\nFSTYPE=ext4\n", encoding="utf-8")
@@ -112,10 +144,13 @@ def _prepare(generation: str, root: Path, archive: dict[str, str]) -> None:
 
 def _chroot(root: Path, log: Path, *command: str) -> None:
     """A command runs in the chroot with /proc, /sys and /dev of a mount namespace that ends with it."""
-    script = ('mount -t proc proc "$0/proc" && mount -t sysfs sysfs "$0/sys" && mount --bind /dev "$0/dev" && '
-              'exec chroot "$0" "$@"')
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8",
-                   **{name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}}
+    script = 'mount -t proc proc "$0/proc" && mount -t sysfs sysfs "$0/sys" && mount --bind /dev "$0/dev" && ' 'exec chroot "$0" "$@"'
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "DEBIAN_FRONTEND": "noninteractive",
+        "LC_ALL": "C.UTF-8",
+        **{name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")},
+    }
     run("unshare", "--mount", "sh", "-c", script, str(root), *command, log=log, env=environment)
 
 
@@ -142,6 +177,21 @@ def _finish(root: Path, log: Path) -> None:
     shutil.rmtree(root / "var/lib/apt/lists", ignore_errors=True)
     _chroot(root, log, "systemctl", "enable", "lab-identity.service")
     _chroot(root, log, "systemctl", "set-default", "multi-user.target")
-    _chroot(root, log, "systemctl", "mask", "apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "e2scrub_reap.service",
-            "fstrim.timer", "dpkg-db-backup.timer", "systemd-timesyncd.service", "sanoid.timer", "getty@tty1.service",
-            "systemd-logind.service", "man-db.timer", "zfs-volume-wait.service")
+    _chroot(
+        root,
+        log,
+        "systemctl",
+        "mask",
+        "apt-daily.timer",
+        "apt-daily-upgrade.timer",
+        "e2scrub_all.timer",
+        "e2scrub_reap.service",
+        "fstrim.timer",
+        "dpkg-db-backup.timer",
+        "systemd-timesyncd.service",
+        "sanoid.timer",
+        "getty@tty1.service",
+        "systemd-logind.service",
+        "man-db.timer",
+        "zfs-volume-wait.service",
+    )

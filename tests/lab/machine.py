@@ -78,18 +78,49 @@ class Machine:
     def _qemu(self, state: Path | None) -> list[str]:
         accelerate = ["-accel", "kvm", "-cpu", "host"] if kvm_works() else ["-accel", "tcg,thread=multi", "-cpu", "Westmere"]
         command = [
-            "qemu-system-x86_64", "-name", self.name, "-machine", "q35", *accelerate, "-smp", "1", "-m", str(MEMORY_MIB),
-            "-nodefaults", "-display", "none", "-no-user-config", "-rtc", "base=utc,clock=vm",
-            "-kernel", str(self.image / "kernel"), "-initrd", str(self.image / "initrd"),
-            "-append", f"root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off lab.node={self.number}",
-            "-serial", f"file:{self.path('console')}", "-device", "virtio-rng-pci",
-            "-netdev", f"tap,id=net,ifname=tap{self.number},script=no,downscript=no",
-            "-device", f"virtio-net-pci,netdev=net,mac=52:54:00:00:00:0{self.number}",
-            "-qmp", f"unix:{self.path('qmp')},server=on,wait=off", "-pidfile", str(self.path("pid")), "-daemonize",
+            "qemu-system-x86_64",
+            "-name",
+            self.name,
+            "-machine",
+            "q35",
+            *accelerate,
+            "-smp",
+            "1",
+            "-m",
+            str(MEMORY_MIB),
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-user-config",
+            "-rtc",
+            "base=utc,clock=vm",
+            "-kernel",
+            str(self.image / "kernel"),
+            "-initrd",
+            str(self.image / "initrd"),
+            "-append",
+            f"root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off lab.node={self.number}",
+            "-serial",
+            f"file:{self.path('console')}",
+            "-device",
+            "virtio-rng-pci",
+            "-netdev",
+            f"tap,id=net,ifname=tap{self.number},script=no,downscript=no",
+            "-device",
+            f"virtio-net-pci,netdev=net,mac=52:54:00:00:00:0{self.number}",
+            "-qmp",
+            f"unix:{self.path('qmp')},server=on,wait=off",
+            "-pidfile",
+            str(self.path("pid")),
+            "-daemonize",
         ]
         for disk in DISKS:
-            command += ["-drive", f"file={self.path(f'{disk}.qcow2')},if=none,id={disk},format=qcow2,discard=unmap",
-                        "-device", f"virtio-blk-pci,drive={disk},serial={disk}"]
+            command += [
+                "-drive",
+                f"file={self.path(f'{disk}.qcow2')},if=none,id={disk},format=qcow2,discard=unmap",
+                "-device",
+                f"virtio-blk-pci,drive={disk},serial={disk}",
+            ]
         if state is not None:
             command += ["-incoming", f"file:{state / self.path('memory').name}"]
         return command
@@ -130,6 +161,15 @@ class Machine:
     def pause(self) -> None:
         qmp(self.path("qmp"), "stop")
 
+    def resume(self) -> None:
+        """The node goes on, once its memory has been read in."""
+        deadline = time.monotonic() + 300
+        while qmp(self.path("qmp"), "query-status").get("status") == "inmigrate":
+            if time.monotonic() > deadline:
+                raise LabError(f"{self.name}: its saved memory is not read in")
+            time.sleep(0.1)
+        qmp(self.path("qmp"), "cont")
+
     # talking to it
 
     def _forget_connection(self) -> None:
@@ -139,9 +179,34 @@ class Machine:
 
     def ssh(self, *, terminal: bool = False) -> list[str]:
         """Return the command that runs what follows it on the node as root."""
-        return ["ip", "netns", "exec", self.namespace, "ssh", *(["-t"] if terminal else []), "-q", "-i", str(key()), "-S", str(self.path("ssh")),
-                "-o", "ControlMaster=auto", "-o", "ControlPersist=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-                "-o", "ConnectTimeout=5", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=12", f"root@{self.address}"]
+        return [
+            "ip",
+            "netns",
+            "exec",
+            self.namespace,
+            "ssh",
+            *(["-t"] if terminal else []),
+            "-q",
+            "-i",
+            str(key()),
+            "-S",
+            str(self.path("ssh")),
+            "-o",
+            "ControlMaster=auto",
+            "-o",
+            "ControlPersist=yes",
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "ConnectTimeout=5",
+            "-o",
+            "ServerAliveInterval=5",
+            "-o",
+            "ServerAliveCountMax=12",
+            f"root@{self.address}",
+        ]
 
     def answers(self) -> bool:
         """Tell whether the node can be logged into now."""

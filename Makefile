@@ -1,0 +1,64 @@
+# Two commands: `make demo` shows the main job in a lab of virtual machines, `make test` runs every test. Both need root and
+# Debian 12 or 13 and install what is missing. `make check` is the quick loop without root.
+
+PYTHON := /usr/bin/python3
+VENV := $(or $(ZFSGANETI_VENV),$(CURDIR)/.venv)
+GENERATION ?= trixie
+NODE ?= node1
+LAB := $(PYTHON) -m tests.lab
+
+.PHONY: check test demo lab lab-shell lab-run lab-stop lab-clean install deps venv
+
+check: venv
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy zfsganeti tests
+	$(VENV)/bin/pytest -q tests/unit
+
+venv: $(VENV)/made
+
+$(VENV)/made: requirements-dev.txt
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(VENV)/bin/pip install -q -r requirements-dev.txt
+	touch $@
+
+deps:
+	$(LAB) deps
+
+test: deps check
+	$(VENV)/bin/pytest -q tests/ganeti
+	$(LAB) test
+
+demo: deps
+	$(LAB) demo --generation $(GENERATION)
+
+lab: deps
+	$(LAB) up --generation $(GENERATION)
+
+lab-shell:
+	$(LAB) shell --generation $(GENERATION) $(NODE)
+
+# make lab-run NODE=node2 COMMAND='zfs list'
+lab-run:
+	@$(LAB) run --generation $(GENERATION) $(NODE) "$(COMMAND)"
+
+lab-stop:
+	$(LAB) stop
+
+lab-clean: lab-stop
+	$(LAB) clean
+
+SHARE := $(DESTDIR)/usr/share/zfsganeti
+PACKAGES := $(DESTDIR)/usr/lib/python3/dist-packages
+HOOKS = $(shell cd $(CURDIR) && $(PYTHON) -c 'from zfsganeti.links import LINKS; print(*LINKS)')
+
+install:
+	install -d $(PACKAGES)/zfsganeti $(SHARE)/hooks $(SHARE)/patches $(DESTDIR)/usr/sbin
+	install -m 644 zfsganeti/*.py $(PACKAGES)/zfsganeti
+	install -m 755 hooks/zfsganeti $(SHARE)/hooks
+	install -m 644 patches/*.patch $(SHARE)/patches
+	install -m 755 gnt-zfs $(DESTDIR)/usr/sbin
+	for link in $(HOOKS); do \
+	  install -d $(DESTDIR)/etc/ganeti/hooks/$$(dirname $$link) && \
+	  ln -sf /usr/share/zfsganeti/hooks/zfsganeti $(DESTDIR)/etc/ganeti/hooks/$$link || exit 1; \
+	done
+	$(PYTHON) -m compileall -q $(PACKAGES)/zfsganeti

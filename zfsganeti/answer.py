@@ -1,0 +1,178 @@
+"""What a peer may ask of this node: a fixed set of verbs with validated names; requests and answers are JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zfsganeti import check, setup
+from zfsganeti.datasets import locked
+from zfsganeti.errors import BadInput, Missing, ZfsGanetiError, one_line
+from zfsganeti.ganeti import check_name
+from zfsganeti.here import Here, Verb
+from zfsganeti.trash import parse_entry
+
+
+def _text(request: dict[str, Any], key: str) -> str:
+    value = request.get(key)
+    if not isinstance(value, str) or not value or len(value) > 255 or not value.isprintable():
+        raise BadInput(f"request: {key} must be a text")
+    return value
+
+
+def _instance(request: dict[str, Any], key: str = "instance") -> str:
+    return check_name(_text(request, key))
+
+
+def _entry(request: dict[str, Any]) -> str:
+    entry = _text(request, "entry")
+    check_name(parse_entry(entry)[0])
+    if "/" in entry:
+        raise BadInput(f"trash entry {entry!r}: must not contain a slash")
+    return entry
+
+
+def _record(request: dict[str, Any]) -> dict[str, Any] | None:
+    record = request.get("record")
+    if record is not None and not isinstance(record, dict):
+        raise BadInput("request: record must be an object")
+    return record
+
+
+def _report(here: Here, _request: dict[str, Any]) -> Any:
+    return check.report(here)
+
+
+def _aside(here: Here, request: dict[str, Any]) -> Any:
+    instance = _instance(request)
+    if not here.has_root():
+        return False
+    with locked(instance):
+        return here.store.put_aside(instance, _text(request, "intent"), _record(request))
+
+
+def _home(here: Here, request: dict[str, Any]) -> Any:
+    instance = _instance(request)
+    with locked(instance):
+        here.store.bring_home(instance)
+
+
+def _discard(here: Here, request: dict[str, Any]) -> Any:
+    instance = _instance(request)
+    with locked(instance):
+        return here.trash.discard(instance, _record(request))
+
+
+def _sweep(here: Here, request: dict[str, Any]) -> Any:
+    instance = _instance(request)
+    with locked(instance):
+        here.store.sweep(instance)
+
+
+def _finish_rename(here: Here, request: dict[str, Any]) -> Any:
+    old, new = _instance(request, "old"), _instance(request, "new")
+    with locked(old), locked(new):
+        here.store.finish_rename(old, new)
+
+
+def _absorb(here: Here, request: dict[str, Any]) -> Any:
+    instance = _instance(request)
+    if not here.has_root():
+        return
+    with locked(instance):
+        here.store.absorb(instance, None if request.get("unlimited") is True else 64 << 20)
+
+
+def _keep_disks(here: Here, request: dict[str, Any]) -> Any:
+    instance = _instance(request)
+    if not here.has_root() or here.store.find(instance) is None:
+        return None
+    with locked(instance):
+        return here.store.keep_disks(instance)
+
+
+def _trash_reserve(here: Here, request: dict[str, Any]) -> Any:
+    here.trash.mark_restoring(_entry(request), _instance(request))
+
+
+def _trash_release(here: Here, request: dict[str, Any]) -> Any:
+    try:
+        here.trash.unmark(_entry(request))
+    except Missing:
+        pass
+
+
+def _trash_swap(here: Here, request: dict[str, Any]) -> Any:
+    renames = request.get("renames")
+    if not isinstance(renames, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) and name and "/" not in name for name in pair)
+        for pair in renames
+    ):
+        raise BadInput("request: renames must be pairs of file names")
+    instance = _instance(request)
+    with locked(instance):
+        here.trash.swap_in(_entry(request), instance, [tuple(pair) for pair in renames])
+
+
+def _trash_record(here: Here, request: dict[str, Any]) -> Any:
+    return here.trash.find(_entry(request)).record
+
+
+def _trash_destroy(here: Here, request: dict[str, Any]) -> Any:
+    return here.trash.destroy(_entry(request), strangers=request.get("strangers") is True)
+
+
+def _trash_give_up(here: Here, _request: dict[str, Any]) -> Any:
+    gone, kept = here.trash.give_up()
+    return {"gone": gone, "kept": kept}
+
+
+def _running(here: Here, _request: dict[str, Any]) -> Any:
+    return sorted(busy_instances(here))
+
+
+def busy_instances(here: Here) -> set[str]:
+    """Return the instances that a running job works on, named as the administrator did: perhaps without a domain."""
+    return {str(opcode["instance_name"]) for opcode in here.master.jobs() if opcode.get("instance_name")}
+
+
+def _setup_facts(here: Here, request: dict[str, Any]) -> Any:
+    return setup.node_facts(here, _text(request, "root"), _text(request, "directory"))
+
+
+def _setup_apply(here: Here, request: dict[str, Any]) -> Any:
+    setup.apply_step(here, _text(request, "action"), {key: str(value) for key, value in request.items() if key != "action"})
+
+
+VERBS: dict[str, Verb] = {
+    "report": _report,
+    "aside": _aside,
+    "home": _home,
+    "discard": _discard,
+    "sweep": _sweep,
+    "finish-rename": _finish_rename,
+    "absorb": _absorb,
+    "keep-disks": _keep_disks,
+    "trash-reserve": _trash_reserve,
+    "trash-release": _trash_release,
+    "trash-swap": _trash_swap,
+    "trash-record": _trash_record,
+    "trash-destroy": _trash_destroy,
+    "trash-give-up": _trash_give_up,
+    "running": _running,
+    "setup-facts": _setup_facts,
+    "setup-apply": _setup_apply,
+}
+
+
+def answer(here: Here, verb: str, text: str) -> dict[str, Any]:
+    """Return the answer to a peer's request, or the error it ended with, as JSON can carry it."""
+    from zfsganeti.node import read_request
+
+    try:
+        if verb not in VERBS:
+            raise BadInput(f"verb {verb!r}: there are {', '.join(VERBS)}")
+        return {"answer": VERBS[verb](here, read_request(text))}
+    except ZfsGanetiError as error:
+        return {"error": one_line(error), "code": error.exit_code}
+    except OSError as error:
+        return {"error": one_line(error), "code": 1}

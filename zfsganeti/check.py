@@ -1,0 +1,292 @@
+"""What is wrong: the facts of each node against the cluster's configuration, and what can be done about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from zfsganeti import __version__, ganeti
+from zfsganeti.datasets import INSTANCE, INTENT, parse_intent, plain_files
+from zfsganeti.errors import BadInput, ZfsGanetiError, human, one_line
+from zfsganeti.here import Here
+
+HIDDEN = "."
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong on a node, in a sentence, and the verb that puts it right where that is safe."""
+
+    node: str
+    subject: str
+    text: str
+    verb: str = ""
+    request: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def repairable(self) -> bool:
+        return bool(self.verb)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"node": self.node, "subject": self.subject, "problem": self.text, "repairable": self.repairable}
+
+
+# the facts of one node
+
+
+def report(here: Here) -> dict[str, Any]:
+    """Return the facts of this node as JSON can carry them."""
+    facts: dict[str, Any] = {
+        "node": here.node,
+        "version": __version__,
+        "directory": here.ssconf.storage_directory,
+        "root": "",
+        "root_problem": "",
+        "uses_us": True,
+        "paths": here.ssconf.storage_directory in _lines(ganeti.STORAGE_PATHS),
+        "logs": os.path.isdir(ganeti.EXTSTORAGE_LOGS),
+        "hooks_missing": _missing_hooks(),
+        "datasets": [],
+        "plain": [],
+        "trash": [],
+        "pool": None,
+        "patch_problem": patch_problem(),
+        "days": here.config.trash_days,
+        "warn_free": here.config.warn_free,
+        "leftover_minutes": here.config.leftover_minutes,
+    }
+    try:
+        facts["root"] = here.root.name
+        facts["pool"] = _pool(here)
+        facts["datasets"] = _datasets(here)
+        facts["plain"] = _plain_directories(here)
+        facts["trash"] = [entry.as_json(here.config.trash_days) | {"restoring": entry.restoring} for entry in here.trash.entries()]
+    except ZfsGanetiError as error:
+        facts["root_problem"] = one_line(error)
+    return facts
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [line.strip() for line in file]
+    except OSError:
+        return []
+
+
+def _missing_hooks() -> list[str]:
+    from zfsganeti.links import LINKS
+
+    return [link for link in LINKS if not os.access(f"{ganeti.HOOKS_DIR}/{link}", os.X_OK)]
+
+
+def patch_problem() -> str:
+    """Return what is wrong with the optional patch: '' when it was never applied or is in place."""
+    from zfsganeti import patch
+
+    try:
+        return patch.lost()
+    except ZfsGanetiError as error:
+        return one_line(error)
+
+
+def _pool(here: Here) -> dict[str, Any]:
+    pool = here.zfs.pool(here.root.name)
+    return {"name": pool.name, "health": pool.health, "size": pool.size, "free": pool.free}
+
+
+def _datasets(here: Here) -> list[dict[str, Any]]:
+    from zfsganeti.datasets import MARKS
+
+    store = here.store
+    snapshots: dict[str, int] = {}
+    for name, _created, _used in here.zfs.snapshots(here.root.name):
+        snapshots[name.split("@")[0]] = snapshots.get(name.split("@")[0], 0) + 1
+    mounts = {mount.path: mount.dataset for mount in here.zfs.mounts() if mount.whole}
+    found = []
+    for dataset in here.zfs.datasets(here.root.name, depth=1, marks=MARKS):
+        if dataset.name == here.root.name or dataset.short.startswith(HIDDEN):
+            continue
+        home = f"{here.root.path}/{dataset.short}"
+        aside = f"{here.root.path}/.aside/{dataset.short}"
+        at = home if mounts.get(home) == dataset.name else aside if mounts.get(aside) == dataset.name else ""
+        found.append(
+            {
+                "name": dataset.short,
+                "dataset": dataset.name,
+                "ours": store.is_ours(dataset),
+                "instance": dataset.marks.get(INSTANCE, ""),
+                "home": at == home,
+                "aside": at == aside,
+                "intent": dataset.marks.get(INTENT, ""),
+                "used": dataset.used,
+                "referenced": dataset.referenced,
+                "created": dataset.creation,
+                "snapshots": snapshots.get(dataset.name, 0),
+                "files": len(os.listdir(at)) if at else None,
+            }
+        )
+    return found
+
+
+def _plain_directories(here: Here) -> list[str]:
+    """Directories of the root itself with files that look like disks: they belong into a dataset."""
+    mounted = {mount.path for mount in here.zfs.mounts()}
+    paths = (
+        entry.path for entry in os.scandir(here.root.path) if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(HIDDEN)
+    )
+    return sorted(os.path.basename(path) for path in paths if path not in mounted and plain_files(path))
+
+
+# the comparison
+
+
+def compare_node(
+    facts: Mapping[str, Any], instances: Mapping[str, ganeti.Instance] | None, names: list[str], busy: set[str], now: float
+) -> list[Finding]:
+    """Return what is wrong on one node; `instances` may be None where only their `names` are known, `busy` have a job running."""
+    node = facts["node"]
+    found = [Finding(node, "", text) for text in _node_problems(facts)]
+    for dataset in facts["datasets"]:
+        if dataset["ours"]:
+            finding = _judge(node, dataset, instances, names, busy, now - 60 * facts["leftover_minutes"])
+            if finding is not None:
+                found.append(finding)
+    if instances is not None:
+        found += _judge_instances(facts, instances)
+    return found
+
+
+def _node_problems(facts: Mapping[str, Any]) -> list[str]:
+    if facts["root_problem"]:
+        return [facts["root_problem"]]
+    problems = []
+    pool = facts["pool"]
+    if pool["health"] != "ONLINE":
+        problems.append(f"pool {pool['name']} is {pool['health']}: zpool status {pool['name']}")
+    if pool["size"] and pool["free"] * 100 < pool["size"] * facts["warn_free"]:
+        problems.append(f"pool {pool['name']} has {human(pool['free'])} of {human(pool['size'])} free: add disks or gnt-zfs trash empty")
+    if not facts["paths"]:
+        problems.append(f"{facts['directory']} is not in {ganeti.STORAGE_PATHS}: gnt-zfs setup")
+    if not facts["logs"]:
+        problems.append(f"{ganeti.EXTSTORAGE_LOGS} is missing: gnt-zfs setup")
+    if facts["hooks_missing"]:
+        problems.append(f"{len(facts['hooks_missing'])} hooks are not linked, such as {facts['hooks_missing'][0]}: reinstall zfsganeti")
+    if facts["patch_problem"]:
+        problems.append(facts["patch_problem"])
+    return problems
+
+
+def _judge(
+    node: str,
+    dataset: Mapping[str, Any],
+    instances: Mapping[str, ganeti.Instance] | None,
+    names: list[str],
+    busy: set[str],
+    old_enough: float,
+) -> Finding | None:
+    name, claimed = dataset["name"], dataset["instance"]
+    if is_busy(claimed, busy) or is_busy(name, busy):
+        return None
+    rename = _interrupted_rename(node, dataset, names)
+    if rename is not None:
+        return rename
+    if name != claimed:
+        return Finding(
+            node, name, f"dataset {dataset['dataset']} says it belongs to {claimed}: rename it to {claimed} or correct {INSTANCE}"
+        )
+    if name not in names:
+        return _without_instance(node, dataset, old_enough)
+    if instances is not None and instances[name].primary != node:
+        return _elsewhere(node, dataset, instances[name], old_enough)
+    if dataset["home"]:
+        return None
+    said = f"was put aside ({dataset['intent'].split(' ')[0]} was not finished)" if dataset["aside"] else "is not mounted"
+    return Finding(node, name, f"dataset {dataset['dataset']} {said}", "home", {"instance": name})
+
+
+def _interrupted_rename(node: str, dataset: Mapping[str, Any], names: list[str]) -> Finding | None:
+    """A dataset whose rename stopped half-way: Ganeti's configuration says which name holds."""
+    try:
+        verb, new, _when = parse_intent(dataset["intent"]) if dataset["intent"] else ("", "", 0)
+    except BadInput:
+        verb, new = "", ""
+    old = dataset["instance"]
+    if verb != "rename" or new not in names or old in names:
+        return None
+    return Finding(node, new, f"the rename from {old} was not finished", "finish-rename", {"old": old, "new": new})
+
+
+def _without_instance(node: str, dataset: Mapping[str, Any], old_enough: float) -> Finding | None:
+    name = dataset["name"]
+    if dataset["files"] == 0 and not dataset["snapshots"]:
+        if dataset["created"] > old_enough:
+            return None  # it may belong to an instance that is being added this moment
+        return Finding(node, name, f"empty leftover {dataset['dataset']} without an instance", "sweep", {"instance": name})
+    said = (
+        "was not put into the trash after its removal" if dataset["intent"] else f"holds {human(dataset['referenced'])} and has no instance"
+    )
+    return Finding(node, name, f"dataset {dataset['dataset']} {said}", "discard", {"instance": name})
+
+
+def is_busy(name: str, busy: set[str]) -> bool:
+    """Tell whether a job works on an instance; `busy` are names as typed, which may lack the domain."""
+    return any(name == typed or name.startswith(f"{typed}.") for typed in busy)
+
+
+def _elsewhere(node: str, dataset: Mapping[str, Any], instance: ganeti.Instance, old_enough: float) -> Finding | None:
+    name = dataset["name"]
+    if dataset["files"] == 0 and not dataset["snapshots"]:
+        if dataset["created"] > old_enough:
+            return None  # a move that is under way makes it before it copies
+        return Finding(
+            node, name, f"empty leftover {dataset['dataset']}, the instance is on {instance.primary}", "sweep", {"instance": name}
+        )
+    return Finding(
+        node,
+        name,
+        f"dataset {dataset['dataset']} holds {human(dataset['referenced'])}, but the instance is on {instance.primary}",
+        "discard-elsewhere",
+        {"instance": name},
+    )
+
+
+def _judge_instances(facts: Mapping[str, Any], instances: Mapping[str, ganeti.Instance]) -> list[Finding]:
+    """Instances of this node that should have a dataset and have none."""
+    if facts["root_problem"]:
+        return []
+    node, found = facts["node"], []
+    known = {dataset["name"] for dataset in facts["datasets"]} | {dataset["instance"] for dataset in facts["datasets"]}
+    for instance in instances.values():
+        under = [
+            disk
+            for disk in instance.disks
+            if disk.template == "file" and os.path.dirname(disk.path) == f"{facts['directory']}/{instance.name}"
+        ]
+        if instance.primary != node or not under or instance.name in known:
+            continue
+        if instance.name in facts["plain"]:
+            found.append(
+                Finding(node, instance.name, "its disks are in a plain directory, not in a dataset", "absorb", {"instance": instance.name})
+            )
+        else:
+            found.append(Finding(node, instance.name, f"has no dataset on {node}: gnt-zfs trash list may have it"))
+    return found
+
+
+def keep_safe(findings: list[Finding]) -> list[Finding]:
+    """Return the findings without repairs that could take away an instance's only data.
+
+    A dataset on the wrong node may go to the trash only when nothing says that the primary lacks its own.
+    """
+    lacking = {finding.subject for finding in findings if "has no dataset" in finding.text}
+    return [_kept_safe(finding, lacking) if finding.verb == "discard-elsewhere" else finding for finding in findings]
+
+
+def _kept_safe(finding: Finding, lacking: set[str]) -> Finding:
+    if finding.subject not in lacking:
+        return Finding(finding.node, finding.subject, finding.text, "discard", finding.request)
+    way_out = f"gnt-instance modify --new-primary={finding.node} {finding.subject}"
+    return Finding(finding.node, finding.subject, f"{finding.text}: its only data is here, {way_out}")

@@ -1,0 +1,399 @@
+"""`gnt-zfs`, the administrator's command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from zfsganeti import __version__, check, setup, undo
+from zfsganeti import answer as peer
+from zfsganeti.errors import BadInput, Refused, Unavailable, ZfsGanetiError, human, one_line
+from zfsganeti.here import Here
+from zfsganeti.node import run
+
+Command = Callable[[Here, argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return the exit status of the command that was typed; what went wrong is one line on standard error."""
+    options = parser().parse_args(arguments)
+    here = Here(peer.VERBS)
+    try:
+        command: Command = options.run
+        return command(here, options)
+    except ZfsGanetiError as error:
+        print(f"gnt-zfs: {one_line(error)}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"gnt-zfs: {one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("gnt-zfs: interrupted; the same command goes on from where it was", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="gnt-zfs", description="Ganeti instances on the node's own ZFS.")
+    top.add_argument("--version", action="version", version=f"gnt-zfs {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    _setup_parser(commands)
+    command = _command(commands, "check", _check, "say what is wrong on any node, and put it right with --repair", "gnt-zfs check --repair")
+    command.add_argument(
+        "--repair", action="store_true", help="do what is safe: mount, finish what was interrupted, put orphans into the trash"
+    )
+    command.add_argument("--json", action="store_true", help="for programs")
+    command = _command(commands, "list", _list, "show the datasets of instances on all nodes", "gnt-zfs list web1")
+    command.add_argument("instance", nargs="*", help="only these")
+    command.add_argument("--json", action="store_true", help="for programs")
+    _trash_parser(commands)
+    _patch_parser(commands)
+    command = commands.add_parser("node")  # what a peer calls; not for people, hence without help
+    command.add_argument("verb")
+    command.set_defaults(run=_node)
+    return top
+
+
+def _command(commands: Any, name: str, function: Command, text: str, example: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"Example: {example}"
+    )
+    made.set_defaults(run=function)
+    return made
+
+
+def _setup_parser(commands: Any) -> None:
+    command = _command(commands, "setup", _setup, "make the cluster ready for instances on ZFS", "gnt-zfs setup zfs/vm node3=tank/vm")
+    command.add_argument(
+        "root", nargs="+", metavar="ROOT", help="the dataset for VM disks, such as zfs/vm, then NODE=ROOT for nodes where it differs"
+    )
+    command.add_argument("--directory", help="the cluster's file storage directory, where the root is mounted (default: /ROOT)")
+    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def _trash_parser(commands: Any) -> None:
+    trash = commands.add_parser(
+        "trash", help="list, restore or destroy what was removed", description="What was removed and can come back."
+    )
+    verbs = trash.add_subparsers(metavar="VERB", required=True)
+    command = _command(verbs, "list", _trash_list, "show what can be restored", "gnt-zfs trash list")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command = _command(verbs, "restore", _trash_restore, "bring a removed instance back, ready to start", "gnt-zfs trash restore web1")
+    command.add_argument("name", help="an instance (its newest entry) or an entry of the trash")
+    command.add_argument("--as", dest="new_name", metavar="INSTANCE", help="under another name, with new MAC addresses")
+    command.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    command = _command(verbs, "empty", _trash_empty, "destroy what is in the trash, for good", "gnt-zfs trash empty --expired")
+    command.add_argument("entry", nargs="*", help="only these entries (default: all)")
+    command.add_argument(
+        "--expired", action="store_true", help="only what is older than the configured time, and the oldest where space is short"
+    )
+    command.add_argument("--with-snapshots", action="store_true", help="also entries that have snapshots of others, such as sanoid's")
+    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def _patch_parser(commands: Any) -> None:
+    patch = commands.add_parser(
+        "patch",
+        help="the optional patch of Ganeti's backend on this node",
+        description="The optional patch of Ganeti's backend " "on this node; nothing here needs it, see the README of patches/.",
+    )
+    verbs = patch.add_subparsers(metavar="VERB", required=True)
+    _command(verbs, "status", _patch_status, "show every installed series of Ganeti", "gnt-zfs patch status")
+    for name, function, text in (("apply", _patch_apply, "apply the patch"), ("revert", _patch_revert, "take the patch back")):
+        command = _command(verbs, name, function, text, f"gnt-zfs patch {name} --restart")
+        command.add_argument("--restart", action="store_true", help="restart noded, which otherwise still runs the old code")
+
+
+# output
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Return rows as aligned columns under their titles; the columns of `right` are numbers."""
+    lines = [list(titles), *[list(row) for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
+    shown = []
+    for line in lines:
+        cells = [cell.rjust(widths[index]) if index in right else cell.ljust(widths[index]) for index, cell in enumerate(line)]
+        shown.append("  ".join(cells).rstrip())
+    return "\n".join(shown)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, sort_keys=True))
+
+
+def confirm(question: str) -> bool:
+    """Tell whether the person at the terminal agrees; without a terminal nobody does."""
+    if not sys.stdin.isatty():
+        raise BadInput("nobody can be asked, standard input is no terminal: --yes does it without asking")
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _must_be_master(here: Here) -> None:
+    if not here.is_master():
+        raise Unavailable("this command", f"works on the master node only, which is {here.ssconf.master}")
+
+
+# setup
+
+
+def _setup(here: Here, options: argparse.Namespace) -> int:
+    _must_be_master(here)
+    online = [node for node in here.ssconf.nodes if node not in here.ssconf.offline_nodes]
+    roots = setup.parse_roots(options.root, online)
+    shared = next(word for word in options.root if "=" not in word)
+    directory = setup.check_directory(options.directory or f"/{shared}")
+    facts = {node: here.call(node, "setup-facts", root=roots[node], directory=directory) for node in online}
+    steps = setup.plan(roots, directory, facts, here.master.cluster(), here.master.groups())
+    for node in here.ssconf.offline_nodes:
+        say(f"{node} is offline and is left out: run this again when it is back")
+    if not steps:
+        say(f"Nothing to do: every node stores instances in {directory}.")
+        return 0
+    for step in steps:
+        say(f"  {step.node or 'cluster'}: {step.text}")
+    if not options.yes and not confirm("Do this?"):
+        say("Nothing was changed.")
+        return 1
+    for step in steps:
+        if step.node:
+            here.call(step.node, "setup-apply", **step.request())
+        else:
+            setup.apply_cluster_step(step)
+    say(
+        f"Done: {len(steps)} step{'s' if len(steps) != 1 else ''}. Try: gnt-instance add -t file -o OS --disk 0:size=10G -n {online[0]} web1"
+    )
+    return 0
+
+
+# check and list
+
+
+def _findings(here: Here) -> tuple[list[check.Finding], dict[str, Any]]:
+    busy = peer.busy_instances(here)
+    instances = here.master.instances()
+    reports = here.call_all("report")
+    found: list[check.Finding] = []
+    for node, facts in reports.items():
+        if isinstance(facts, ZfsGanetiError):
+            found.append(check.Finding(node, "", one_line(facts).removeprefix(f"{node}: ")))
+        else:
+            facts["leftover_minutes"] = 0  # which jobs run is known here, so young leftovers are told from new instances
+            found += check.compare_node(facts, instances, list(instances), busy, time.time())
+    return check.keep_safe(found), reports
+
+
+def _check(here: Here, options: argparse.Namespace) -> int:
+    _must_be_master(here)
+    found, reports = _findings(here)
+    failed = False
+    lines = []
+    for finding in found:
+        result = "--repair does it" if finding.repairable else ""
+        if options.repair and finding.repairable:
+            result = _repair(here, finding)
+            failed = failed or result != "repaired"
+        lines.append((finding, result))
+    if options.json:
+        _print_json([{**finding.as_json(), "result": result} for finding, result in lines])
+    elif lines:
+        print(
+            "\n".join(
+                f"{finding.node}: {finding.subject + ': ' if finding.subject else ''}{finding.text}{f' ({result})' if result else ''}"
+                for finding, result in lines
+            )
+        )
+    else:
+        print(f"All is well on {len(reports)} node{'s' if len(reports) != 1 else ''}.")
+    left = failed or any(not (options.repair and finding.repairable) for finding in found)
+    return 1 if left else 0
+
+
+def _repair(here: Here, finding: check.Finding) -> str:
+    try:
+        here.call(finding.node, finding.verb, **finding.request)
+    except ZfsGanetiError as error:
+        return f"not repaired: {one_line(error)}"
+    return "repaired"
+
+
+def _list(here: Here, options: argparse.Namespace) -> int:
+    _must_be_master(here)
+    rows = []
+    reports = here.call_all("report")
+    for node, facts in reports.items():
+        if isinstance(facts, ZfsGanetiError):
+            print(f"gnt-zfs: {one_line(facts)}", file=sys.stderr)
+            continue
+        if facts["root_problem"]:
+            print(f"gnt-zfs: {node}: {facts['root_problem']}", file=sys.stderr)
+        rows += [{"node": node, **dataset} for dataset in facts["datasets"] if dataset["ours"]]
+    if options.instance:
+        rows = [row for row in rows if row["name"] in options.instance or row["name"].split(".")[0] in options.instance]
+    rows.sort(key=lambda row: (row["name"], row["node"]))
+    if options.json:
+        keys = {
+            "dataset": "dataset",
+            "instance": "instance",
+            "node": "node",
+            "used": "used",
+            "referenced": "referenced",
+            "snapshots": "snapshots",
+        }
+        _print_json([{**{key: row[source] for key, source in keys.items()}, "mounted": row["home"]} for row in rows])
+    elif rows:
+        print(
+            table(
+                ("INSTANCE", "NODE", "DATASET", "USED", "REFER", "SNAPS", "MOUNTED"),
+                [
+                    (
+                        row["instance"],
+                        row["node"].split(".")[0],
+                        row["dataset"],
+                        human(row["used"]),
+                        human(row["referenced"]),
+                        str(row["snapshots"]),
+                        "yes" if row["home"] else "aside" if row["aside"] else "NO",
+                    )
+                    for row in rows
+                ],
+                right=(3, 4, 5),
+            )
+        )
+    else:
+        print("No instance has a dataset yet.")
+    return 3 if any(isinstance(facts, ZfsGanetiError) for facts in reports.values()) else 0
+
+
+# trash
+
+
+def _trash_list(here: Here, options: argparse.Namespace) -> int:
+    _must_be_master(here)
+    found, problems = undo.entries_by_node(here)
+    for problem in problems:
+        print(f"gnt-zfs: {problem}", file=sys.stderr)
+    rows = sorted(
+        ({**entry, "node": node} for node, entries in found.items() for entry in entries), key=lambda row: (row["removed"], row["entry"])
+    )
+    if options.json:
+        _print_json([{key: row[key] for key in ("entry", "instance", "node", "removed", "expires", "used", "restorable")} for row in rows])
+    elif rows:
+        print(
+            table(
+                ("ENTRY", "NODE", "USED", "REMOVED (UTC)", "KEPT UNTIL"),
+                [(row["entry"], row["node"].split(".")[0], human(row["used"]), _day(row["removed"]), _day(row["expires"])) for row in rows],
+                right=(2,),
+            )
+        )
+    else:
+        print("The trash is empty.")
+    return 3 if problems else 0
+
+
+def _day(when: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(when))
+
+
+def _trash_restore(here: Here, options: argparse.Namespace) -> int:
+    _must_be_master(here)
+    plan = undo.prepare(here, options.name, options.new_name)
+    if options.dry_run:
+        for sentence in plan.sentences():
+            say(sentence)
+        return 0
+    undo.execute(here, plan, say)
+    if plan.record["private"]:
+        say(f"Private OS parameters are not kept, give them again: {', '.join(plan.record['private'])}")
+    say(f"{plan.instance} is back on {plan.node}: gnt-instance start {plan.instance}")
+    return 0
+
+
+def _trash_empty(here: Here, options: argparse.Namespace) -> int:
+    _must_be_master(here)
+    if options.expired:
+        return _give_up(here)
+    found, problems = undo.entries_by_node(here)
+    doomed = [(node, entry) for node, entries in found.items() for entry in entries if not options.entry or entry["entry"] in options.entry]
+    missing = set(options.entry) - {entry["entry"] for _node, entry in doomed}
+    if missing or problems:
+        raise Refused(", ".join(sorted(missing)) or "the trash", "; ".join(problems) or "is not in the trash", "gnt-zfs trash list")
+    if not doomed:
+        say("The trash is empty.")
+        return 0
+    for node, entry in doomed:
+        say(f"  {node}: {entry['entry']} ({human(entry['used'])})")
+    if not options.yes and not confirm("Destroy this for good?"):
+        say("Nothing was changed.")
+        return 1
+    status = 0
+    for node, entry in doomed:
+        try:
+            here.call(node, "trash-destroy", entry=entry["entry"], strangers=options.with_snapshots)
+        except ZfsGanetiError as error:
+            print(
+                f"gnt-zfs: {one_line(error)}" + (": --with-snapshots destroys those too" if "not ours" in str(error) else ""),
+                file=sys.stderr,
+            )
+            status = error.exit_code
+    return status
+
+
+def _give_up(here: Here) -> int:
+    status = 0
+    for node, result in here.call_all("trash-give-up").items():
+        if isinstance(result, ZfsGanetiError):
+            print(f"gnt-zfs: {one_line(result)}", file=sys.stderr)
+            status = result.exit_code
+            continue
+        for entry in result["gone"]:
+            say(f"{node}: {entry} is gone")
+        for entry in result["kept"]:
+            print(f"gnt-zfs: {node}: {entry}", file=sys.stderr)
+            status = 6
+    return status
+
+
+# patch and peers
+
+
+def _patch_status(_here: Here, _options: argparse.Namespace) -> int:
+    from zfsganeti import patch
+
+    print(
+        table(
+            ("SERIES", "STATE", "RUNNING", "FILE"),
+            [(backend.series, backend.state, "yes" if backend.running else "no", backend.path) for backend in patch.status()],
+        )
+    )
+    return 0
+
+
+def _patch_apply(_here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import patch
+
+    say(str(patch.apply(run=run, restart=options.restart)))
+    return 0
+
+
+def _patch_revert(_here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import patch
+
+    say(str(patch.revert(run=run, restart=options.restart)))
+    return 0
+
+
+def _node(here: Here, options: argparse.Namespace) -> int:
+    result = peer.answer(here, options.verb, sys.stdin.read())
+    print(json.dumps(result))
+    return int(result.get("code", 0))

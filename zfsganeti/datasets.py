@@ -1,0 +1,471 @@
+"""What an instance dataset is: its name, its marks, where it is mounted, and the way through each of Ganeti's operations.
+
+A dataset is *at home* when it is mounted at ROOT's directory under the instance's name. Ganeti unlinks an instance's files
+and removes or renames their directory, which cannot work on a mount point; so before such an operation the dataset is put
+*aside*: mounted in `.aside`, with a plain directory of symlinks left at home. Files stay readable under their paths all
+along, Ganeti removes or renames mere links, and if the operation never comes, nothing was lost and `bring_home` undoes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from zfsganeti.config import Config
+from zfsganeti.errors import BadInput, Foreign, Missing, NoSpace, Refused, Unavailable, human
+from zfsganeti.ganeti import check_name
+from zfsganeti.zfs import Dataset, Mount, Pool, check_dataset
+
+PREFIX = "org.zfsganeti:"
+INSTANCE, CLUSTER, INTENT, RECORD, RESTORING = (PREFIX + word for word in ("instance", "cluster", "intent", "record", "restoring"))
+MARKS = (INSTANCE, CLUSTER, INTENT, RECORD, RESTORING)
+ASIDE, TRASH = ".aside", ".trash"
+RECORD_LIMIT = 8000  # a user property holds 8191 bytes
+LOCKS = "/run/lock"
+ABSORB_LIMIT = 64 << 20  # a hook copies no more than this: Ganeti waits 900 s for it
+HEALTHY = ("ONLINE",)
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
+
+
+class Backend(Protocol):
+    """What this room needs of ZFS; `zfsganeti.zfs.Zfs` is the real one."""
+
+    ours: str
+
+    def datasets(self, root: str, *, depth: int | None = None, marks: Any = ()) -> list[Dataset]: ...
+    def get(self, name: str, *, marks: Any = ()) -> Dataset | None: ...
+    def filesystems(self) -> list[tuple[str, str]]: ...
+    def snapshots(self, root: str, *, depth: int | None = None) -> list[tuple[str, int, int]]: ...
+    def pool(self, name: str) -> Pool: ...
+    def mounts(self) -> list[Mount]: ...
+    def mounted_at(self, path: str) -> str | None: ...
+    def create(self, name: str, properties: Mapping[str, object], marks: Mapping[str, str]) -> None: ...
+    def snapshot(self, names: Any, marks: Mapping[str, str] | None = None) -> None: ...
+    def rename(self, old: str, new: str) -> None: ...
+    def set(self, name: str, values: Mapping[str, str]) -> None: ...
+    def clear(self, name: str, keys: Any) -> None: ...
+    def destroy_snapshots(self, names: Any) -> None: ...
+    def destroy(
+        self, name: str, marks: Mapping[str, str], *, strangers: bool = False, seconds: float = 0, only_check: bool = False
+    ) -> None: ...
+    def mount(self, name: str, path: str) -> None: ...
+    def unmount(self, path: str, *, lazy: bool = False, seconds: float = 0) -> None: ...
+
+
+class Root:
+    """The dataset under which everything lives on this node, and the directory where it is mounted."""
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name, self.path = name, path
+
+
+def find_root(zfs: Backend, directory: str, config: Config) -> Root:
+    """Return the mounted root; Missing when no dataset is meant for the storage directory, Unavailable when it cannot be used."""
+    if not directory:
+        raise Missing("a file storage directory of this cluster", "gnt-zfs setup ROOT makes one")
+    mounted = zfs.mounted_at(directory)
+    if mounted is None:
+        mounted = _mount_root(zfs, directory, config)
+    if config.root and mounted != config.root:
+        raise Unavailable(directory, f"dataset {mounted} is mounted there, the configuration says {config.root}")
+    return Root(mounted, directory)
+
+
+def _mount_root(zfs: Backend, directory: str, config: Config) -> str:
+    meant = [name for name, mountpoint in zfs.filesystems() if mountpoint == directory and config.root in ("", name)]
+    if len(meant) > 1:
+        raise Unavailable(directory, f"several datasets have it as mountpoint: {', '.join(meant)}", "set root in the configuration file")
+    if not meant and is_guarded(directory):
+        raise Unavailable(directory, "the root dataset is not there: its pool is not imported", "zpool import, then zfs mount -a")
+    if not meant:
+        raise Missing(f"a dataset mounted at {directory}", "gnt-zfs setup ROOT makes one")
+    zfs.mount(meant[0], directory)
+    return meant[0]
+
+
+def _immutable(directory: str, change: bool = False) -> bool:
+    """Tell whether a directory is immutable, made so first if asked; a filesystem without such a flag leaves it unguarded."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        buffer = bytearray(8)
+        fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, buffer)
+        flags = int.from_bytes(buffer[:4], "little")
+        if change:
+            flags |= FS_IMMUTABLE_FL
+            fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, flags.to_bytes(8, "little"))
+        return bool(flags & FS_IMMUTABLE_FL)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def guard(directory: str) -> None:
+    """The directory below the root's mount exists and is immutable: nothing is written there while ZFS is not mounted."""
+    os.makedirs(directory, mode=0o750, exist_ok=True)
+    _immutable(directory, change=True)
+
+
+def is_guarded(directory: str) -> bool:
+    """Tell whether the directory, which is no mount point now, is one that setup has guarded."""
+    try:
+        return _immutable(directory)
+    except OSError:
+        return False
+
+
+def pack_record(record: Mapping[str, Any]) -> str:
+    """Return a record as a user property's value; one that is too long even compressed is Refused."""
+    import base64
+    import zlib
+
+    text = json.dumps(record, separators=(",", ":"), sort_keys=True)
+    if len(text.encode()) <= RECORD_LIMIT:
+        return text
+    packed = "z:" + base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    if len(packed) > RECORD_LIMIT:
+        raise Refused(f"instance {record.get('name')}", "its settings do not fit into a property")
+    return packed
+
+
+def unpack_record(value: str) -> dict[str, Any] | None:
+    """Return the record a property holds, None when it holds none that can be read."""
+    import base64
+    import zlib
+
+    try:
+        text = zlib.decompress(base64.b64decode(value[2:], validate=True)).decode() if value.startswith("z:") else value
+        record = json.loads(text)
+    except (ValueError, zlib.error):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+@contextlib.contextmanager
+def locked(instance: str, *, seconds: float = 120, directory: str = LOCKS) -> Iterator[None]:
+    """Nobody else of us works on the instance's dataset on this node; Unavailable when another one does for too long."""
+    descriptor = os.open(f"{directory}/zfsganeti-{instance}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + seconds
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno != errno.EWOULDBLOCK or time.monotonic() > deadline:
+                    raise Unavailable(f"instance {instance}", "another operation of ours is at work on it") from error
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Store:
+    """The instance datasets of one node under its root."""
+
+    def __init__(self, zfs: Backend, root: Root, cluster: str, config: Config, *, now: Callable[[], float] = time.time) -> None:
+        self.zfs, self.root, self.cluster, self.config, self.now = zfs, root, cluster, config, now
+
+    # names
+
+    def name(self, instance: str) -> str:
+        return check_dataset(f"{self.root.name}/{check_name(instance)}")
+
+    def home(self, instance: str) -> str:
+        return f"{self.root.path}/{check_name(instance)}"
+
+    def aside(self, instance: str) -> str:
+        return f"{self.root.path}/{ASIDE}/{check_name(instance)}"
+
+    def marks(self, instance: str) -> dict[str, str]:
+        return {INSTANCE: instance, CLUSTER: self.cluster}
+
+    def is_ours(self, dataset: Dataset) -> bool:
+        return dataset.marks.get(CLUSTER) == self.cluster and INSTANCE in dataset.marks
+
+    def find(self, instance: str) -> Dataset | None:
+        """Return an instance's dataset, None without one; Foreign when the name is taken by something that is not ours."""
+        dataset = self.zfs.get(self.name(instance), marks=MARKS)
+        if dataset is None:
+            return None
+        if dataset.marks.get(INSTANCE) != instance or dataset.marks.get(CLUSTER) != self.cluster:
+            owner = dataset.marks.get(INSTANCE)
+            belongs = f"belongs to {owner} of {dataset.marks.get(CLUSTER, 'no cluster')}" if owner else "was not made by zfsganeti"
+            raise Foreign(f"dataset {dataset.name}", belongs, "rename it or choose another instance name")
+        return dataset
+
+    def instances(self) -> list[Dataset]:
+        """Return every dataset of an instance that is ours on this node."""
+        found = self.zfs.datasets(self.root.name, depth=1, marks=MARKS)
+        return [dataset for dataset in found if dataset.name != self.root.name and self.is_ours(dataset)]
+
+    # before an operation
+
+    def admit(self, instance: str, sizes: list[int], *, create: bool = True) -> None:
+        """The instance can have disks of these sizes (bytes) here: its dataset is at home, healthy and with room, or it is refused."""
+        existing = self.find(instance)
+        if existing is None:
+            self._check_way_is_free(instance)
+        self.check_pool()
+        if not self._is_being_restored(instance):
+            self.check_space(instance, sum(sizes))
+        if existing is not None and not sizes:
+            self.bring_home(instance)
+        elif create:
+            self.ensure(instance)
+
+    def refuse_leftover_files(self, instance: str) -> None:
+        """The dataset at home holds no files: an instance that is added anew must not find another's."""
+        files = sorted(os.listdir(self.home(instance))) if self.zfs.mounted_at(self.home(instance)) else []
+        if files:
+            raise Foreign(
+                f"dataset {self.name(instance)}",
+                f"holds {files[0]} of an instance that is gone",
+                "gnt-zfs check --repair puts it into the trash",
+            )
+
+    def _check_way_is_free(self, instance: str) -> None:
+        home = self.home(instance)
+        if os.path.lexists(home) and (not os.path.isdir(home) or os.path.islink(home) or os.listdir(home)):
+            raise Foreign(home, "is in the way and not empty", "move it away")
+
+    def _is_being_restored(self, instance: str) -> bool:
+        trash = f"{self.root.name}/{TRASH}"
+        if self.zfs.get(trash) is None:
+            return False
+        return any(entry.marks.get(RESTORING) == instance for entry in self.zfs.datasets(trash, depth=1, marks=MARKS))
+
+    def check_pool(self) -> None:
+        """The pool is healthy; Unavailable says what it is instead."""
+        pool = self.zfs.pool(self.root.name)
+        if pool.health not in HEALTHY and not (pool.health == "DEGRADED" and self.config.allow_degraded):
+            raise Unavailable(f"pool {pool.name}", f"is {pool.health}", f"zpool status {pool.name}")
+
+    def check_space(self, instance: str, asked: int) -> None:
+        """The root has room for so many bytes more; NoSpace has the figures."""
+        root = self.zfs.get(self.root.name)
+        available = root.available if root else 0
+        if asked > available:
+            raise NoSpace(f"{instance} on {self.root.name}", asked, available, "gnt-zfs trash empty may make room")
+
+    def ensure(self, instance: str) -> None:
+        """The instance's dataset exists, is ours and at home with mode 0750; again is fine."""
+        if self.find(instance) is None:
+            self._check_way_is_free(instance)
+            self.zfs.create(self.name(instance), {}, self.marks(instance))
+        self.bring_home(instance)
+
+    # home and aside
+
+    def bring_home(self, instance: str) -> None:
+        """The dataset is mounted at home and nowhere else; links that stood in for its files are gone."""
+        dataset = self.find(instance)
+        if dataset is None:
+            raise Missing(f"dataset {self.name(instance)}")
+        home, aside = self.home(instance), self.aside(instance)
+        if self.zfs.mounted_at(home) != dataset.name:
+            self.remove_links(home, aside)
+            self._move_in(instance, home)
+            self.zfs.mount(dataset.name, home)
+        os.chmod(home, 0o750)
+        self._leave_aside(aside)
+        self.zfs.clear(dataset.name, [mark for mark in (INTENT, RECORD, RESTORING) if mark in dataset.marks])
+
+    def put_aside(self, instance: str, intent: str, record: Mapping[str, Any] | None = None) -> bool:
+        """The dataset is mounted aside with its files linked at home; False when the instance has no dataset of ours here."""
+        dataset = self.find(instance)
+        if dataset is None:
+            return False
+        home, aside = self.home(instance), self.aside(instance)
+        values = {INTENT: f"{intent} {self.now():.0f}"}
+        if record is not None:
+            values[RECORD] = pack_record(record)
+        self.zfs.set(dataset.name, values)
+        os.makedirs(os.path.dirname(aside), mode=0o700, exist_ok=True)
+        if self.zfs.mounted_at(aside) != dataset.name:
+            self.zfs.mount(dataset.name, aside)
+        self.zfs.unmount(home, lazy=True)
+        self._make_links(home, aside)
+        return True
+
+    @staticmethod
+    def _make_links(home: str, aside: str) -> None:
+        os.makedirs(home, mode=0o750, exist_ok=True)
+        for file in os.listdir(aside):
+            with contextlib.suppress(FileExistsError):
+                os.symlink(f"{aside}/{file}", f"{home}/{file}")
+
+    @staticmethod
+    def remove_links(home: str, aside: str) -> None:
+        """Links that lead aside are gone from a plain directory; anything else is left."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for file in os.listdir(home):
+                path = f"{home}/{file}"
+                if os.path.islink(path) and os.path.dirname(os.readlink(path)) == aside:
+                    os.unlink(path)
+
+    def _leave_aside(self, aside: str) -> None:
+        self.zfs.unmount(aside, lazy=True)
+        with contextlib.suppress(FileNotFoundError, OSError):
+            os.rmdir(aside)
+
+    # plain files where a dataset should be
+
+    def _move_in(self, instance: str, home: str, limit: int | None = ABSORB_LIMIT) -> None:
+        """Files that Ganeti wrote into the plain directory at home are in the dataset, which is unmounted there now."""
+        files = plain_files(home)
+        if not files:
+            return
+        allocated = sum(os.stat(f"{home}/{file}").st_blocks * 512 for file in files)
+        if limit is not None and allocated > limit:
+            raise Refused(
+                home, f"holds {human(allocated)} of plain files where the dataset belongs", "gnt-zfs check --repair moves them in"
+            )
+        aside = self.aside(instance)
+        os.makedirs(os.path.dirname(aside), mode=0o700, exist_ok=True)
+        self.zfs.mount(self.name(instance), aside)
+        clash = set(files) & set(os.listdir(aside))
+        if clash:
+            raise Foreign(home, f"{min(clash)} is there and in dataset {self.name(instance)} as well", "compare them and move one away")
+        for file in files:
+            copy_sparse(f"{home}/{file}", f"{aside}/{file}")
+        for file in files:
+            os.unlink(f"{home}/{file}")
+
+    def absorb(self, instance: str, limit: int | None = ABSORB_LIMIT) -> None:
+        """An instance whose files Ganeti put into a plain directory has them in a dataset of its own."""
+        if self.find(instance) is None:
+            if not os.path.isdir(self.home(instance)):
+                raise Missing(self.home(instance))
+            self.zfs.create(self.name(instance), {}, self.marks(instance))
+        if self.zfs.mounted_at(self.home(instance)) is None:
+            self.remove_links(self.home(instance), self.aside(instance))
+            self._move_in(instance, self.home(instance), limit)
+        self.bring_home(instance)
+
+    # after an operation
+
+    def finish_rename(self, old: str, new: str) -> None:
+        """The dataset bears the new name and is at home there; repeated after any interruption it ends the same."""
+        taken = self.zfs.get(self.name(new), marks=MARKS)
+        if taken is None:
+            dataset = self.find(old)
+            if dataset is None:
+                return  # nothing of ours under either name
+            self.zfs.rename(dataset.name, self.name(new))
+        elif taken.marks.get(INSTANCE) not in (old, new) or taken.marks.get(CLUSTER) != self.cluster:
+            raise Foreign(f"dataset {taken.name}", "stands where the renamed instance's dataset belongs", "rename it")
+        self.zfs.set(self.name(new), self.marks(new))
+        self.remove_links(self.home(new), self.aside(old))
+        self.bring_home(new)
+        self._leave_aside(self.aside(old))
+        with contextlib.suppress(OSError):
+            os.rmdir(self.home(old))
+
+    def refuse_taken(self, instance: str) -> None:
+        """The name is free for an instance that is to be renamed to it."""
+        if self.find(instance) is not None:
+            raise Foreign(f"dataset {self.name(instance)}", "exists already", "gnt-zfs check says whose it is")
+        self._check_way_is_free(instance)
+
+    def keep_disks(self, instance: str) -> str:
+        """The files as they are now are in a snapshot, since Ganeti is about to unlink one; return its name."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.now()))
+        name = f"{self.name(instance)}@{self.zfs.ours}removed-{stamp}"
+        if self.find(instance) is None:
+            raise Missing(f"dataset {self.name(instance)}")
+        if all(existing != name for existing, _created, _used in self.zfs.snapshots(self.name(instance), depth=1)):
+            self.zfs.snapshot([name])
+        return name
+
+    def is_empty(self, dataset: Dataset) -> bool:
+        """Tell whether a dataset holds no file and no snapshot: then it can be destroyed without losing anything."""
+        if self.zfs.snapshots(dataset.name, depth=1):
+            return False
+        with self.looking_into(dataset) as path:
+            return not os.listdir(path)
+
+    @contextlib.contextmanager
+    def looking_into(self, dataset: Dataset) -> Iterator[str]:
+        """Yield a directory where the dataset is mounted, mounted for the occasion if it was not."""
+        there = [mount.path for mount in self.zfs.mounts() if mount.dataset == dataset.name and mount.whole]
+        if there:
+            yield there[-1]
+            return
+        path = f"{self.root.path}/{ASIDE}/{dataset.short}"
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        self.zfs.mount(dataset.name, path)
+        try:
+            yield path
+        finally:
+            self._leave_aside(path)
+
+    def sweep(self, instance: str) -> None:
+        """An empty dataset of an instance that does not exist is gone; one that holds anything is Refused."""
+        dataset = self.find(instance)
+        if dataset is None:
+            return
+        if not self.is_empty(dataset):
+            raise Refused(f"dataset {dataset.name}", "is not empty")
+        self.zfs.unmount(self.home(instance))
+        self._leave_aside(self.aside(instance))
+        self.zfs.destroy(dataset.name, self.marks(instance), seconds=self.config.busy_seconds)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.home(instance))
+
+
+def parse_intent(value: str) -> tuple[str, str, int]:
+    """Return an intent's verb, its object and when it was declared (seconds since 1970)."""
+    words = value.split(" ")
+    if len(words) not in (2, 3) or not words[-1].isdigit():
+        raise BadInput(f"intent {value!r}: is not understood")
+    return words[0], words[1] if len(words) == 3 else "", int(words[-1])
+
+
+def plain_files(directory: str) -> list[str]:
+    """Return the regular files of a directory, links not followed; none when it does not exist."""
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name for name in names if stat.S_ISREG(os.lstat(f"{directory}/{name}").st_mode))
+
+
+def copy_sparse(source: str, target: str) -> None:
+    """The target is a copy of the source with the same holes, on disk; it appears under its name only when whole."""
+    partial = f"{target}.partial"
+    with open(source, "rb") as reader, open(partial, "wb") as writer:
+        os.fchmod(writer.fileno(), stat.S_IMODE(os.fstat(reader.fileno()).st_mode))
+        size = os.fstat(reader.fileno()).st_size
+        os.ftruncate(writer.fileno(), size)
+        for start, end in data_ranges(reader.fileno(), size):
+            offset = start
+            while offset < end:
+                block = os.pread(reader.fileno(), min(1 << 20, end - offset), offset)
+                if not block:
+                    raise Unavailable(source, "became shorter while it was copied")
+                os.pwrite(writer.fileno(), block, offset)
+                offset += len(block)
+        os.fsync(writer.fileno())
+    os.rename(partial, target)
+
+
+def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges (start, end) of a file that are not holes."""
+    offset = 0
+    while offset < size:
+        try:
+            start = os.lseek(descriptor, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        offset = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, offset

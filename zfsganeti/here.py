@@ -1,0 +1,95 @@
+"""This node as a whole: its settings, its name in the cluster, its store, and the peers it can ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+from zfsganeti import config, ganeti, node
+from zfsganeti.datasets import Root, Store, find_root
+from zfsganeti.errors import Missing, ZfsGanetiError
+from zfsganeti.trash import Trash
+from zfsganeti.zfs import Zfs
+
+COMMAND = "/usr/sbin/gnt-zfs"  # an ssh session's PATH has no sbin
+Verb = Callable[["Here", dict[str, Any]], Any]
+
+
+class Here:
+    """This node; everything is looked up when first needed, so that a door pays only for what it uses."""
+
+    def __init__(self, verbs: dict[str, Verb]) -> None:
+        self._verbs = verbs
+
+    @cached_property
+    def config(self) -> config.Config:
+        return config.load()
+
+    @cached_property
+    def ssconf(self) -> ganeti.Ssconf:
+        return ganeti.Ssconf()
+
+    @cached_property
+    def master(self) -> ganeti.Master:
+        return ganeti.Master()
+
+    @cached_property
+    def node(self) -> str:
+        return self.ssconf.this_node(node.hostname())
+
+    @cached_property
+    def zfs(self) -> Zfs:
+        return Zfs()
+
+    @cached_property
+    def root(self) -> Root:
+        return find_root(self.zfs, self.ssconf.storage_directory, self.config)
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.zfs, self.root, self.ssconf.cluster, self.config)
+
+    @cached_property
+    def trash(self) -> Trash:
+        return Trash(self.store)
+
+    def has_root(self) -> bool:
+        """Tell whether this node stores anything with us; raises when it should but cannot now."""
+        try:
+            return bool(self.root)
+        except Missing:
+            return False
+
+    # peers
+
+    def call(self, peer: str, verb: str, **request: Any) -> Any:
+        """Return a node's answer to one of our verbs; this node answers itself without ssh."""
+        if peer == self.node:
+            return self._verbs[verb](self, request)
+        return node.ask(peer, [*self.ssconf.ssh(peer), COMMAND, "node", verb], request, seconds=self.config.peer_seconds)
+
+    def call_all(self, verb: str, nodes: list[str] | None = None, **request: Any) -> dict[str, Any]:
+        """Return every online node's answer, or the exception it ended with, all asked at once."""
+
+        def one(peer: str) -> Any:
+            try:
+                return self.call(peer, verb, **request)
+            except ZfsGanetiError as error:
+                return error
+
+        asked = [peer for peer in (nodes or self.ssconf.nodes) if peer not in self.ssconf.offline_nodes]
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            return dict(zip(asked, pool.map(one, asked), strict=True))
+
+    def answers(self, verb: str, **request: Any) -> dict[str, Any]:
+        """Return every online node's answer; the first that failed is raised."""
+        found = self.call_all(verb, **request)
+        for answer in found.values():
+            if isinstance(answer, ZfsGanetiError):
+                raise answer
+        return found
+
+    def is_master(self) -> bool:
+        return self.node == self.ssconf.master

@@ -1,0 +1,381 @@
+"""Which Ganeti event makes us do what.
+
+Every hook of the cluster comes here, most of them for instances that are not ours: those leave before anything but os and
+two leaf rooms is imported. Ganeti shows people a node's UUID and flattens newlines, so a hook says one line that begins
+with its node's name; it hides what a succeeding hook prints.
+"""
+
+from __future__ import annotations
+
+import os
+
+from zfsganeti import ganeti
+from zfsganeti.errors import ZfsGanetiError, one_line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from zfsganeti.here import Here
+
+    Handler = Callable[[Here, ganeti.Event], None]
+
+FILE = "file"
+NODE_HOOKS = ("cluster-verify-post", "watcher")
+
+
+def concerns_us(environ: Mapping[str, str]) -> bool:
+    """Tell from the environment alone whether a hook can be for one of our instances; this must import nothing."""
+    return FILE in ganeti.storage_kinds(environ) or ganeti.hook_name(environ) in NODE_HOOKS
+
+
+def main() -> int:
+    """Return the exit status for the hook that Ganeti calls with this environment."""
+    try:
+        if not concerns_us(os.environ):
+            return 0
+        said = handle(dict(os.environ))
+    except ZfsGanetiError as error:
+        said = one_line(error)
+    except OSError as error:
+        said = one_line(error)
+    except Exception as error:  # a defect of ours: the operation must not go on blindly, and one line must do
+        said = f"zfsganeti failed: {one_line(error)}: please report this"
+    if said:
+        print(f"{os.uname().nodename.split('.')[0]}: {said}")
+    return 1 if said else 0
+
+
+def handle(environ: dict[str, str]) -> str:
+    """Do what the event asks for on this node; return '' or the line that says what is wrong."""
+    from zfsganeti.answer import VERBS
+    from zfsganeti.here import Here
+
+    here = Here(VERBS)
+    name = ganeti.hook_name(environ)
+    if name == "watcher":
+        return watch(here)
+    if name == "cluster-verify-post":
+        return verify(here)
+    event = ganeti.Event(environ)
+    for handler in HANDLERS.get(name, ()):
+        handler(here, event)
+    return ""
+
+
+# who and where
+
+
+def _elsewhere(here: Here, event: ganeti.Event) -> bool:
+    """Tell whether the instance's disks are not ours: on a node without root, or below another directory of its own."""
+    directory = here.ssconf.storage_directory
+    home = f"{directory}/{event.instance}"
+    paths = event.disk_paths
+    if paths and not any(os.path.dirname(path) == home for path in paths):
+        return True
+    return not here.has_root()
+
+
+def _acts(here: Here, event: ganeti.Event, node: str) -> bool:
+    return here.node == node and not _elsewhere(here, event)
+
+
+def _opcode(here: Here, event: ganeti.Event) -> dict[str, Any]:
+    """Return the running operation as it was asked for; {} on a node that holds no job queue."""
+    return here.master.running(event.operation, event.instance) or {}
+
+
+def _is_dry_run(here: Here, event: ganeti.Event) -> bool:
+    return bool(_opcode(here, event).get("dry_run"))
+
+
+def _leaves_file(event: ganeti.Event) -> bool:
+    return event.template == FILE and event.new_template not in ("", FILE)
+
+
+def _becomes_file(event: ganeti.Event) -> bool:
+    return event.template != FILE and event.new_template == FILE
+
+
+# add
+
+
+def _refuse_other_directory(here: Here, event: ganeti.Event) -> None:
+    """On the master: --file-storage-dir would put the disks outside the instance's dataset, and no other node can see the option."""
+    from zfsganeti.errors import BadInput
+
+    if here.node == event.master and _opcode(here, event).get("file_storage_dir") and here.has_root():
+        raise BadInput(f"{event.instance}: --file-storage-dir puts its disks outside its dataset: leave the option out")
+
+
+def _add_pre(here: Here, event: ganeti.Event) -> None:
+    _refuse_other_directory(here, event)
+    if not _acts(here, event, event.primary):
+        return
+    from zfsganeti.datasets import locked
+
+    with locked(event.instance):
+        here.store.admit(event.instance, event.sizes, create=not _is_dry_run(here, event))
+        here.store.refuse_leftover_files(event.instance)
+
+
+def _add_post(here: Here, event: ganeti.Event) -> None:
+    """What the pre hook made is what Ganeti used; a pre hook that was not heard leaves a plain directory."""
+    if _acts(here, event, event.primary):
+        from zfsganeti.datasets import locked
+
+        with locked(event.instance):
+            here.store.absorb(event.instance)
+
+
+# remove
+
+
+def _aside_by_master(here: Here, event: ganeti.Event, intent: str) -> None:
+    """The instance's dataset is aside on its primary, with what is needed to make the instance again; an offline node is left alone."""
+    if here.node != event.master or event.primary in here.ssconf.offline_nodes or _is_dry_run(here, event):
+        return
+    instance = here.master.instances().get(event.instance)
+    home = f"{here.ssconf.storage_directory}/{event.instance}"
+    if not any(os.path.dirname(path) == home for path in event.disk_paths):
+        return
+    here.call(event.primary, "aside", instance=event.instance, intent=intent, record=instance.record() if instance else None)
+
+
+def _remove_pre(here: Here, event: ganeti.Event) -> None:
+    _aside_by_master(here, event, "remove")
+
+
+def _discard(here: Here, event: ganeti.Event) -> None:
+    from zfsganeti.datasets import locked
+
+    with locked(event.instance):
+        here.trash.discard(event.instance)
+
+
+def _remove_post(here: Here, event: ganeti.Event) -> None:
+    if _acts(here, event, event.primary):
+        _discard(here, event)
+
+
+def _export_pre(here: Here, event: ganeti.Event) -> None:
+    if event.export_removes:
+        _aside_by_master(here, event, "remove")
+    else:
+        _make_ready(here, event)
+
+
+def _export_post(here: Here, event: ganeti.Event) -> None:
+    if event.export_removes and _acts(here, event, event.primary):
+        _discard(here, event)
+
+
+# rename
+
+
+def _rename_pre(here: Here, event: ganeti.Event) -> None:
+    if not _acts(here, event, event.primary):
+        return
+    from zfsganeti.datasets import locked
+
+    with locked(event.instance):
+        here.store.refuse_taken(event.new_name)
+        if not _is_dry_run(here, event):
+            here.store.put_aside(event.instance, f"rename {event.new_name}")
+
+
+def _rename_post(here: Here, event: ganeti.Event) -> None:
+    if here.node == event.primary and here.has_root():
+        from zfsganeti.datasets import locked
+
+        with locked(event.instance), locked(event.new_name):
+            here.store.finish_rename(event.instance, event.new_name)
+
+
+# move
+
+
+def _move_pre(here: Here, event: ganeti.Event) -> None:
+    from zfsganeti.datasets import locked
+
+    if here.node == event.target and here.has_root():
+        with locked(event.instance):
+            here.store.admit(event.instance, event.sizes, create=not _is_dry_run(here, event))
+            if not _is_dry_run(here, event):
+                here.store.refuse_leftover_files(event.instance)
+    elif _acts(here, event, event.primary) and not _is_dry_run(here, event):
+        with locked(event.instance):
+            here.store.put_aside(event.instance, f"move {event.target}")
+
+
+def _leave_old_primary(here: Here, event: ganeti.Event) -> None:
+    """The instance lives on another node now: the dataset it left here goes to the trash."""
+    if event.post_primary != event.primary and _acts(here, event, event.primary):
+        _discard(here, event)
+
+
+# disks
+
+
+def _make_ready(here: Here, event: ganeti.Event) -> None:
+    """The instance's dataset is at home before anything uses its files; one that has none (a plain directory) is left alone."""
+    if _acts(here, event, event.primary):
+        from zfsganeti.datasets import locked
+
+        with locked(event.instance):
+            if here.store.find(event.instance) is not None:
+                here.store.bring_home(event.instance)
+
+
+def _recreate_pre(here: Here, event: ganeti.Event) -> None:
+    if _acts(here, event, event.primary) and not _is_dry_run(here, event):
+        from zfsganeti.datasets import locked, plain_files
+
+        with locked(event.instance):
+            if here.store.find(event.instance) is not None or not plain_files(here.store.home(event.instance)):
+                here.store.admit(event.instance, [])
+
+
+def _recreate_post(here: Here, event: ganeti.Event) -> None:
+    """No hook runs on a new primary: the master has it turn the plain directory that Ganeti made there into a dataset."""
+    _leave_old_primary(here, event)
+    if here.node == event.master and event.post_primary != event.primary:
+        here.call(event.post_primary, "absorb", instance=event.instance)
+
+
+def _modify_pre(here: Here, event: ganeti.Event) -> None:
+    from zfsganeti.datasets import locked
+
+    if _becomes_file(event):
+        if here.node == event.primary and here.has_root():
+            with locked(event.instance):
+                here.store.admit(event.instance, event.sizes, create=not _is_dry_run(here, event))
+        return
+    if _leaves_file(event):
+        _aside_by_master(here, event, f"convert {event.new_template}")
+        return
+    _make_ready(here, event)
+    if _acts(here, event, event.primary):
+        here.store.check_space(event.instance, _added_bytes(_opcode(here, event)))
+    removed = _removed_disks(_opcode(here, event)) if here.node == event.master and not _is_dry_run(here, event) else 0
+    if removed and removed >= len(event.sizes):
+        _aside_by_master(here, event, "empty")
+    elif removed:
+        here.call(event.primary, "keep-disks", instance=event.instance)
+
+
+def _removed_disks(opcode: Mapping[str, Any]) -> int:
+    """Return how many disks an instance-modify is about to remove."""
+    changes = opcode.get("disks") or []
+    return sum(1 for change in changes if isinstance(change, list) and change and change[0] == "remove")
+
+
+def _added_bytes(opcode: Mapping[str, Any]) -> int:
+    """Return the size of the disks an instance-modify is about to add, as far as this node knows."""
+    changes = opcode.get("disks") or []
+    added = [change[-1] for change in changes if isinstance(change, list) and change and change[0] == "add"]
+    return sum(size << 20 for size in (disk.get("size") for disk in added if isinstance(disk, dict)) if isinstance(size, int))
+
+
+def _modify_post(here: Here, event: ganeti.Event) -> None:
+    gone = _leaves_file(event) or (event.template == FILE and event.post_disk_count == 0 and event.sizes)
+    if _becomes_file(event) and here.node == event.primary and here.has_root():
+        from zfsganeti.datasets import locked
+
+        with locked(event.instance):
+            here.store.absorb(event.instance)
+    elif gone and _acts(here, event, event.primary):
+        _discard(here, event)
+
+
+def _grow_pre(here: Here, event: ganeti.Event) -> None:
+    _make_ready(here, event)
+    if _acts(here, event, event.primary):
+        here.store.check_space(event.instance, event.growth)
+
+
+HANDLERS: dict[str, tuple[Handler, ...]] = {
+    "instance-add-pre": (_add_pre,),
+    "instance-add-post": (_add_post,),
+    "instance-remove-pre": (_remove_pre,),
+    "instance-remove-post": (_remove_post,),
+    "instance-export-pre": (_export_pre,),
+    "instance-export-post": (_export_post,),
+    "instance-rename-pre": (_rename_pre,),
+    "instance-rename-post": (_rename_post,),
+    "instance-move-pre": (_move_pre,),
+    "instance-move-post": (_leave_old_primary,),
+    "instance-recreate-disks-pre": (_recreate_pre,),
+    "instance-recreate-disks-post": (_recreate_post,),
+    "instance-modify-pre": (_modify_pre,),
+    "instance-modify-post": (_modify_post,),
+    "disk-grow-pre": (_grow_pre,),
+    "instance-start-pre": (_make_ready,),
+    "instance-reboot-pre": (_make_ready,),
+    "instance-reinstall-pre": (_make_ready,),
+}
+
+
+# the node itself
+
+
+def verify(here: Here) -> str:
+    """Return what is wrong on this node in one line, '' on a healthy one."""
+    import time
+
+    from zfsganeti import check
+
+    if not here.ssconf.storage_directory or not _uses_us(here):
+        return ""
+    facts = check.report(here)
+    found = check.compare_node(facts, _instances(here), here.ssconf.instances, set(), time.time())
+    return "; ".join(f"{finding.subject}: {finding.text}" if finding.subject else finding.text for finding in found)
+
+
+def _instances(here: Here) -> dict[str, ganeti.Instance] | None:
+    """Return the cluster's instances, None on a node that is no master candidate: names are known there, primaries are not."""
+    try:
+        return here.master.instances()
+    except ZfsGanetiError:
+        return None
+
+
+def _uses_us(here: Here) -> bool:
+    try:
+        return here.has_root()
+    except ZfsGanetiError:
+        return True  # it should have a root and has none that can be used
+
+
+def watch(here: Here) -> str:
+    """Datasets are mounted, interrupted operations finished, leftovers and expired trash gone; return what could not be done."""
+    import time
+
+    from zfsganeti import check
+
+    if not here.has_root():
+        return ""
+    facts = check.report(here)
+    busy = _busy(here, facts)
+    if busy is None:
+        return ""
+    problems = []
+    for finding in check.compare_node(facts, _instances(here), here.ssconf.instances, busy, time.time()):
+        if finding.verb in ("home", "sweep", "finish-rename") or (finding.verb == "discard" and "after its removal" in finding.text):
+            try:
+                here.call(here.node, finding.verb, **finding.request)
+            except ZfsGanetiError as error:
+                problems.append(one_line(error))
+    gone = here.trash.give_up()
+    return "; ".join(problems + gone[1])
+
+
+def _busy(here: Here, facts: Mapping[str, Any]) -> set[str] | None:
+    """Return the instances with a job running, as the master knows; None when it matters and the master cannot be asked."""
+    if not any(dataset["intent"] or not dataset["files"] for dataset in facts["datasets"]):
+        return set()
+    try:
+        return set(here.call(here.ssconf.master, "running"))
+    except ZfsGanetiError:
+        return None

@@ -1,0 +1,246 @@
+"""`gnt-zfs setup`: everything between a stock cluster with pools and `gnt-instance add -t file`, as a plan and its execution."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zfsganeti import ganeti
+from zfsganeti.datasets import CLUSTER, guard
+from zfsganeti.errors import BadInput, Foreign, Missing, Unavailable
+from zfsganeti.here import Here
+from zfsganeti.node import run
+from zfsganeti.zfs import check_dataset
+
+TEMPLATE = "file"
+IGNORE_GENERATOR = "org.openzfs.systemd:ignore"  # zfs-mount-generator(8): a stale cache would make failing units
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change: where, in words, and what carries it out (`node` '' is the cluster itself)."""
+
+    node: str
+    text: str
+    action: str
+    arguments: tuple[tuple[str, str], ...] = ()
+
+    def request(self) -> dict[str, str]:
+        return {"action": self.action, **dict(self.arguments)}
+
+
+# facts
+
+
+def node_facts(here: Here, root: str, directory: str) -> dict[str, Any]:
+    """Return what setup must know of this node, nothing changed."""
+    check_dataset(root)
+    dataset = here.zfs.get(root, marks=(CLUSTER,))
+    parent = root.rsplit("/", 1)[0] if "/" in root else ""
+    return {
+        "exists": dataset is not None,
+        "mountpoint": dataset.mountpoint if dataset else "",
+        "parent": bool(parent) and here.zfs.get(parent) is not None,
+        "pools": sorted({name.split("/")[0] for name, _at in here.zfs.filesystems()}),
+        "mounted": here.zfs.mounted_at(directory) or "",
+        "cluster": dataset.marks.get(CLUSTER, "") if dataset else "",
+        "occupied": here.zfs.mounted_at(directory) is None and _occupied(directory),
+        "listed": directory in _listed(),
+        "logs": os.path.isdir(ganeti.EXTSTORAGE_LOGS),
+        "direct": here.zfs.version() >= (2, 3),
+    }
+
+
+def _occupied(directory: str) -> bool:
+    if not os.path.lexists(directory):
+        return False
+    return not os.path.isdir(directory) or bool(os.listdir(directory))
+
+
+def _listed() -> list[str]:
+    try:
+        with open(ganeti.STORAGE_PATHS, encoding="utf-8") as file:
+            return [line.strip() for line in file]
+    except OSError:
+        return []
+
+
+# the plan (pure)
+
+
+def plan(
+    roots: Mapping[str, str],
+    directory: str,
+    facts: Mapping[str, Mapping[str, Any]],
+    cluster: Mapping[str, Any],
+    groups: Mapping[str, Mapping[str, Any]],
+) -> list[Step]:
+    """Return the steps that are missing, in the order in which Ganeti accepts them; nothing to do is an empty list."""
+    steps: list[Step] = []
+    for node, root in roots.items():
+        steps += _node_steps(node, root, directory, facts[node])
+    return steps + _cluster_steps(directory, cluster, groups)
+
+
+def _node_steps(node: str, root: str, directory: str, facts: Mapping[str, Any]) -> list[Step]:
+    steps = []
+    if facts["mounted"] not in ("", root):
+        raise Foreign(
+            f"{node}: {directory}", f"dataset {facts['mounted']} is mounted there, not {root}", f"gnt-zfs setup {facts['mounted']}"
+        )
+    if facts["occupied"]:
+        raise Foreign(f"{node}: {directory}", "is a directory with files and no dataset", "move them away, or choose another --directory")
+    if not facts["exists"]:
+        if not facts["parent"]:
+            pools = facts["pools"] or ["POOL"]
+            theirs = f"{pools[0]}/{root.split('/', 1)[1]}"
+            raise Missing(
+                f"{node}: dataset {root.rsplit('/', 1)[0]}",
+                f"if another is meant there: gnt-zfs setup {root} {node.split('.')[0]}={theirs}",
+            )
+        steps.append(Step(node, f"create dataset {root} for VM disks", "create-root", (("root", root), ("directory", directory))))
+    elif facts["mountpoint"] != directory:
+        steps.append(
+            Step(
+                node,
+                f"set mountpoint={directory} on {root} (it is {facts['mountpoint']})",
+                "move-root",
+                (("root", root), ("directory", directory)),
+            )
+        )
+    if facts["mounted"] != root:
+        steps.append(Step(node, f"mount {root} at {directory}", "mount-root", (("root", root), ("directory", directory))))
+    if not facts["listed"]:
+        steps.append(Step(node, f"add {directory} to {ganeti.STORAGE_PATHS}", "list-path", (("directory", directory),)))
+    if not facts["logs"]:
+        steps.append(Step(node, f"make {ganeti.EXTSTORAGE_LOGS}", "make-logs"))
+    return steps
+
+
+def _cluster_steps(directory: str, cluster: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> list[Step]:
+    steps = []
+    options = []
+    enabled = list(cluster.get("enabled_disk_templates") or [])
+    if TEMPLATE not in enabled:
+        options.append(f"--enabled-disk-templates={','.join([*enabled, TEMPLATE])}")
+    allowed = list((cluster.get("ipolicy") or {}).get("disk-templates") or [])
+    if TEMPLATE not in allowed:
+        options.append(f"--ipolicy-disk-templates={','.join([*allowed, TEMPLATE])}")
+    if os.path.normpath(cluster.get("file_storage_dir") or "-") != directory:
+        options.append(f"--file-storage-dir={directory}")
+    if options:
+        steps.append(Step("", f"gnt-cluster modify {' '.join(options)}", "modify-cluster", (("options", " ".join(options)),)))
+    for name, group in groups.items():
+        own = (group.get("ipolicy") or {}).get("disk-templates")
+        if own is not None and TEMPLATE not in own:
+            option = f"--ipolicy-disk-templates={','.join([*own, TEMPLATE])}"
+            steps.append(Step("", f"gnt-group modify {option} {name}", "modify-group", (("options", option), ("group", name))))
+    return steps
+
+
+# its execution
+
+
+def root_properties(here: Here, directory: str) -> dict[str, object]:
+    """Return what is good for raw VM disks: every instance dataset inherits it."""
+    properties: dict[str, object] = {
+        "mountpoint": directory,
+        "recordsize": here.config.recordsize,
+        "compression": here.config.compression,
+        "atime": "off",
+        "xattr": "sa",
+        "exec": "off",
+        "setuid": "off",
+        "devices": "off",
+    }
+    if here.zfs.version() >= (2, 3):
+        properties["direct"] = "disabled"  # 2.3 answers unaligned O_DIRECT, which VMs do, with EINVAL
+    return properties
+
+
+def apply_step(here: Here, action: str, arguments: dict[str, str]) -> None:
+    """One step of a plan is done on this node; done again it changes nothing."""
+    actions = {
+        "create-root": _create_root,
+        "move-root": _move_root,
+        "mount-root": _mount_root,
+        "list-path": _list_path,
+        "make-logs": _make_logs,
+    }
+    if action not in actions:
+        raise BadInput(f"setup step {action!r}: there are {', '.join(actions)}")
+    actions[action](here, arguments)
+
+
+def apply_cluster_step(step: Step) -> None:
+    """One step that changes the cluster itself is done; only the master can."""
+    arguments = dict(step.arguments)
+    command = ["gnt-cluster", "modify"] if step.action == "modify-cluster" else ["gnt-group", "modify"]
+    run(*command, *arguments["options"].split(" "), *([arguments["group"]] if "group" in arguments else []))
+
+
+def _create_root(here: Here, arguments: dict[str, str]) -> None:
+    root, directory = arguments["root"], arguments["directory"]
+    if here.zfs.get(root) is None:
+        here.zfs.create(root, root_properties(here, directory), {CLUSTER: here.ssconf.cluster, IGNORE_GENERATOR: "on"})
+
+
+def _move_root(here: Here, arguments: dict[str, str]) -> None:
+    here.zfs.set(arguments["root"], {"mountpoint": arguments["directory"]})
+
+
+def _mount_root(here: Here, arguments: dict[str, str]) -> None:
+    root, directory = arguments["root"], arguments["directory"]
+    if here.zfs.mounted_at(directory) is None:
+        guard(directory)
+        here.zfs.mount(root, directory)
+    if here.zfs.mounted_at(directory) != root:
+        raise Unavailable(directory, f"{here.zfs.mounted_at(directory)} is mounted there, not {root}")
+    os.chmod(directory, 0o755)
+
+
+def _list_path(_here: Here, arguments: dict[str, str]) -> None:
+    directory = arguments["directory"]
+    lines = _listed()
+    if directory in lines:
+        return
+    partial = f"{ganeti.STORAGE_PATHS}.zfsganeti"
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write("".join(f"{line}\n" for line in [*lines, directory]))
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
+    os.replace(partial, ganeti.STORAGE_PATHS)
+
+
+def _make_logs(_here: Here, _arguments: dict[str, str]) -> None:
+    os.makedirs(ganeti.EXTSTORAGE_LOGS, mode=0o750, exist_ok=True)
+
+
+def check_directory(directory: str) -> str:
+    """Return a directory that can be the cluster's file storage directory."""
+    if not directory.startswith("/") or os.path.normpath(directory) != directory or directory.count("/") < 1 or directory == "/":
+        raise BadInput(f"setup: {directory!r} is not an absolute, plain path")
+    if "," in directory or not directory.isprintable() or " " in directory:
+        raise BadInput(f"setup: {directory!r} has a comma or a blank, which mount(2) or Ganeti cannot take")
+    return directory
+
+
+def parse_roots(words: list[str], nodes: list[str]) -> dict[str, str]:
+    """Return each node's root from `ROOT [NODE=ROOT...]`; node names may be short."""
+    plain = [word for word in words if "=" not in word]
+    if len(plain) != 1:
+        raise BadInput(f"setup: one ROOT for all nodes is needed, then NODE=ROOT for those that differ, not {' '.join(words) or 'nothing'}")
+    roots = dict.fromkeys(nodes, check_dataset(plain[0]))
+    for word in words:
+        if "=" in word:
+            name, _equals, root = word.partition("=")
+            matching = [node for node in nodes if node == name or node.split(".")[0] == name]
+            if len(matching) != 1:
+                raise BadInput(f"setup: {name} is no node, there are {', '.join(nodes)}")
+            roots[matching[0]] = check_dataset(root)
+    for root in roots.values():
+        if "/" not in root:
+            raise BadInput(f"setup: {root} is a whole pool: name a dataset in it, such as {root}/vm")
+    return roots

@@ -1,0 +1,243 @@
+"""The trash: what was removed, for how long it is kept, and how it comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from zfsganeti.datasets import CLUSTER, INSTANCE, INTENT, MARKS, RECORD, RESTORING, TRASH, Store, pack_record, unpack_record
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, human
+from zfsganeti.zfs import Dataset
+
+STAMP = "%Y%m%dT%H%M%SZ"
+DAY = 86400
+
+
+def entry_name(instance: str, when: float, taken: Callable[[str], bool]) -> str:
+    """Return a free name in the trash for an instance removed at a time; parse_entry is its inverse."""
+    name = f"{instance}:{time.strftime(STAMP, time.gmtime(when))}"
+    number, free = 1, name
+    while taken(free):
+        number += 1
+        free = f"{name}.{number}"
+    return free
+
+
+def parse_entry(name: str) -> tuple[str, int]:
+    """Return the instance and the time of removal (seconds since 1970) that an entry's name says."""
+    import calendar
+
+    instance, colon, stamp = name.partition(":")
+    try:
+        return instance, calendar.timegm(time.strptime(stamp.split(".")[0], STAMP))
+    except ValueError:
+        raise BadInput(f"trash entry {name}: is not named instance:time{'' if colon else ', it has no colon'}") from None
+
+
+class Entry:
+    """Something in the trash of one node; sizes are bytes, times seconds since 1970."""
+
+    def __init__(self, dataset: Dataset, node: str = "") -> None:
+        self.dataset, self.node = dataset, node
+        self.entry = dataset.short
+        self.instance, self.removed = parse_entry(dataset.short)
+        self.used = dataset.used
+        self.record = unpack_record(dataset.marks.get(RECORD, ""))
+        self.restoring = dataset.marks.get(RESTORING, "")
+
+    def as_json(self, days: int) -> dict[str, Any]:
+        return {
+            "entry": self.entry,
+            "instance": self.instance,
+            "removed": self.removed,
+            "expires": self.removed + days * DAY,
+            "used": self.used,
+            "restorable": self.record is not None,
+        }
+
+
+def choose(entries: list[tuple[str, int]], wanted: str) -> str:
+    """Return the entry meant by an entry's or an instance's name: the newest of that instance, short names included."""
+    names = [name for name, _removed in entries]
+    if wanted in names:
+        return wanted
+    matching = [(removed, name) for name, removed in entries if parse_entry(name)[0] == wanted]
+    if not matching:
+        matching = [(removed, name) for name, removed in entries if parse_entry(name)[0].split(".")[0] == wanted]
+        if len({parse_entry(name)[0] for _removed, name in matching}) > 1:
+            raise BadInput(f"{wanted}: could be any of {', '.join(sorted(name for _removed, name in matching))}")
+    if not matching:
+        raise Missing(f"{wanted} in the trash", "gnt-zfs trash list shows what is there")
+    return max(matching)[1]
+
+
+def plan_giving_up(entries: list[tuple[str, int, int]], *, now: float, days: int, missing: int) -> list[str]:
+    """Return which entries (name, removed, used) to destroy: the expired, then the oldest until `missing` bytes would be free."""
+    doomed, freed = [], 0
+    for name, removed, used in sorted(entries, key=lambda entry: (entry[1], entry[0])):
+        if removed + days * DAY <= now or freed < missing:
+            doomed.append(name)
+            freed += used
+    return doomed
+
+
+class Trash:
+    """The trash under a store's root."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.zfs = store, store.zfs
+        self.name = f"{store.root.name}/{TRASH}"
+
+    def entries(self) -> list[Entry]:
+        """Return what is in the trash, oldest first; what was put there by others is not ours to list."""
+        if self.zfs.get(self.name) is None:
+            return []
+        found = [
+            dataset
+            for dataset in self.zfs.datasets(self.name, depth=1, marks=MARKS)
+            if dataset.name != self.name and self.store.is_ours(dataset)
+        ]
+        entries = []
+        for dataset in found:
+            with contextlib.suppress(BadInput):
+                entries.append(Entry(dataset))
+        return sorted(entries, key=lambda entry: (entry.removed, entry.entry))
+
+    def find(self, entry: str) -> Entry:
+        for candidate in self.entries():
+            if candidate.entry == entry:
+                return candidate
+        raise Missing(f"{entry} in the trash", "gnt-zfs trash list shows what is there")
+
+    def put(self, instance: str, record: Mapping[str, Any] | None = None) -> str | None:
+        """The instance's dataset is in the trash with all its files; None when there is none. With trash_days 0 it is gone."""
+        store = self.store
+        dataset = store.find(instance)
+        if dataset is None:
+            return None
+        self._make()
+        entry = entry_name(instance, store.now(), lambda name: self.zfs.get(f"{self.name}/{name}") is not None)
+        values = {"canmount": "noauto", **({RECORD: pack_record(record)} if record is not None else {})}
+        self.zfs.set(dataset.name, values)
+        store.remove_links(store.home(instance), store.aside(instance))
+        self.zfs.unmount(store.home(instance), lazy=True)
+        self.zfs.unmount(store.aside(instance), lazy=True)
+        self.zfs.rename(dataset.name, f"{self.name}/{entry}")
+        for directory in (store.home(instance), store.aside(instance)):
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+        if INTENT in dataset.marks:
+            self.zfs.clear(f"{self.name}/{entry}", [INTENT])
+        if store.config.trash_days == 0:
+            self.destroy(entry)
+        return entry
+
+    def discard(self, instance: str, record: Mapping[str, Any] | None = None) -> str | None:
+        """Nothing of the instance is left under its name: what holds files or snapshots is in the trash, what is empty is gone."""
+        dataset = self.store.find(instance)
+        if dataset is None:
+            return None
+        if self.store.is_empty(dataset):
+            self.store.sweep(instance)
+            return None
+        return self.put(instance, record)
+
+    def _make(self) -> None:
+        if self.zfs.get(self.name) is None:
+            with contextlib.suppress(Refused):  # made this moment by another removal
+                self.zfs.create(self.name, {"canmount": "off"}, {})
+
+    def destroy(self, entry: str, *, strangers: bool = False) -> int:
+        """The entry is gone for good; return the bytes it used. Snapshots of others keep it unless `strangers`."""
+        found = self.find(entry)
+        try:
+            self.zfs.destroy(
+                found.dataset.name,
+                {INSTANCE: found.dataset.marks[INSTANCE], CLUSTER: self.store.cluster},
+                strangers=strangers,
+                seconds=self.store.config.busy_seconds,
+            )
+        except Missing:
+            return 0
+        with contextlib.suppress(OSError):
+            os.rmdir(f"{self.store.root.path}/{TRASH}/{entry}")
+        return found.used
+
+    def give_up(self) -> tuple[list[str], list[str]]:
+        """What is expired, and the oldest while the root is short of space, is gone; return those and what refused to go."""
+        root = self.zfs.get(self.store.root.name)
+        missing = 0
+        if root is not None:
+            missing = (root.used + root.available) * self.store.config.trash_min_free // 100 - root.available
+        entries = [(entry.entry, entry.removed, entry.used) for entry in self.entries() if not entry.restoring]
+        gone, kept = [], []
+        for entry in plan_giving_up(entries, now=self.store.now(), days=self.store.config.trash_days, missing=missing):
+            try:
+                self.destroy(entry)
+                gone.append(entry)
+            except (Busy, Foreign) as error:
+                kept.append(f"{entry}: {error.why}")
+        return gone, kept
+
+    # the way back
+
+    def mark_restoring(self, entry: str, instance: str) -> None:
+        """The entry is reserved for an instance that is being made for it; it neither expires nor counts against space."""
+        found = self.find(entry)
+        if found.restoring not in ("", instance):
+            raise Refused(entry, f"is being restored as {found.restoring}", f"gnt-zfs trash restore {entry} --as {found.restoring}")
+        self.zfs.set(found.dataset.name, {RESTORING: instance})
+
+    def unmark(self, entry: str) -> None:
+        self.zfs.clear(self.find(entry).dataset.name, [RESTORING])
+
+    def swap_in(self, entry: str, instance: str, renames: list[tuple[str, str]]) -> None:
+        """The entry is the instance's dataset, its files under their new names; the empty one made meanwhile is gone.
+
+        `renames` are (old, new) file names in disk order. Killed anywhere, it can be called again.
+        """
+        store = self.store
+        existing = store.find(instance)
+        if existing is not None and existing.marks.get(RESTORING) == instance:
+            store.bring_home(instance)  # all but the last step was done
+            return
+        found = self.find(entry)
+        self._rename_files(found.dataset, renames)
+        if existing is not None:
+            self._drop_fresh(instance, existing, [new for _old, new in renames])
+        with contextlib.suppress(OSError):
+            os.rmdir(store.home(instance))
+        self.zfs.set(found.dataset.name, {**store.marks(instance), RESTORING: instance, "canmount": "on"})
+        self.zfs.rename(found.dataset.name, store.name(instance))
+        store.bring_home(instance)
+
+    def _rename_files(self, dataset: Dataset, renames: list[tuple[str, str]]) -> None:
+        with self.store.looking_into(dataset) as path:
+            files = set(os.listdir(path))
+            lost = [old for old, new in renames if old not in files and new not in files]
+            if lost:
+                raise Missing(f"{lost[0]} in {dataset.name}")
+            for old, new in renames:
+                if old in files and old != new:
+                    os.rename(f"{path}/{old}", f"{path}/{new}")
+
+    def _drop_fresh(self, instance: str, dataset: Dataset, expected: list[str]) -> None:
+        """The dataset that Ganeti has just filled with empty disks is gone; anything with data in it is Refused."""
+        store = self.store
+        store.bring_home(instance)
+        home = store.home(instance)
+        files = os.listdir(home)
+        written = [file for file in files if file not in expected or os.stat(f"{home}/{file}").st_blocks * 512 > 1 << 20]
+        if written:
+            raise Refused(home, f"{written[0]} holds data already", f"remove {instance} or restore under another name with --as")
+        self.zfs.unmount(home, seconds=store.config.busy_seconds)
+        self.zfs.destroy(dataset.name, store.marks(instance), seconds=store.config.busy_seconds)
+
+
+def describe(entry: Mapping[str, Any], now: float) -> str:
+    """Return one entry in a sentence for plans and questions."""
+    age = max(0, int(now) - int(entry["removed"])) // 3600
+    return f"{entry['entry']} ({human(entry['used'])}, removed {age} h ago)"

@@ -1,0 +1,110 @@
+"""`gnt-zfs trash restore`: an instance back under its name, by Ganeti's own add and then a swap of datasets.
+
+Ganeti adopts no file disks. So the instance is added again with disks of the same sizes, which Ganeti makes as empty
+files with new names; then, on the node, the old files take those names and the old dataset takes the new one's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zfsganeti import ganeti
+from zfsganeti.errors import BadInput, Missing, Refused, Unavailable, ZfsGanetiError, one_line
+from zfsganeti.here import Here
+from zfsganeti.node import run
+from zfsganeti.trash import choose
+
+
+@dataclass(frozen=True)
+class Restore:
+    """What a restore will do: which entry of which node, under which name, by which command."""
+
+    node: str
+    entry: str
+    instance: str
+    record: Mapping[str, Any]
+    command: tuple[str, ...]
+    exists: bool  # an earlier try has added the instance already
+
+    def sentences(self) -> list[str]:
+        made = f"{self.instance} exists already from an earlier try" if self.exists else " ".join(self.command)
+        return [made, f"put {self.entry} in the place of its empty disks on {self.node}"]
+
+
+def entries_by_node(here: Here) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """Return what is in every node's trash, and a line for each node that could not say."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    problems = []
+    for node, answer in here.call_all("report").items():
+        if isinstance(answer, ZfsGanetiError):
+            problems.append(one_line(answer))
+        else:
+            found[node] = answer["trash"]
+    return found, problems
+
+
+def locate(here: Here, wanted: str) -> tuple[str, str]:
+    """Return the node and the entry meant by a name, the newest over all nodes."""
+    found, problems = entries_by_node(here)
+    everything = [(entry["entry"], entry["removed"]) for entries in found.values() for entry in entries]
+    try:
+        chosen = choose(everything, wanted)
+    except Missing:
+        if problems:
+            raise Unavailable(wanted, f"is in no trash that can be seen: {'; '.join(problems)}") from None
+        raise
+    return next(node for node, entries in found.items() if any(entry["entry"] == chosen for entry in entries)), chosen
+
+
+def prepare(here: Here, wanted: str, name: str | None) -> Restore:
+    """Return the plan of a restore; nothing is changed."""
+    node, entry = locate(here, wanted)
+    record = here.call(node, "trash-record", entry=entry)
+    original = entry.split(":")[0]
+    instances = here.master.instances()
+    if record is None and original in instances:
+        record = instances[original].record()  # a copy left behind by a move: the instance still says how it is made
+    if record is None:
+        raise Refused(entry, "does not say how its instance was made", "gnt-instance add one by hand and copy the files in")
+    instance = ganeti.check_name(name or record["name"])
+    restoring = next((found["restoring"] for found in here.call(node, "report")["trash"] if found["entry"] == entry), "")
+    exists = instance in instances
+    if exists and restoring != instance:
+        raise Refused(instance, "exists", f"gnt-zfs trash restore {entry} --as ANOTHER-NAME")
+    taken = any(other.uuid == record.get("uuid") for other in instances.values()) or name not in (None, record["name"])
+    command = ganeti.add_command(record, name=instance, node=node, release=here.ssconf.release, new_macs=taken)
+    return Restore(node, entry, instance, record, tuple(command), exists)
+
+
+def execute(here: Here, plan: Restore, say: Callable[[str], None]) -> None:
+    """The instance is back, stopped, with its disks; killed anywhere, the same restore goes on from where it was."""
+    here.call(plan.node, "trash-reserve", entry=plan.entry, instance=plan.instance)
+    if not plan.exists:
+        say(f"adding {plan.instance} again")
+        try:
+            run(*plan.command, seconds=800)
+        except ZfsGanetiError:
+            if plan.instance not in here.master.instances():
+                here.call(plan.node, "trash-release", entry=plan.entry)
+            raise
+    instance = here.master.instances().get(plan.instance)
+    if instance is None:
+        raise Missing(f"instance {plan.instance}", "gnt-job list shows what became of its add")
+    if instance.primary != plan.node:
+        raise Refused(
+            plan.instance, f"was placed on {instance.primary}, its disks are on {plan.node}", f"gnt-instance remove {plan.instance}"
+        )
+    old = [disk["file"] for disk in plan.record["disks"]]
+    new = [disk.path.rsplit("/", 1)[1] for disk in instance.disks]
+    if len(old) != len(new):
+        raise BadInput(f"{plan.entry}: its record has {len(old)} disks, the instance {len(new)}")
+    say(f"putting its {len(old)} disk{'s' if len(old) != 1 else ''} back")
+    here.call(
+        plan.node,
+        "trash-swap",
+        entry=plan.entry,
+        instance=plan.instance,
+        renames=[[before, after] for before, after in zip(old, new, strict=True)],
+    )
