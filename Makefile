@@ -12,7 +12,7 @@ LAB := $(PYTHON) -m tests.lab
 check: venv
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy zfsganeti tests
-	$(VENV)/bin/pytest -q tests/unit
+	$(VENV)/bin/pytest -q tests/unit tests/contract
 
 venv: $(VENV)/made
 
@@ -24,9 +24,10 @@ $(VENV)/made: requirements-dev.txt
 deps:
 	$(LAB) deps
 
-test: deps check
+test: deps
+	$(MAKE) check
 	$(VENV)/bin/pytest -q tests/ganeti
-	$(LAB) test
+	$(VENV)/bin/python -m tests.lab test
 
 demo: deps
 	$(LAB) demo --generation $(GENERATION)

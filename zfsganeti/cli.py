@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     here = Here(peer.VERBS)
     try:
+        if os.geteuid() != 0:
+            raise Unavailable("gnt-zfs", "works with pools and mounts", "run it as root")
         command: Command = options.run
         return command(here, options)
     except ZfsGanetiError as error:
@@ -170,9 +173,8 @@ def _setup(here: Here, options: argparse.Namespace) -> int:
             here.call(step.node, "setup-apply", **step.request())
         else:
             setup.apply_cluster_step(step)
-    say(
-        f"Done: {len(steps)} step{'s' if len(steps) != 1 else ''}. Try: gnt-instance add -t file -o OS --disk 0:size=10G -n {online[0]} web1"
-    )
+    say(f"Done: {len(steps)} step{'s' if len(steps) != 1 else ''}.")
+    say(f"Now, for example: gnt-instance add -t file -o OS --disk 0:size=10G -n {online[0]} web1")
     return 0
 
 

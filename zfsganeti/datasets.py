@@ -79,7 +79,12 @@ def find_root(zfs: Backend, directory: str, config: Config) -> Root:
 
 
 def _mount_root(zfs: Backend, directory: str, config: Config) -> str:
-    meant = [name for name, mountpoint in zfs.filesystems() if mountpoint == directory and config.root in ("", name)]
+    try:
+        meant = [name for name, mountpoint in zfs.filesystems() if mountpoint == directory and config.root in ("", name)]
+    except Unavailable:
+        if is_guarded(directory):
+            raise
+        meant = []  # no ZFS here and no trace of ours: a cluster with file storage of another kind
     if len(meant) > 1:
         raise Unavailable(directory, f"several datasets have it as mountpoint: {', '.join(meant)}", "set root in the configuration file")
     if not meant and is_guarded(directory):
@@ -233,6 +238,7 @@ class Store:
 
     def _check_way_is_free(self, instance: str) -> None:
         home = self.home(instance)
+        self.remove_links(home, self.aside(instance))
         if os.path.lexists(home) and (not os.path.isdir(home) or os.path.islink(home) or os.listdir(home)):
             raise Foreign(home, "is in the way and not empty", "move it away")
 
@@ -366,6 +372,7 @@ class Store:
         self.remove_links(self.home(new), self.aside(old))
         self.bring_home(new)
         self._leave_aside(self.aside(old))
+        self.remove_links(self.home(old), self.aside(old))
         with contextlib.suppress(OSError):
             os.rmdir(self.home(old))
 

@@ -122,9 +122,10 @@ class Trash:
         entry = entry_name(instance, store.now(), lambda name: self.zfs.get(f"{self.name}/{name}") is not None)
         values = {"canmount": "noauto", **({RECORD: pack_record(record)} if record is not None else {})}
         self.zfs.set(dataset.name, values)
-        store.remove_links(store.home(instance), store.aside(instance))
         self.zfs.unmount(store.home(instance), lazy=True)
         self.zfs.unmount(store.aside(instance), lazy=True)
+        # also those that a boot has mounted over
+        store.remove_links(store.home(instance), store.aside(instance))
         self.zfs.rename(dataset.name, f"{self.name}/{entry}")
         for directory in (store.home(instance), store.aside(instance)):
             with contextlib.suppress(OSError):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from . import host, image
-from .cluster import Cluster, both, stop_everything
+from .cluster import NODES, Cluster, both, stop_everything
 from .host import LabError, say
-from .machine import Machine
+from .machine import MEMORY_MIB, Machine
 from .product import install
 
 ROOT = Path(__file__).parents[2]
+RESULT = re.compile(r"::(\S+) (PASSED|FAILED|ERROR)")
 
 
 def main() -> int:
@@ -65,8 +68,8 @@ def up(options: argparse.Namespace) -> None:
     lab = Cluster(options.generation)
     install(lab.up())
     say(
-        f"{options.generation}: the cluster is up with zfsganeti installed: make lab-shell GENERATION={options.generation}, then for example "
-        "gnt-zfs setup zfs/vm node3=tank/vm"
+        f"{options.generation}: the cluster is up with zfsganeti installed: make lab-shell GENERATION={options.generation}, "
+        "then for example gnt-zfs setup zfs/vm node3=tank/vm"
     )
 
 
@@ -109,43 +112,46 @@ def boot(options: argparse.Namespace) -> None:
 
 
 def test(options: argparse.Namespace) -> int:
-    """Run the lab's tests on each generation in a process of its own, side by side."""
+    """Run the lab's tests on each generation in a process of its own, side by side where memory allows."""
     host.install_missing()
     generations = tuple(options.generation or image.GENERATIONS)
-    both(lambda generation: image.build(generation), generations)
-    runs = {}
-    for generation in generations:
-        log = host.cache() / f"test-{generation}.log"
-        with log.open("wb") as file:
-            runs[generation] = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-u",
-                    "-m",
-                    "pytest",
-                    "-v",
-                    "-rA",
-                    "--tb=short",
-                    "-p",
-                    "no:cacheprovider",
-                    *(options.pytest or [str(ROOT / "tests/lab")]),
-                ],
-                cwd=ROOT,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "ZFSGANETI_GENERATION": generation},
-            )
-        subprocess.Popen(
-            ["sed", "-u", "-n", f"s/^.*test_[a-z_]*\\.py::\\(.*\\) \\(PASSED\\|FAILED\\|ERROR\\).*/{generation}: \\1 \\2/p"],
-            stdin=subprocess.Popen(["tail", "-n", "+1", "-f", f"--pid={runs[generation].pid}", str(log)], stdout=subprocess.PIPE).stdout,
-        )
-    failed = [generation for generation, process in runs.items() if process.wait() != 0]
-    for generation in generations:
-        lines = (host.cache() / f"test-{generation}.log").read_text(encoding="utf-8", errors="replace").splitlines()
-        if generation in failed:
-            print("\n".join(line for line in lines if not line.startswith("PASSED")))
-        print(f"{generation}: {lines[-1] if lines else 'no output'}", flush=True)
-    return 1 if failed else 0
+    both(image.build, generations)
+    arguments = options.pytest or [str(ROOT / "tests/lab")]
+    if host.available_memory_mib() < MEMORY_MIB * NODES * len(generations) + 1024:
+        say("too little memory for all nodes at once: one generation after the other")
+        statuses = [status for generation in generations for status in _wait([_start(generation, arguments)])]
+    else:
+        statuses = _wait([_start(generation, arguments) for generation in generations])
+    return max(statuses)
+
+
+def _start(generation: str, arguments: list[str]) -> tuple[str, subprocess.Popen[bytes], Path]:
+    log = host.cache() / f"test-{generation}.log"
+    command = [sys.executable, "-u", "-m", "pytest", "-v", "-rA", "--tb=short", "-p", "no:cacheprovider", *arguments]
+    with log.open("wb") as file:
+        environment = {**os.environ, "ZFSGANETI_GENERATION": generation}
+        return generation, subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment), log
+
+
+def _wait(runs: list[tuple[str, subprocess.Popen[bytes], Path]]) -> list[int]:
+    """Return the exit statuses; every test's result is printed as it comes, a failed run's log when all have ended."""
+    shown = dict.fromkeys((generation for generation, _process, _log in runs), 0)
+    while True:
+        running = any(process.poll() is None for _generation, process, _log in runs)
+        for generation, _process, log in runs:
+            results = RESULT.findall(log.read_text(encoding="utf-8", errors="replace").split("= PASSES =")[0])
+            for name, result in results[shown[generation] :]:
+                print(f"{time.strftime('%H:%M:%S')} {generation}: {name} {result}", flush=True)
+            shown[generation] = len(results)
+        if not running:
+            break
+        time.sleep(2)
+    for generation, process, log in runs:
+        text = log.read_text(encoding="utf-8", errors="replace")
+        if process.returncode != 0:
+            print(f"{generation}: the log is {log}\n" + "\n".join(line for line in text.splitlines() if not line.startswith("PASSED")))
+        print(f"{generation}: {text.splitlines()[-1] if text else 'no output'}", flush=True)
+    return [process.returncode for _generation, process, _log in runs]
 
 
 def demo(options: argparse.Namespace) -> None:

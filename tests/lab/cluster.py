@@ -191,6 +191,6 @@ def both(action: Callable[[str], object], generations: tuple[str, ...] = image.G
 def stop_everything() -> None:
     """No lab of any generation or purpose runs on this machine."""
     for generation in image.GENERATIONS:
-        for purpose in ("lab", "test", "build"):
+        for purpose in ("lab", "test", "demo", "build"):
             Cluster(generation, purpose).stop()
     subprocess.run(["sync"], check=False)

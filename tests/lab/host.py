@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+MODULES = {"python3-venv": "ensurepip", "python3-sh": "sh"}
 MINIMUM_QEMU = 10  # bookworm's 7.2 corrupts guests under TCG: kernel oopses within seconds
 PACKAGES = {
     "debootstrap": "debootstrap",
@@ -18,7 +20,8 @@ PACKAGES = {
     "ip": "iproute2",
     "mke2fs": "e2fsprogs",
     "ssh": "openssh-client",
-    "dpkg-deb": "dpkg",
+    "make": "make",
+    "tar": "tar",
 }
 
 
@@ -82,6 +85,12 @@ def qemu_version() -> int:
     return int(found.group(1)) if found else 0
 
 
+def available_memory_mib() -> int:
+    """Return how much memory programs can still take on this machine."""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+    return int(found.group(1)) // 1024 if found else 0
+
+
 def kvm_works() -> bool:
     """Tell whether KVM can be used: /dev/kvm may exist and still hang a stock kernel without vmx or svm."""
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
@@ -92,7 +101,10 @@ def install_missing() -> None:
     """Debian's packages that the lab calls are installed; only the missing ones are touched."""
     if os.geteuid() != 0:
         raise LabError("the lab needs root: it builds a disk from a chroot and makes a network namespace")
-    missing = sorted({package for program, package in PACKAGES.items() if shutil.which(program) is None})
+    missing = sorted(
+        {package for package, module in MODULES.items() if importlib.util.find_spec(module) is None}
+        | {package for program, package in PACKAGES.items() if shutil.which(program) is None}
+    )
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     if missing or qemu_version() < MINIMUM_QEMU:
         say(f"installing {' '.join([*missing, 'QEMU'])}")

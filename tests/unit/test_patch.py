@@ -60,7 +60,7 @@ def function_of(text: str, os_module: Any = os) -> Callable[[str], None]:
         "_Fail": fail,
         "_TransformFileStorageDir": lambda path: path,
     }
-    exec(compile(ast.Module(found, []), "backend.py", "exec"), scope)
+    exec(compile(ast.Module(list[ast.stmt](found), []), "backend.py", "exec"), scope)
     result: Callable[[str], None] = scope["RemoveFileStorageDir"]
     return result
 

@@ -1,0 +1,400 @@
+"""A ZFS in memory whose files are real: what datasets.Backend promises, with the errors of zfsganeti.zfs.Zfs.
+
+Each filesystem's files live in a directory of their own. Mounting puts a symlink to it where the empty directory was: it can
+be mounted at several places at once, rmdir fails on it as it does on a mount point, and listdir, open and rename see its files.
+The contract tests run on this and on real ZFS, which keeps it honest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from tests.killing import Reaper
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, ZfsGanetiError
+from zfsganeti.zfs import VALIDATORS, Dataset, Mount, Pool, check_dataset, check_snapshot, encode
+
+VALUE_LIMIT = 8191  # ZAP_MAXVALUELEN less the NUL
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class Snapshot:
+    """A snapshot: its files as they were, and what keeps it."""
+
+    def __init__(self, number: int, created: int, files: dict[str, bytes]) -> None:
+        self.number, self.created, self.files = number, created, files
+        self.holds: set[str] = set()
+
+
+class Filesystem:
+    """A filesystem: what is set on it, and the directory with its files."""
+
+    def __init__(self, number: int, created: int, files: str) -> None:
+        self.number, self.created, self.files = number, created, files
+        self.properties: dict[str, str] = {}
+        self.marks: dict[str, str] = {}
+        self.snapshots: dict[str, Snapshot] = {}
+        self.origin: tuple[Filesystem, str] | None = None
+        self.users: list[str] = []
+
+
+class Mounted:
+    """A mount: where, of what, and the mode of the directory below."""
+
+    def __init__(self, path: str, filesystem: Filesystem, mode: int) -> None:
+        self.path, self.filesystem, self.mode = path, filesystem, mode
+
+
+def changing(
+    method: Callable[Concatenate[FakeZfs, Arguments], Result],
+) -> Callable[Concatenate[FakeZfs, Arguments], Result]:
+    """The process can die before the method has done anything and after it has done everything."""
+
+    @functools.wraps(method)
+    def call(self: FakeZfs, *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+        self.reaper.point()
+        with self.reaper.sparing():
+            result = method(self, *arguments, **options)
+        self.reaper.point()
+        return result
+
+    return call
+
+
+class FakeZfs:
+    """One pool below a directory of its own; `clock`, `available`, `health`, `size` and `free` are what a test says."""
+
+    ours = "zfsganeti-"
+
+    def __init__(self, place: str, pool: str = "zfs") -> None:
+        self.place = place
+        self.reaper = Reaper(os.path.dirname(place))
+        self.clock = 1_700_000_000
+        self.available = 100 << 30
+        self.health, self.size, self.free = "ONLINE", 200 << 30, 100 << 30
+        self._count = 0
+        self._mounted: list[Mounted] = []
+        self._filesystems: dict[str, Filesystem] = {}
+        self._add(pool, {"mountpoint": f"/{pool}"}, {})
+
+    # reading
+
+    def version(self) -> tuple[int, ...]:
+        return (2, 3, 9)
+
+    def datasets(self, root: str, *, depth: int | None = None, marks: Iterable[str] = ()) -> list[Dataset]:
+        wanted = set(marks)
+        return [self._dataset(name, wanted) for name in self._below(root, depth)]
+
+    def get(self, name: str, *, marks: Iterable[str] = ()) -> Dataset | None:
+        try:
+            return self.datasets(name, depth=0, marks=marks)[0]
+        except Missing:
+            return None
+
+    def filesystems(self) -> list[tuple[str, str]]:
+        return [(name, self._mountpoint(name)) for name in sorted(self._filesystems)]
+
+    def snapshots(self, root: str, *, depth: int | None = None) -> list[tuple[str, int, int]]:
+        names = [] if depth == 0 else self._below(root, None if depth is None else depth - 1)
+        found = [(snapshot.number, f"{name}@{short}", snapshot.created) for name in names for short, snapshot in self._snapshots(name)]
+        return [(name, created, 0) for _number, name, created in sorted(found)]
+
+    def pool(self, name: str) -> Pool:
+        pool = name.split("/")[0]
+        if pool not in self._filesystems:
+            raise Missing(f"pool {pool}")
+        return Pool(pool, self.health, self.size, self.free)
+
+    def mounts(self) -> list[Mount]:
+        return [Mount(self._name_of(mounted.filesystem), mounted.path, True) for mounted in self._mounted]
+
+    def mounted_at(self, path: str) -> str | None:
+        return next((mount.dataset for mount in self.mounts() if mount.path == path), None)
+
+    # changing
+
+    @changing
+    def create(self, name: str, properties: Mapping[str, object], marks: Mapping[str, str]) -> None:
+        check_dataset(name)
+        encode(properties, marks)
+        if name in self._filesystems:
+            raise Refused(f"dataset {name}", "exists already")
+        if name.rpartition("/")[0] not in self._filesystems:
+            raise Missing(f"dataset {name}")
+        self._add(name, {key: str(value) for key, value in properties.items()}, marks)
+
+    @changing
+    def snapshot(self, names: Iterable[str], marks: Mapping[str, str] | None = None) -> None:
+        whole = [check_snapshot(name) for name in names]
+        encode({}, marks or {})
+        pairs = [name.split("@") for name in whole]
+        for dataset, short in pairs:
+            if dataset not in self._filesystems:
+                raise Missing(f"dataset {whole[0]}")
+            if short in self._filesystems[dataset].snapshots:
+                raise Refused(f"dataset {whole[0]}", "exists already")
+        if len({dataset for dataset, _short in pairs}) != len(pairs):
+            raise CommandFailed(f"libzfs_core on {whole[0]}", 18, "SnapshotFailure: Invalid cross-device link")
+        for dataset, short in pairs:
+            filesystem = self._filesystems[dataset]
+            filesystem.snapshots[short] = Snapshot(self._next(), self.clock, read_files(filesystem.files))
+
+    @changing
+    def rename(self, old: str, new: str) -> None:
+        check_dataset(old)
+        check_dataset(new)
+        if old not in self._filesystems or new.rpartition("/")[0] not in self._filesystems:
+            raise Missing(f"dataset {old}")
+        if new in self._filesystems:
+            raise Refused(f"dataset {old}", "exists already")
+        for name in self._below(old, None):
+            self._filesystems[new + name[len(old) :]] = self._filesystems.pop(name)
+
+    @changing
+    def set(self, name: str, values: Mapping[str, str]) -> None:
+        filesystem = self._must(name)
+        for key, value in values.items():
+            self._check_settable(name, key, value)
+        for key, value in values.items():
+            (filesystem.marks if ":" in key else filesystem.properties)[key] = value
+
+    def clear(self, name: str, keys: Iterable[str]) -> None:
+        for key in keys:  # one program each on real ZFS: the process can die between them
+            self._inherit(name, key)
+
+    @changing
+    def _inherit(self, name: str, key: str) -> None:
+        self._must(name).marks.pop(key, None)
+
+    @changing
+    def destroy_snapshots(self, names: Iterable[str]) -> None:
+        there = [(*name.split("@"), name) for name in map(check_snapshot, names)]
+        there = [(dataset, short, name) for dataset, short, name in there if short in dict(self._snapshots(dataset))]
+        for dataset, short, name in there:
+            if self._filesystems[dataset].snapshots[short].holds:
+                raise Busy(f"dataset {name}", "is in use")
+            if self._clones(dataset, short):
+                raise Refused(f"dataset {name}", "exists already")
+        for dataset, short, _name in there:
+            del self._filesystems[dataset].snapshots[short]
+
+    @changing
+    def destroy(
+        self,
+        name: str,
+        marks: Mapping[str, str],
+        *,
+        strangers: bool = False,
+        seconds: float = 0,  # noqa: ARG002 - nothing frees itself here, so waiting is left out
+        only_check: bool = False,
+    ) -> None:
+        filesystem = self._must(check_dataset(name))
+        for key, value in marks.items():
+            if filesystem.marks.get(key) != value:
+                raise Foreign(f"dataset {name}", f"is not ours as expected (property {key})")
+        self._check_kept(name, filesystem, strangers)
+        users = self._users(filesystem)
+        if users:
+            raise Busy(f"dataset {name}", f"is in use by {', '.join(users)}")
+        if not only_check:
+            del self._filesystems[name]
+            shutil.rmtree(filesystem.files)
+
+    # mounting
+
+    @changing
+    def mount(self, name: str, path: str) -> None:
+        if "," in path:
+            raise BadInput(f"path {path}: a comma cannot be passed to mount(2)")
+        there = self.mounted_at(path)
+        if there == name:
+            return
+        if there is not None:
+            raise Foreign(path, f"dataset {there} is mounted there, not {name}")
+        os.makedirs(path, mode=0o750, exist_ok=True)
+        self.reaper.point()
+        if os.listdir(path):
+            raise Foreign(path, f"the directory is not empty, {name} is not mounted over it", "move away what is in it")
+        self._cover(path, self._must(name))
+
+    @changing
+    def unmount(self, path: str, *, lazy: bool = False, seconds: float = 0) -> None:  # noqa: ARG002
+        name = self.mounted_at(path)
+        if name is None:
+            return
+        filesystem = self._filesystems[name]
+        below = [mounted for mounted in self._mounted if mounted.path.startswith(f"{path}/")]
+        if not lazy and (filesystem.users or below):
+            raise Busy(path, f"{name} is in use by {', '.join(self._users(filesystem))}")
+        for mounted in reversed(below):
+            self._uncover(mounted)
+        self._uncover(next(mounted for mounted in self._mounted if mounted.path == path))
+
+    # what others do to the pool, for tests
+
+    def foreign(self, name: str, marks: Mapping[str, str] | None = None, mountpoint: str | None = None) -> None:
+        """Somebody else has made a filesystem."""
+        self._add(name, {"mountpoint": mountpoint} if mountpoint else {}, marks or {})
+
+    def clone(self, snapshot: str, name: str) -> None:
+        dataset, short = snapshot.split("@")
+        self._add(name, {}, {})
+        self._filesystems[name].origin = (self._must(dataset), short)
+
+    def hold(self, snapshot: str, tag: str = "keep") -> None:
+        dataset, short = snapshot.split("@")
+        self._must(dataset).snapshots[short].holds.add(tag)
+
+    @contextlib.contextmanager
+    def held_open(self, name: str, user: str) -> Iterator[None]:
+        """A process has a file of the filesystem open, also after a lazy unmount."""
+        filesystem = self._must(name)
+        filesystem.users.append(user)
+        try:
+            yield
+        finally:
+            filesystem.users.remove(user)
+
+    def files(self, name: str) -> dict[str, bytes]:
+        """Return the contents of a filesystem's files, mounted or not."""
+        return read_files(self._must(name).files)
+
+    def snapshot_files(self, snapshot: str) -> dict[str, bytes]:
+        dataset, short = snapshot.split("@")
+        return self._must(dataset).snapshots[short].files
+
+    def state(self) -> dict[str, Any]:
+        """Return all there is, in a form that two runs can be compared in."""
+        return {
+            name: {
+                "properties": filesystem.properties,
+                "marks": filesystem.marks,
+                "snapshots": {short: snapshot.files for short, snapshot in filesystem.snapshots.items()},
+                "files": read_files(filesystem.files),
+                "mounted": sorted(mounted.path for mounted in self._mounted if mounted.filesystem is filesystem),
+            }
+            for name, filesystem in sorted(self._filesystems.items())
+        }
+
+    # inside
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
+
+    def _add(self, name: str, properties: Mapping[str, str], marks: Mapping[str, str]) -> None:
+        number = self._next()
+        files = f"{self.place}/{number}"
+        os.makedirs(files)
+        filesystem = Filesystem(number, self.clock, files)
+        filesystem.properties.update(properties)
+        filesystem.marks.update(marks)
+        self._filesystems[name] = filesystem
+
+    def _must(self, name: str) -> Filesystem:
+        if name not in self._filesystems:
+            raise Missing(f"dataset {name}")
+        return self._filesystems[name]
+
+    def _below(self, root: str, depth: int | None) -> list[str]:
+        self._must(check_dataset(root))
+        names = sorted(name for name in self._filesystems if name == root or name.startswith(f"{root}/"))
+        return [name for name in names if depth is None or name.count("/") - root.count("/") <= depth]
+
+    def _name_of(self, filesystem: Filesystem) -> str:
+        return next(name for name, candidate in self._filesystems.items() if candidate is filesystem)
+
+    def _snapshots(self, name: str) -> Iterable[tuple[str, Snapshot]]:
+        return self._filesystems[name].snapshots.items() if name in self._filesystems else ()
+
+    def _mountpoint(self, name: str) -> str:
+        own = self._filesystems[name].properties.get("mountpoint")
+        if own is not None:
+            return own
+        parent, _slash, short = name.rpartition("/")
+        inherited = self._mountpoint(parent)
+        return inherited if inherited in ("none", "legacy") else f"{inherited}/{short}"
+
+    def _dataset(self, name: str, wanted: set[str]) -> Dataset:
+        filesystem = self._filesystems[name]
+        used = sum(allocated(self._filesystems[below].files) for below in self._below(name, None))
+        native = {
+            "mountpoint": self._mountpoint(name),
+            "canmount": filesystem.properties.get("canmount", "on"),
+            "mounted": "yes" if any(mounted.filesystem is filesystem for mounted in self._mounted) else "no",
+            "used": str(used),
+            "referenced": str(allocated(filesystem.files)),
+            "available": str(self.available),
+            "creation": str(filesystem.created),
+            "guid": str(filesystem.number),
+            "origin": f"{self._name_of(filesystem.origin[0])}@{filesystem.origin[1]}" if filesystem.origin else "-",
+        }
+        return Dataset(name, native, {key: value for key, value in filesystem.marks.items() if key in wanted})
+
+    @staticmethod
+    def _check_settable(name: str, key: str, value: str) -> None:
+        try:
+            if ":" in key:
+                good = len(value.encode()) <= VALUE_LIMIT
+            else:
+                encode({key: int(value) if value.isdigit() and key in VALIDATORS else value}, {})
+                good = True
+        except ZfsGanetiError:
+            good = False
+        if not good:
+            raise CommandFailed(f"zfs set {name}", 1, f"cannot set property for '{name}': {key} cannot be that")
+
+    def _clones(self, name: str, short: str) -> list[str]:
+        origin = self._filesystems[name]
+        return [clone for clone, filesystem in self._filesystems.items() if filesystem.origin == (origin, short)]
+
+    def _check_kept(self, name: str, filesystem: Filesystem, strangers: bool) -> None:
+        """The order is that of the channel program: what it finds first is what it says."""
+        for child in self._below(name, 1)[1:]:
+            raise Busy(f"dataset {name}", f"has the child {child}")
+        for short, snapshot in filesystem.snapshots.items():
+            for clone in self._clones(name, short):
+                raise Busy(f"dataset {name}", f"has the clone {clone}")
+            for tag in sorted(snapshot.holds):
+                raise Busy(f"dataset {name}", f"snapshot {name}@{short} ({tag}) is held")
+        others = [short for short in filesystem.snapshots if not short.startswith(self.ours)]
+        if others and not strangers:
+            raise Busy(f"dataset {name}", f"has {len(others)} snapshots that are not ours, such as {others[-1]}")
+
+    def _users(self, filesystem: Filesystem) -> list[str]:
+        mounts = [f"the mount at {mounted.path}" for mounted in self._mounted if mounted.filesystem is filesystem]
+        return [*mounts[:1], *filesystem.users]
+
+    def _cover(self, path: str, filesystem: Filesystem) -> None:
+        mode = os.stat(path).st_mode & 0o7777
+        os.rmdir(path)
+        os.symlink(filesystem.files, path)
+        self._mounted.append(Mounted(path, filesystem, mode))
+
+    def _uncover(self, mounted: Mounted) -> None:
+        os.unlink(mounted.path)
+        os.mkdir(mounted.path)
+        os.chmod(mounted.path, mounted.mode)
+        self._mounted.remove(mounted)
+
+
+def read_files(directory: str) -> dict[str, bytes]:
+    """Return the contents of the regular files of a directory by name."""
+    found = {}
+    for entry in os.scandir(directory):
+        if entry.is_file(follow_symlinks=False):
+            with open(entry.path, "rb") as file:
+                found[entry.name] = file.read()
+    return found
+
+
+def allocated(directory: str) -> int:
+    """Return the bytes that the files of a directory take on disk."""
+    return sum(entry.stat().st_blocks * 512 for entry in os.scandir(directory) if entry.is_file(follow_symlinks=False))

@@ -1,0 +1,142 @@
+"""One cluster per generation for all tests of the lab: woken from its saved state, with this checkout installed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from .cluster import Cluster
+from .machine import Machine
+from .product import install
+
+GENERATION = os.environ.get("ZFSGANETI_GENERATION", "trixie")
+DIRECTORY = "/zfs/vm"
+ROOTS = {"node1": "zfs/vm", "node2": "zfs/vm", "node3": "tank/vm"}
+SETUP = "gnt-zfs setup --yes zfs/vm node3=tank/vm"
+
+
+class Lab:
+    """What an administrator does, in words; commands run on the master."""
+
+    def __init__(self, cluster: Cluster, nodes: list[Machine]) -> None:
+        self.cluster, self.nodes = cluster, nodes
+        self.master, self.node2, self.node3 = nodes
+        self.generation = cluster.generation
+
+    def run(self, command: str) -> str:
+        return self.master.run(command)
+
+    def fails(self, command: str) -> str:
+        return self.master.fails(command)
+
+    def node(self, name: str) -> Machine:
+        return next(node for node in self.nodes if node.name == name)
+
+    @property
+    def unchecked(self) -> str:
+        """3.0 looks instance names up unless told otherwise, 3.1 warns about being told."""
+        return "--no-name-check --no-ip-check" if self.generation == "bookworm" else ""
+
+    def add_command(self, name: str, *, node: str = "node2", disks: tuple[str, ...] = ("64M",), more: str = "") -> str:
+        sizes = " ".join(f"--disk {index}:size={size}" for index, size in enumerate(disks)) or "--no-disks"
+        return (
+            f"gnt-instance add -t file -o noop+default -H fake -B memory=64M --no-install --no-start {self.unchecked} {sizes} "
+            f"-n {node}.example.com {more} {name}"
+        )
+
+    def add(self, name: str, *, node: str = "node2", disks: tuple[str, ...] = ("64M",), more: str = "") -> None:
+        self.run(self.add_command(name, node=node, disks=disks, more=more))
+
+    def disks(self, name: str, node: str = "node2") -> list[str]:
+        """Return the paths of an instance's disk files in order."""
+        return sorted(self.node(node).run(f"ls -d {DIRECTORY}/{name}/*.file.disk*").split(), key=lambda path: path.rsplit("disk", 1)[1])
+
+    def fill(self, name: str, node: str = "node2") -> list[str]:
+        """Every disk of an instance holds a text of its own, at its begin and at its end; return their checksums in order."""
+        for path in self.disks(name, node):
+            text = f"{name} {uuid.uuid4()}"
+            self.node(node).run(
+                f"f={shlex.quote(path)}; s=$(stat -c %s $f); echo {text} | dd of=$f conv=notrunc status=none; "
+                f"echo {text} | dd of=$f bs=1 seek=$((s-100)) conv=notrunc status=none; sync -f $f"
+            )
+        return self.sums(name, node)
+
+    def sums(self, name: str, node: str = "node2") -> list[str]:
+        files = " ".join(shlex.quote(path) for path in self.disks(name, node))
+        return [line.split()[0] for line in self.node(node).run(f"sha256sum {files}").splitlines()]
+
+    def datasets(self, node: str = "node2") -> list[str]:
+        """Return the short names of the root's children, the trash's entries as .trash/..."""
+        root = ROOTS[node]
+        names = self.node(node).run(f"zfs list -H -o name -r {root}").split()
+        return [name.removeprefix(f"{root}/") for name in names if name not in (root, f"{root}/.trash")]
+
+    def trash(self, node: str = "node2") -> list[str]:
+        return [name.removeprefix(".trash/") for name in self.datasets(node) if name.startswith(".trash/")]
+
+    def mounted(self, name: str, node: str = "node2") -> bool:
+        return self.node(node).execute(f"mountpoint -q {DIRECTORY}/{name}").status == 0
+
+    def remove(self, name: str) -> None:
+        """The instance is gone, its trash too."""
+        self.run(f"gnt-instance remove -f {name}; gnt-zfs trash empty --yes --with-snapshots")
+
+    def instances(self) -> list[str]:
+        return self.run("gnt-instance list --no-headers -o name").split()
+
+    def deny(self, hook: str, node: str = "node1") -> None:
+        """Another hook, which runs after ours, vetoes an operation on a node."""
+        machine = self.node(node)
+        machine.run(f"mkdir -p /etc/ganeti/hooks/{hook}.d")
+        machine.write(f"/etc/ganeti/hooks/{hook}.d/zzz-deny", "#!/bin/sh\necho denied by a test\nexit 1\n", "755")
+
+    def allow(self, hook: str, node: str = "node1") -> None:
+        self.node(node).run(f"rm -f /etc/ganeti/hooks/{hook}.d/zzz-deny")
+
+    def configure(self, text: str, node: str = "node2") -> None:
+        self.node(node).write("/etc/zfsganeti.conf", text)
+
+    def unconfigure(self, node: str = "node2") -> None:
+        self.node(node).run("rm -f /etc/zfsganeti.conf")
+
+    def watch(self, node: str = "node2") -> str:
+        """What the watcher does every five minutes; return what the hook said."""
+        return self.node(node).execute("/etc/ganeti/hooks/watcher/zfsganeti").said
+
+
+@pytest.fixture(scope="session")
+def fresh() -> Iterator[Lab]:
+    """A healthy stock cluster with zfsganeti installed and nothing set up."""
+    cluster = Cluster(GENERATION, "test")
+    cluster.stop()
+    nodes = cluster.up()
+    install(nodes)
+    yield Lab(cluster, nodes)
+    if not os.environ.get("ZFSGANETI_KEEP_LAB"):
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def lab(fresh: Lab) -> Lab:
+    """The cluster after `gnt-zfs setup`."""
+    fresh.run(SETUP)
+    return fresh
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test the cluster has no instance, its nodes no dataset and no trash, and `gnt-zfs check` finds nothing."""
+    yield
+    if "lab" not in request.fixturenames:
+        return
+    used: Lab = request.getfixturevalue("lab")
+    left = used.instances()
+    for name in left:
+        used.run(f"gnt-instance remove -f {name}")
+    used.run("gnt-zfs trash empty --yes --with-snapshots")
+    used.run("gnt-zfs check --repair; gnt-zfs trash empty --yes --with-snapshots")
+    assert used.run("gnt-zfs check").startswith("All is well")

@@ -1,0 +1,24 @@
+"""A node loses its power: its pool is as it was, and what was under way ends right when it is repeated."""
+
+from __future__ import annotations
+
+from .conftest import Lab
+
+
+def test_a_node_that_was_cut_off_comes_back_with_its_instances(lab: Lab) -> None:
+    lab.add("web1")
+    sums = lab.fill("web1")
+    lab.add("gone")
+    kept = lab.fill("gone")
+    # aside, as in the middle of a removal
+    lab.node2.run('echo \'{"instance": "gone", "intent": "remove"}\' | gnt-zfs node aside')
+    lab.node2.run("zpool sync")
+    lab.node2.kill()
+    lab.cluster.boot(lab.node2)
+    lab.node2.wait("zpool list zfs")
+    lab.node2.wait("pgrep -f ganeti-noded || { /usr/lib/ganeti/daemon-util start-all; false; }")
+    assert lab.sums("web1") == sums
+    lab.master.wait("gnt-zfs check --repair")
+    assert lab.sums("gone") == kept
+    assert lab.mounted("gone")
+    lab.run("gnt-instance start gone")
