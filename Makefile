@@ -5,7 +5,7 @@ PYTHON := /usr/bin/python3
 VENV := $(or $(ZFSGANETI_VENV),$(CURDIR)/.venv)
 GENERATION ?= trixie
 NODE ?= node1
-LAB := $(PYTHON) -m tests.lab
+LAB := tests/lab/lab
 
 .PHONY: check test demo lab lab-shell lab-run lab-stop lab-clean install deps venv
 
@@ -38,7 +38,7 @@ lab: deps
 lab-shell:
 	$(LAB) shell --generation $(GENERATION) $(NODE)
 
-# make lab-run NODE=node2 COMMAND='zfs list'
+# make lab-run NODE=node2 COMMAND='zfs list'; make knows only 0 and 2, tests/lab/lab run node2 'zfs list' passes the status on
 lab-run:
 	@$(LAB) run --generation $(GENERATION) $(NODE) "$(COMMAND)"
 

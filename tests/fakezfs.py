@@ -45,10 +45,10 @@ class Filesystem:
 
 
 class Mounted:
-    """A mount: where, of what, and the mode of the directory below."""
+    """A mount: where, of what, and where the directory that it covers is kept meanwhile."""
 
-    def __init__(self, path: str, filesystem: Filesystem, mode: int) -> None:
-        self.path, self.filesystem, self.mode = path, filesystem, mode
+    def __init__(self, path: str, filesystem: Filesystem, covered: str) -> None:
+        self.path, self.filesystem, self.covered = path, filesystem, covered
 
 
 def changing(
@@ -57,7 +57,7 @@ def changing(
     """The process can die before the method has done anything and after it has done everything."""
 
     @functools.wraps(method)
-    def call(self: FakeZfs, *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+    def call(self: FakeZfs, /, *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
         self.reaper.point()
         with self.reaper.sparing():
             result = method(self, *arguments, **options)
@@ -89,7 +89,7 @@ class FakeZfs:
         return (2, 3, 9)
 
     def datasets(self, root: str, *, depth: int | None = None, marks: Iterable[str] = ()) -> list[Dataset]:
-        wanted = set(marks)
+        wanted = frozenset(marks)
         return [self._dataset(name, wanted) for name in self._below(root, depth)]
 
     def get(self, name: str, *, marks: Iterable[str] = ()) -> Dataset | None:
@@ -159,7 +159,7 @@ class FakeZfs:
 
     @changing
     def set(self, name: str, values: Mapping[str, str]) -> None:
-        filesystem = self._must(name)
+        filesystem = self._must(check_dataset(name))
         for key, value in values.items():
             self._check_settable(name, key, value)
         for key, value in values.items():
@@ -171,7 +171,7 @@ class FakeZfs:
 
     @changing
     def _inherit(self, name: str, key: str) -> None:
-        self._must(name).marks.pop(key, None)
+        self._must(check_dataset(name)).marks.pop(key, None)
 
     @changing
     def destroy_snapshots(self, names: Iterable[str]) -> None:
@@ -252,6 +252,17 @@ class FakeZfs:
         dataset, short = snapshot.split("@")
         self._must(dataset).snapshots[short].holds.add(tag)
 
+    def boot(self) -> None:
+        """The node was off: no process holds anything, and `zfs mount -a` has mounted what it mounts, over files as well."""
+        for mounted in reversed(self._mounted[:]):
+            self._uncover(mounted)
+        for name in sorted(self._filesystems):
+            filesystem, path = self._filesystems[name], self._mountpoint(name)
+            filesystem.users.clear()
+            if filesystem.properties.get("canmount", "on") == "on" and path.startswith(os.path.dirname(self.place)):
+                os.makedirs(path, exist_ok=True)
+                self._cover(path, filesystem)
+
     @contextlib.contextmanager
     def held_open(self, name: str, user: str) -> Iterator[None]:
         """A process has a file of the filesystem open, also after a lazy unmount."""
@@ -322,7 +333,7 @@ class FakeZfs:
         inherited = self._mountpoint(parent)
         return inherited if inherited in ("none", "legacy") else f"{inherited}/{short}"
 
-    def _dataset(self, name: str, wanted: set[str]) -> Dataset:
+    def _dataset(self, name: str, wanted: frozenset[str]) -> Dataset:
         filesystem = self._filesystems[name]
         used = sum(allocated(self._filesystems[below].files) for below in self._below(name, None))
         native = {
@@ -373,15 +384,14 @@ class FakeZfs:
         return [*mounts[:1], *filesystem.users]
 
     def _cover(self, path: str, filesystem: Filesystem) -> None:
-        mode = os.stat(path).st_mode & 0o7777
-        os.rmdir(path)
+        covered = f"{self.place}/covered{self._next()}"
+        os.rename(path, covered)
         os.symlink(filesystem.files, path)
-        self._mounted.append(Mounted(path, filesystem, mode))
+        self._mounted.append(Mounted(path, filesystem, covered))
 
     def _uncover(self, mounted: Mounted) -> None:
         os.unlink(mounted.path)
-        os.mkdir(mounted.path)
-        os.chmod(mounted.path, mounted.mode)
+        os.rename(mounted.covered, mounted.path)
         self._mounted.remove(mounted)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from zfsganeti import check, setup
 from zfsganeti.datasets import locked
 from zfsganeti.errors import BadInput, Missing, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
-from zfsganeti.here import Here, Verb
-from zfsganeti.trash import parse_entry
+from zfsganeti.here import Here
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from zfsganeti.here import Verb
 
 
 def _text(request: dict[str, Any], key: str) -> str:
@@ -24,6 +26,8 @@ def _instance(request: dict[str, Any], key: str = "instance") -> str:
 
 
 def _entry(request: dict[str, Any]) -> str:
+    from zfsganeti.trash import parse_entry
+
     entry = _text(request, "entry")
     check_name(parse_entry(entry)[0])
     if "/" in entry:
@@ -39,6 +43,8 @@ def _record(request: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _report(here: Here, _request: dict[str, Any]) -> Any:
+    from zfsganeti import check
+
     return check.report(here)
 
 
@@ -136,10 +142,14 @@ def busy_instances(here: Here) -> set[str]:
 
 
 def _setup_facts(here: Here, request: dict[str, Any]) -> Any:
+    from zfsganeti import setup
+
     return setup.node_facts(here, _text(request, "root"), _text(request, "directory"))
 
 
 def _setup_apply(here: Here, request: dict[str, Any]) -> Any:
+    from zfsganeti import setup
+
     setup.apply_step(here, _text(request, "action"), {key: str(value) for key, value in request.items() if key != "action"})
 
 

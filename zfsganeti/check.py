@@ -156,7 +156,7 @@ def compare_node(
                 found.append(finding)
     if instances is not None:
         found += _judge_instances(facts, instances)
-    return found
+    return found + _overdue(facts, now)
 
 
 def _node_problems(facts: Mapping[str, Any]) -> list[str]:
@@ -177,6 +177,15 @@ def _node_problems(facts: Mapping[str, Any]) -> list[str]:
     if facts["patch_problem"]:
         problems.append(facts["patch_problem"])
     return problems
+
+
+def _overdue(facts: Mapping[str, Any], now: float) -> list[Finding]:
+    """What the watcher should have given up a day ago and could not, since others' snapshots or clones keep it."""
+    return [
+        Finding(facts["node"], entry["entry"], "expired in the trash and could not be destroyed: gnt-zfs trash empty --expired says why")
+        for entry in facts["trash"]
+        if entry["expires"] + 86400 < now and not entry["restoring"]
+    ]
 
 
 def _judge(

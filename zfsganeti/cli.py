@@ -22,7 +22,7 @@ Command = Callable[[Here, argparse.Namespace], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status of the command that was typed; what went wrong is one line on standard error."""
     options = parser().parse_args(arguments)
-    here = Here(peer.VERBS)
+    here = Here(lambda: peer.VERBS)
     try:
         if os.geteuid() != 0:
             raise Unavailable("gnt-zfs", "works with pools and mounts", "run it as root")

@@ -15,13 +15,44 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
 
 from zfsganeti.config import Config
-from zfsganeti.errors import BadInput, Foreign, Missing, NoSpace, Refused, Unavailable, human
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.ganeti import check_name
-from zfsganeti.zfs import Dataset, Mount, Pool, check_dataset
+from zfsganeti.process import holding
+from zfsganeti.zfs import Dataset, check_dataset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any, Protocol
+
+    from zfsganeti.zfs import Mount, Pool
+
+    class Backend(Protocol):
+        """What this room needs of ZFS; `zfsganeti.zfs.Zfs` is the real one."""
+
+        ours: str
+
+        def datasets(self, root: str, *, depth: int | None = None, marks: Any = ()) -> list[Dataset]: ...
+        def get(self, name: str, *, marks: Any = ()) -> Dataset | None: ...
+        def filesystems(self) -> list[tuple[str, str]]: ...
+        def snapshots(self, root: str, *, depth: int | None = None) -> list[tuple[str, int, int]]: ...
+        def pool(self, name: str) -> Pool: ...
+        def mounts(self) -> list[Mount]: ...
+        def mounted_at(self, path: str) -> str | None: ...
+        def create(self, name: str, properties: Mapping[str, object], marks: Mapping[str, str]) -> None: ...
+        def snapshot(self, names: Any, marks: Mapping[str, str] | None = None) -> None: ...
+        def rename(self, old: str, new: str) -> None: ...
+        def set(self, name: str, values: Mapping[str, str]) -> None: ...
+        def clear(self, name: str, keys: Any) -> None: ...
+        def destroy_snapshots(self, names: Any) -> None: ...
+        def destroy(
+            self, name: str, marks: Mapping[str, str], *, strangers: bool = False, seconds: float = 0, only_check: bool = False
+        ) -> None: ...
+        def mount(self, name: str, path: str) -> None: ...
+        def unmount(self, path: str, *, lazy: bool = False, seconds: float = 0) -> None: ...
+
 
 PREFIX = "org.zfsganeti:"
 INSTANCE, CLUSTER, INTENT, RECORD, RESTORING = (PREFIX + word for word in ("instance", "cluster", "intent", "record", "restoring"))
@@ -32,31 +63,6 @@ LOCKS = "/run/lock"
 ABSORB_LIMIT = 64 << 20  # a hook copies no more than this: Ganeti waits 900 s for it
 HEALTHY = ("ONLINE",)
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
-
-
-class Backend(Protocol):
-    """What this room needs of ZFS; `zfsganeti.zfs.Zfs` is the real one."""
-
-    ours: str
-
-    def datasets(self, root: str, *, depth: int | None = None, marks: Any = ()) -> list[Dataset]: ...
-    def get(self, name: str, *, marks: Any = ()) -> Dataset | None: ...
-    def filesystems(self) -> list[tuple[str, str]]: ...
-    def snapshots(self, root: str, *, depth: int | None = None) -> list[tuple[str, int, int]]: ...
-    def pool(self, name: str) -> Pool: ...
-    def mounts(self) -> list[Mount]: ...
-    def mounted_at(self, path: str) -> str | None: ...
-    def create(self, name: str, properties: Mapping[str, object], marks: Mapping[str, str]) -> None: ...
-    def snapshot(self, names: Any, marks: Mapping[str, str] | None = None) -> None: ...
-    def rename(self, old: str, new: str) -> None: ...
-    def set(self, name: str, values: Mapping[str, str]) -> None: ...
-    def clear(self, name: str, keys: Any) -> None: ...
-    def destroy_snapshots(self, names: Any) -> None: ...
-    def destroy(
-        self, name: str, marks: Mapping[str, str], *, strangers: bool = False, seconds: float = 0, only_check: bool = False
-    ) -> None: ...
-    def mount(self, name: str, path: str) -> None: ...
-    def unmount(self, path: str, *, lazy: bool = False, seconds: float = 0) -> None: ...
 
 
 class Root:
@@ -87,6 +93,10 @@ def _mount_root(zfs: Backend, directory: str, config: Config) -> str:
         meant = []  # no ZFS here and no trace of ours: a cluster with file storage of another kind
     if len(meant) > 1:
         raise Unavailable(directory, f"several datasets have it as mountpoint: {', '.join(meant)}", "set root in the configuration file")
+    if not meant and config.root:
+        raise Unavailable(
+            f"root {config.root}", f"is not mounted at {directory}", "gnt-zfs setup mounts it, or correct the configuration file"
+        )
     if not meant and is_guarded(directory):
         raise Unavailable(directory, "the root dataset is not there: its pool is not imported", "zpool import, then zfs mount -a")
     if not meant:
@@ -219,12 +229,13 @@ class Store:
         if existing is None:
             self._check_way_is_free(instance)
         self.check_pool()
-        if not self._is_being_restored(instance):
+        try:
             self.check_space(instance, sum(sizes))
-        if existing is not None and not sizes:
-            self.bring_home(instance)
-        elif create:
-            self.ensure(instance)
+        except NoSpace:
+            if not self._is_being_restored(instance):
+                raise
+        if create:
+            self.bring_home(instance, existing or self._create(instance))
 
     def refuse_leftover_files(self, instance: str) -> None:
         """The dataset at home holds no files: an instance that is added anew must not find another's."""
@@ -263,16 +274,18 @@ class Store:
 
     def ensure(self, instance: str) -> None:
         """The instance's dataset exists, is ours and at home with mode 0750; again is fine."""
-        if self.find(instance) is None:
-            self._check_way_is_free(instance)
-            self.zfs.create(self.name(instance), {}, self.marks(instance))
-        self.bring_home(instance)
+        self.bring_home(instance, self.find(instance) or self._create(instance))
+
+    def _create(self, instance: str) -> Dataset:
+        self._check_way_is_free(instance)
+        self.zfs.create(self.name(instance), {}, self.marks(instance))
+        return Dataset(self.name(instance), {}, self.marks(instance))
 
     # home and aside
 
-    def bring_home(self, instance: str) -> None:
+    def bring_home(self, instance: str, found: Dataset | None = None) -> None:
         """The dataset is mounted at home and nowhere else; links that stood in for its files are gone."""
-        dataset = self.find(instance)
+        dataset = found or self.find(instance)
         if dataset is None:
             raise Missing(f"dataset {self.name(instance)}")
         home, aside = self.home(instance), self.aside(instance)
@@ -334,6 +347,9 @@ class Store:
             raise Refused(
                 home, f"holds {human(allocated)} of plain files where the dataset belongs", "gnt-zfs check --repair moves them in"
             )
+        users = holding([f"{home}/{file}" for file in files])
+        if users:
+            raise Busy(home, f"its plain files are in use by {users[0]}", f"stop {instance}, then gnt-zfs check --repair moves them in")
         aside = self.aside(instance)
         os.makedirs(os.path.dirname(aside), mode=0o700, exist_ok=True)
         self.zfs.mount(self.name(instance), aside)
@@ -347,14 +363,16 @@ class Store:
 
     def absorb(self, instance: str, limit: int | None = ABSORB_LIMIT) -> None:
         """An instance whose files Ganeti put into a plain directory has them in a dataset of its own."""
-        if self.find(instance) is None:
+        dataset = self.find(instance)
+        if dataset is None:
             if not os.path.isdir(self.home(instance)):
                 raise Missing(self.home(instance))
             self.zfs.create(self.name(instance), {}, self.marks(instance))
+            dataset = Dataset(self.name(instance), {}, self.marks(instance))
         if self.zfs.mounted_at(self.home(instance)) is None:
             self.remove_links(self.home(instance), self.aside(instance))
             self._move_in(instance, self.home(instance), limit)
-        self.bring_home(instance)
+        self.bring_home(instance, dataset)
 
     # after an operation
 

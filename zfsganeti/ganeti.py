@@ -19,6 +19,7 @@ DATA_DIR = "/var/lib/ganeti"
 STORAGE_PATHS = "/etc/ganeti/file-storage-paths"
 HOOKS_DIR = "/etc/ganeti/hooks"
 EXTSTORAGE_LOGS = "/var/log/ganeti/extstorage"
+RUNNING = ("running", "canceling")  # constants.OP_STATUS_*: what has begun and not ended
 MAX_DISKS = 16  # constants.MAX_DISKS
 MAX_DISK_MIB = 1 << 34  # 16 PiB: what no node has
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_")
@@ -345,7 +346,7 @@ class Master:
                     job = json.load(file)
             except (OSError, ValueError):
                 continue  # archived or rewritten this moment
-            found += [op["input"] for op in job.get("ops", []) if op.get("status") in ("running", "canceling") and "input" in op]
+            found += _running_opcodes(job)
         return found
 
     def running(self, operation: str, instance: str) -> dict[str, Any] | None:
@@ -355,6 +356,13 @@ class Master:
             if opcode.get("OP_ID") == operation and (asked == instance or instance.startswith(asked + ".")):
                 return opcode
         return None
+
+
+def _running_opcodes(job: Any) -> list[dict[str, Any]]:
+    """Return the inputs of a job's running opcodes; a file of another shape has none."""
+    ops = job.get("ops") if isinstance(job, dict) else None
+    running = [op for op in ops if isinstance(op, dict) and op.get("status") in RUNNING] if isinstance(ops, list) else []
+    return [op["input"] for op in running if isinstance(op.get("input"), dict)]
 
 
 # what we ask of Ganeti

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
 
 from zfsganeti import config, ganeti, node
 from zfsganeti.datasets import Root, Store, find_root
 from zfsganeti.errors import Missing, ZfsGanetiError
-from zfsganeti.trash import Trash
 from zfsganeti.zfs import Zfs
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from zfsganeti.trash import Trash
+
+    Verb = Callable[["Here", dict[str, Any]], Any]
+
 COMMAND = "/usr/sbin/gnt-zfs"  # an ssh session's PATH has no sbin
-Verb = Callable[["Here", dict[str, Any]], Any]
 
 
 class Here:
     """This node; everything is looked up when first needed, so that a door pays only for what it uses."""
 
-    def __init__(self, verbs: dict[str, Verb]) -> None:
-        self._verbs = verbs
+    def __init__(self, verbs: Callable[[], dict[str, Verb]]) -> None:
+        self._verbs = verbs  # called when this node is to answer itself: most hooks never need them
 
     @cached_property
     def config(self) -> config.Config:
@@ -53,6 +57,8 @@ class Here:
 
     @cached_property
     def trash(self) -> Trash:
+        from zfsganeti.trash import Trash
+
         return Trash(self.store)
 
     def has_root(self) -> bool:
@@ -67,11 +73,12 @@ class Here:
     def call(self, peer: str, verb: str, **request: Any) -> Any:
         """Return a node's answer to one of our verbs; this node answers itself without ssh."""
         if peer == self.node:
-            return self._verbs[verb](self, request)
+            return self._verbs()[verb](self, request)
         return node.ask(peer, [*self.ssconf.ssh(peer), COMMAND, "node", verb], request, seconds=self.config.peer_seconds)
 
     def call_all(self, verb: str, nodes: list[str] | None = None, **request: Any) -> dict[str, Any]:
         """Return every online node's answer, or the exception it ended with, all asked at once."""
+        from concurrent.futures import ThreadPoolExecutor
 
         def one(peer: str) -> Any:
             try:

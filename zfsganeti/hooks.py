@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from zfsganeti.here import Here
+    from zfsganeti.here import Here, Verb
 
     Handler = Callable[[Here, ganeti.Event], None]
 
@@ -47,12 +47,17 @@ def main() -> int:
     return 1 if said else 0
 
 
+def _verbs() -> dict[str, Verb]:
+    from zfsganeti.answer import VERBS
+
+    return VERBS
+
+
 def handle(environ: dict[str, str]) -> str:
     """Do what the event asks for on this node; return '' or the line that says what is wrong."""
-    from zfsganeti.answer import VERBS
     from zfsganeti.here import Here
 
-    here = Here(VERBS)
+    here = Here(_verbs)
     name = ganeti.hook_name(environ)
     if name == "watcher":
         return watch(here)

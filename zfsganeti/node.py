@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
-from typing import Any
 
 from zfsganeti.errors import BadInput, CommandFailed, Unavailable, ZfsGanetiError
 from zfsganeti.process import execute
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 SSH_FAILED = 255  # ssh(1): the status of ssh's own failures
 
@@ -42,6 +44,8 @@ def ask(node: str, command: Sequence[str], request: dict[str, Any], *, seconds: 
 
     Unavailable when the peer cannot be reached or answers garbage, PeerFailed with its own words when it refuses.
     """
+    import json
+
     done = execute(command, stdin=json.dumps(request), seconds=seconds)
     if done.status == SSH_FAILED:
         said = " ".join(done.stderr.split()) or "ssh failed"
@@ -62,6 +66,8 @@ def ask(node: str, command: Sequence[str], request: dict[str, Any], *, seconds: 
 
 def read_request(text: str) -> dict[str, Any]:
     """Return a request that a peer sent; BadInput when it is none."""
+    import json
+
     try:
         request = json.loads(text)
     except ValueError:

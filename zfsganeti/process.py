@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
 
 from zfsganeti.errors import Unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
 
@@ -31,3 +35,42 @@ def execute(command: Sequence[str], *, stdin: str = "", seconds: float) -> Done:
     except (sh.TimeoutException, sh.SignalException):
         raise Unavailable(" ".join(command[:2]), f"no end within {seconds:.0f} s") from None
     return Done(done.exit_code, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+# who else is there
+
+
+def others() -> Iterator[str]:
+    """Yield the number of every process but this one."""
+    own = str(os.getpid())
+    return (entry for entry in os.listdir("/proc") if entry.isdigit() and entry != own)
+
+
+def describe(pid: str) -> str:
+    """Return a process the way messages name it: process qemu-system-x86 (4711)."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return f"process {file.read().strip()} ({pid})"
+    except OSError:
+        return f"process {pid}"
+
+
+def open_files(pid: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield what a process has open as (path in /proc, status); one that ends or closes meanwhile yields less."""
+    try:
+        numbers = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return
+    for number in numbers:
+        link = f"/proc/{pid}/fd/{number}"
+        try:
+            status = os.stat(link)
+        except OSError:
+            continue
+        yield link, status
+
+
+def holding(paths: Sequence[str]) -> list[str]:
+    """Return the processes that have one of the files open."""
+    wanted = {(status.st_dev, status.st_ino) for status in map(os.stat, paths)}
+    return [describe(pid) for pid in others() if any((status.st_dev, status.st_ino) in wanted for _link, status in open_files(pid))]

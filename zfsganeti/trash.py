@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
 
-from zfsganeti.datasets import CLUSTER, INSTANCE, INTENT, MARKS, RECORD, RESTORING, TRASH, Store, pack_record, unpack_record
+from zfsganeti.datasets import CLUSTER, INSTANCE, INTENT, MARKS, RECORD, RESTORING, TRASH, pack_record, unpack_record
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, human
-from zfsganeti.zfs import Dataset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from zfsganeti.datasets import Store
+    from zfsganeti.zfs import Dataset
 
 STAMP = "%Y%m%dT%H%M%SZ"
 DAY = 86400

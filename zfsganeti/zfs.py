@@ -11,16 +11,20 @@ import errno
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from zfsganeti.errors import BadInput, BadName, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.process import execute
+from zfsganeti.process import describe, execute, open_files, others
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
 
 COMMAND_SECONDS = 60
 NAME_LIMIT = 255  # ZFS_MAX_DATASET_NAME_LEN less the NUL
 COMPONENT = re.compile(r"[A-Za-z0-9._:-]+")
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MNT_DETACH = 2, 4, 8, 1024, 2
+ZFS_SUPER_MAGIC = 0x2FC12FC1  # f_type of statfs(2)
 COMPRESSION = {"on": 1, "off": 2, "zle": 14, "lz4": 15, "zstd": 16}  # enum zio_compress, include/sys/zio_compress.h
 NATIVE = ("mountpoint", "canmount", "mounted", "used", "referenced", "available", "creation", "guid", "origin")
 SNAPSHOTS_PER_TXG = 100  # a program destroys in one txg and stalls it; more are destroyed before, in batches
@@ -455,7 +459,12 @@ class Zfs:
         os.makedirs(path, mode=0o750, exist_ok=True)
         if os.listdir(path):
             raise Foreign(path, f"the directory is not empty, {name} is not mounted over it", "move away what is in it")
-        _libc_call("mount", name, path, "zfs", MS_NOATIME | MS_NOSUID | MS_NODEV | MS_NOEXEC, f"zfsutil,mntpoint={path}")
+        try:
+            _libc_call("mount", name, path, "zfs", MS_NOATIME | MS_NOSUID | MS_NODEV | MS_NOEXEC, f"zfsutil,mntpoint={path}")
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                raise Missing(f"dataset {name}") from error
+            raise Unavailable(path, f"{name} cannot be mounted ({os.strerror(error.errno or 0)})") from error
         if self.mounted_at(path) != name:
             raise Unavailable(path, f"{name} was mounted but {self.mounted_at(path) or 'nothing'} is found there")
 
@@ -485,22 +494,10 @@ def _libc_call(function: str, *arguments: str | int) -> None:
         raise OSError(code, os.strerror(code), str(arguments[0]))
 
 
-def _processes() -> Iterator[str]:
-    return (entry for entry in os.listdir("/proc") if entry.isdigit())
-
-
-def _said(pid: str) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            return f"process {file.read().strip()} ({pid})"
-    except OSError:
-        return f"process {pid}"
-
-
 def _mounting_processes(name: str) -> Iterator[str]:
     """One process for each mount namespace that has the filesystem mounted."""
     seen = set()
-    for pid in _processes():
+    for pid in others():
         try:
             namespace = os.readlink(f"/proc/{pid}/ns/mnt")
             if namespace in seen:
@@ -512,7 +509,7 @@ def _mounting_processes(name: str) -> Iterator[str]:
             continue
         if paths:
             own = namespace == os.readlink("/proc/self/ns/mnt")
-            yield f"the mount at {paths[0]}" + ("" if own else f" in the namespace of {_said(pid)}")
+            yield f"the mount at {paths[0]}" + ("" if own else f" in the namespace of {describe(pid)}")
 
 
 def _holding_processes(name: str, mounts: list[Mount]) -> Iterator[str]:
@@ -524,36 +521,42 @@ def _holding_processes(name: str, mounts: list[Mount]) -> Iterator[str]:
             devices[os.stat(path).st_dev] = dataset
         except OSError:
             continue
-    for pid in _processes():
-        try:
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
-                link = f"/proc/{pid}/fd/{descriptor}"
-                device = os.stat(link).st_dev
-                if devices.get(device) == name or (device not in devices and _is_detached_zfs(link, pid, device)):
-                    yield f"{_said(pid)} with {os.readlink(link)}"
-                    break
-        except OSError:
-            continue
+    for pid in others():
+        for link, status in open_files(pid):
+            if devices.get(status.st_dev) == name or (status.st_dev not in devices and _is_detached_zfs(link, pid, status.st_dev)):
+                yield f"{describe(pid)} with {_target(link)}"
+                break
+
+
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return "a file"
 
 
 def _is_detached_zfs(link: str, pid: str, device: int) -> bool:
     """Tell whether an open file is on a ZFS that this process no longer sees mounted."""
-    if os.major(device) != 0 or not os.readlink(link).startswith("/"):
+    import ctypes
+
+    buffer = ctypes.create_string_buffer(256)
+    if os.major(device) != 0 or ctypes.CDLL(None).statfs(os.fsencode(link), buffer) != 0:
+        return False
+    if int.from_bytes(buffer.raw[:8], "little") != ZFS_SUPER_MAGIC:
         return False
     try:
         with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            known = {line.split(" ")[2] for line in file}
-        return f"{os.major(device)}:{os.minor(device)}" not in known
+            return f"{os.major(device)}:{os.minor(device)}" not in {line.split(" ")[2] for line in file}
     except OSError:
         return False
 
 
 def _senders(snapshot: str) -> Iterator[str]:
-    for pid in _processes():
+    for pid in others():
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 words = file.read().decode(errors="replace").split("\0")
         except OSError:
             continue
         if "send" in words and any(word == snapshot or word.endswith("@" + snapshot.split("@")[1]) for word in words):
-            yield _said(pid)
+            yield describe(pid)

@@ -115,7 +115,7 @@ def test(options: argparse.Namespace) -> int:
     """Run the lab's tests on each generation in a process of its own, side by side where memory allows."""
     host.install_missing()
     generations = tuple(options.generation or image.GENERATIONS)
-    both(image.build, generations)
+    both(lambda generation: Cluster(generation, "test").prepare(), generations)
     arguments = options.pytest or [str(ROOT / "tests/lab")]
     if host.available_memory_mib() < MEMORY_MIB * NODES * len(generations) + 1024:
         say("too little memory for all nodes at once: one generation after the other")

@@ -53,7 +53,8 @@ def test_setup_does_everything_and_again_nothing(fresh: Lab) -> None:
     fresh.run(SETUP)
     assert fresh.run(SETUP) == f"Nothing to do: every node stores instances in {DIRECTORY}.\n"
     settings = fresh.run("gnt-cluster info")
-    assert f"default file storage dir: {DIRECTORY}" in settings.replace("file storage dir", "file storage dir")
+    assert f"file storage path: {DIRECTORY}" in settings
+    assert all("file" in line.split(": ")[1].split(", ") for line in settings.splitlines() if "disk templates:" in line)
     for node, root in (("node1", "zfs/vm"), ("node2", "zfs/vm"), ("node3", "tank/vm")):
         machine = fresh.node(node)
         assert DIRECTORY in machine.run("cat /etc/ganeti/file-storage-paths").split()

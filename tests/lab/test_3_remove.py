@@ -33,6 +33,7 @@ def test_remove_and_restore_is_an_undo(lab: Lab) -> None:
     assert lab.trash() == []
     lab.run("gnt-instance start web1")
     lab.run("gnt-cluster verify")
+    lab.well()
 
 
 def test_remove_while_it_runs_and_holds_its_disk_open(lab: Lab) -> None:
@@ -190,3 +191,4 @@ def test_a_restore_that_was_interrupted_goes_on(lab: Lab, stage: str) -> None:
         lab.allow("instance-add-pre")
     lab.run("gnt-zfs trash restore back")
     assert lab.sums("back") == sums
+    lab.well()

@@ -1,0 +1,92 @@
+"""A node for quick tests: the fake ZFS with a root, a store and a trash, and what Ganeti does to the files on it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+from tests.fakezfs import FakeZfs, read_files
+from zfsganeti.config import Config
+from zfsganeti.datasets import CLUSTER, INSTANCE, Root, Store
+from zfsganeti.trash import Trash
+
+CLUSTER_NAME = "cluster.example.com"
+HOUR, DAY = 3600, 86400
+
+
+class Node:
+    """One node with its root zfs/vm mounted."""
+
+    def __init__(self, place: Path, **settings: Any) -> None:
+        self.place = str(place)
+        self.fake = FakeZfs(f"{place}/pool")
+        self.root = Root("zfs/vm", f"{place}/vm")
+        self.fake.foreign(self.root.name, {CLUSTER: CLUSTER_NAME}, mountpoint=self.root.path)
+        self.fake.mount(self.root.name, self.root.path)
+        self.config = Config(**{"busy_seconds": 0, **settings})
+        self.store = Store(self.fake, self.root, CLUSTER_NAME, self.config, now=lambda: float(self.fake.clock))
+        self.trash = Trash(self.store)
+
+    def home(self, instance: str) -> str:
+        return f"{self.root.path}/{instance}"
+
+    def aside(self, instance: str) -> str:
+        return f"{self.root.path}/.aside/{instance}"
+
+    def has(self, instance: str, **files: bytes) -> None:
+        """An instance has a dataset at home with these files."""
+        self.store.ensure(instance)
+        self.ganeti_writes(instance, **files)
+
+    def marks(self, name: str) -> dict[str, str]:
+        marks = self.fake.state()[name]["marks"]
+        assert isinstance(marks, dict)
+        return marks
+
+    def datasets(self) -> list[str]:
+        """The names below the root, without it."""
+        return [name.removeprefix("zfs/vm/") for name in self.fake.state() if name.startswith("zfs/vm/")]
+
+    def claims(self) -> list[str]:
+        """Which instances the datasets outside the trash say they belong to."""
+        return sorted(dataset.marks[INSTANCE] for dataset in self.store.instances())
+
+    def paths(self) -> list[str]:
+        """What one sees below the root's directory: mounted files and links by their path."""
+        found = []
+        for directory, directories, files in os.walk(self.root.path, followlinks=True):
+            relative = os.path.relpath(directory, self.root.path)
+            found += [os.path.normpath(f"{relative}/{name}") for name in (*files, *directories)]
+        return sorted(found)
+
+    # what Ganeti does
+
+    def ganeti_writes(self, instance: str, **files: bytes) -> None:
+        os.makedirs(self.home(instance), exist_ok=True)
+        for name, content in files.items():
+            Path(self.home(instance), name).write_bytes(content)
+
+    def ganeti_removes(self, instance: str) -> None:
+        """Each disk's path is unlinked, then the directory removed, which must be empty and no mount point."""
+        for name in os.listdir(self.home(instance)):
+            os.unlink(f"{self.home(instance)}/{name}")
+        os.rmdir(self.home(instance))
+
+    def ganeti_renames(self, old: str, new: str) -> None:
+        """The directory is renamed, which the kernel refuses for a mount point."""
+        if self.fake.mounted_at(self.home(old)) is not None:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), self.home(old))
+        os.rename(self.home(old), self.home(new))
+
+    def reads(self, instance: str) -> dict[str, bytes]:
+        """Return what is found under an instance's paths, through links as well."""
+        found = {}
+        for name in sorted(os.listdir(self.home(instance))):
+            found[name] = Path(self.home(instance), name).read_bytes()
+        return found
+
+    def whole_state(self) -> dict[str, Any]:
+        """Return everything that two runs must have in common: datasets, and what is found below the root."""
+        return {"datasets": self.fake.state(), "paths": self.paths(), "files": read_files(self.root.path)}
