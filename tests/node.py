@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,16 @@ class Node:
 
     def paths(self) -> list[str]:
         """What one sees below the root's directory: mounted files and links by their path."""
-        found = []
-        for directory, directories, files in os.walk(self.root.path, followlinks=True):
-            relative = os.path.relpath(directory, self.root.path)
-            found += [os.path.normpath(f"{relative}/{name}") for name in (*files, *directories)]
-        return sorted(found)
+        mounted = {mount.path for mount in self.fake.mounts()}
+
+        def below(directory: str) -> Iterator[str]:
+            for name in os.listdir(directory):
+                path = f"{directory}/{name}"
+                yield os.path.relpath(path, self.root.path)
+                if path in mounted or (os.path.isdir(path) and not os.path.islink(path)):
+                    yield from below(path)
+
+        return sorted(below(self.root.path))
 
     # what Ganeti does
 

@@ -294,7 +294,10 @@ class Store:
             self._move_in(instance, home)
             self.zfs.mount(dataset.name, home)
         os.chmod(home, 0o750)
+        self.unmount_elsewhere(dataset.name, home)
         self._leave_aside(aside)
+        if dataset.canmount == "noauto":
+            self.zfs.set(dataset.name, {"canmount": "on"})
         self.zfs.clear(dataset.name, [mark for mark in (INTENT, RECORD, RESTORING) if mark in dataset.marks])
 
     def put_aside(self, instance: str, intent: str, record: Mapping[str, Any] | None = None) -> bool:
@@ -330,6 +333,18 @@ class Store:
                 if os.path.islink(path) and os.path.dirname(os.readlink(path)) == aside:
                     os.unlink(path)
 
+    def unmount_elsewhere(self, dataset: str, home: str = "") -> None:
+        """The dataset is mounted nowhere below the root but at `home`: neither by a boot nor by what was killed while looking into it."""
+        for mount in self.zfs.mounts():
+            if mount.dataset == dataset and mount.path != home and mount.path.startswith(f"{self.root.path}/"):
+                self._leave_aside(mount.path)
+
+    def remove_directories(self, instance: str) -> None:
+        """Empty directories that were the instance's mount points are gone."""
+        for directory in (self.home(instance), self.aside(instance)):
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+
     def _leave_aside(self, aside: str) -> None:
         self.zfs.unmount(aside, lazy=True)
         with contextlib.suppress(FileNotFoundError, OSError):
@@ -353,11 +368,13 @@ class Store:
         aside = self.aside(instance)
         os.makedirs(os.path.dirname(aside), mode=0o700, exist_ok=True)
         self.zfs.mount(self.name(instance), aside)
-        clash = set(files) & set(os.listdir(aside))
+        copied = [file for file in files if os.path.lexists(f"{aside}/{file}")]  # by an earlier try that was killed, or others
+        clash = [file for file in copied if not same_content(f"{home}/{file}", f"{aside}/{file}")]
         if clash:
-            raise Foreign(home, f"{min(clash)} is there and in dataset {self.name(instance)} as well", "compare them and move one away")
+            raise Foreign(home, f"{clash[0]} is there and in dataset {self.name(instance)} as well", "compare them and move one away")
         for file in files:
-            copy_sparse(f"{home}/{file}", f"{aside}/{file}")
+            if file not in copied:
+                copy_sparse(f"{home}/{file}", f"{aside}/{file}")
         for file in files:
             os.unlink(f"{home}/{file}")
 
@@ -367,8 +384,9 @@ class Store:
         if dataset is None:
             if not os.path.isdir(self.home(instance)):
                 raise Missing(self.home(instance))
-            self.zfs.create(self.name(instance), {}, self.marks(instance))
-            dataset = Dataset(self.name(instance), {}, self.marks(instance))
+            # a boot must not mount it over the files before they are in it; bring_home lets it
+            self.zfs.create(self.name(instance), {"canmount": "noauto"}, self.marks(instance))
+            dataset = Dataset(self.name(instance), {"canmount": "noauto"}, self.marks(instance))
         if self.zfs.mounted_at(self.home(instance)) is None:
             self.remove_links(self.home(instance), self.aside(instance))
             self._move_in(instance, self.home(instance), limit)
@@ -435,15 +453,13 @@ class Store:
     def sweep(self, instance: str) -> None:
         """An empty dataset of an instance that does not exist is gone; one that holds anything is Refused."""
         dataset = self.find(instance)
-        if dataset is None:
-            return
-        if not self.is_empty(dataset):
-            raise Refused(f"dataset {dataset.name}", "is not empty")
-        self.zfs.unmount(self.home(instance))
-        self._leave_aside(self.aside(instance))
-        self.zfs.destroy(dataset.name, self.marks(instance), seconds=self.config.busy_seconds)
-        with contextlib.suppress(OSError):
-            os.rmdir(self.home(instance))
+        if dataset is not None:
+            if not self.is_empty(dataset):
+                raise Refused(f"dataset {dataset.name}", "is not empty")
+            self.zfs.unmount(self.home(instance))
+            self._leave_aside(self.aside(instance))
+            self.zfs.destroy(dataset.name, self.marks(instance), seconds=self.config.busy_seconds)
+        self.remove_directories(instance)
 
 
 def parse_intent(value: str) -> tuple[str, str, int]:
@@ -480,6 +496,21 @@ def copy_sparse(source: str, target: str) -> None:
                 offset += len(block)
         os.fsync(writer.fileno())
     os.rename(partial, target)
+
+
+def same_content(first: str, second: str) -> bool:
+    """Tell whether two files hold the same bytes, without reading what is a hole in both."""
+    with open(first, "rb") as one, open(second, "rb") as other:
+        size = os.fstat(one.fileno()).st_size
+        if os.fstat(other.fileno()).st_size != size:
+            return False
+        for reader in (one, other):
+            for start, end in data_ranges(reader.fileno(), size):
+                for offset in range(start, end, 1 << 20):
+                    length = min(1 << 20, end - offset)
+                    if os.pread(one.fileno(), length, offset) != os.pread(other.fileno(), length, offset):
+                        return False
+    return True
 
 
 def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:

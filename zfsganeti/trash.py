@@ -122,19 +122,17 @@ class Trash:
         store = self.store
         dataset = store.find(instance)
         if dataset is None:
+            store.remove_directories(instance)
             return None
         self._make()
         entry = entry_name(instance, store.now(), lambda name: self.zfs.get(f"{self.name}/{name}") is not None)
         values = {"canmount": "noauto", **({RECORD: pack_record(record)} if record is not None else {})}
         self.zfs.set(dataset.name, values)
-        self.zfs.unmount(store.home(instance), lazy=True)
-        self.zfs.unmount(store.aside(instance), lazy=True)
+        store.unmount_elsewhere(dataset.name)
         # also those that a boot has mounted over
         store.remove_links(store.home(instance), store.aside(instance))
         self.zfs.rename(dataset.name, f"{self.name}/{entry}")
-        for directory in (store.home(instance), store.aside(instance)):
-            with contextlib.suppress(OSError):
-                os.rmdir(directory)
+        store.remove_directories(instance)
         if INTENT in dataset.marks:
             self.zfs.clear(f"{self.name}/{entry}", [INTENT])
         if store.config.trash_days == 0:
@@ -144,9 +142,7 @@ class Trash:
     def discard(self, instance: str, record: Mapping[str, Any] | None = None) -> str | None:
         """Nothing of the instance is left under its name: what holds files or snapshots is in the trash, what is empty is gone."""
         dataset = self.store.find(instance)
-        if dataset is None:
-            return None
-        if self.store.is_empty(dataset):
+        if dataset is None or self.store.is_empty(dataset):
             self.store.sweep(instance)
             return None
         return self.put(instance, record)
@@ -216,7 +212,7 @@ class Trash:
             self._drop_fresh(instance, existing, [new for _old, new in renames])
         with contextlib.suppress(OSError):
             os.rmdir(store.home(instance))
-        self.zfs.set(found.dataset.name, {**store.marks(instance), RESTORING: instance, "canmount": "on"})
+        self.zfs.set(found.dataset.name, {**store.marks(instance), RESTORING: instance})
         self.zfs.rename(found.dataset.name, store.name(instance))
         store.bring_home(instance)
 

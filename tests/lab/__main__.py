@@ -127,7 +127,7 @@ def test(options: argparse.Namespace) -> int:
 
 def _start(generation: str, arguments: list[str]) -> tuple[str, subprocess.Popen[bytes], Path]:
     log = host.cache() / f"test-{generation}.log"
-    command = [sys.executable, "-u", "-m", "pytest", "-v", "-rA", "--tb=short", "-p", "no:cacheprovider", *arguments]
+    command = [sys.executable, "-u", "-m", "pytest", "-v", "-rA", "--tb=short", "--durations=0", "-p", "no:cacheprovider", *arguments]
     with log.open("wb") as file:
         environment = {**os.environ, "ZFSGANETI_GENERATION": generation}
         return generation, subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment), log
