@@ -10,9 +10,9 @@ LAB := tests/lab/lab
 .PHONY: check test demo lab lab-shell lab-run lab-stop lab-clean install deps venv
 
 check: venv
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy zfsganeti tests
-	$(VENV)/bin/pytest -q tests/unit tests/contract
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m mypy zfsganeti tests
+	$(VENV)/bin/python -m pytest -q tests/unit tests/contract
 
 venv: $(VENV)/made
 
@@ -26,7 +26,7 @@ deps:
 
 test: deps
 	$(MAKE) check
-	$(VENV)/bin/pytest -q tests/ganeti
+	$(VENV)/bin/python -m pytest -q tests/ganeti
 	$(VENV)/bin/python -m tests.lab test
 
 demo: deps

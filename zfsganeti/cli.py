@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
-from zfsganeti import __version__, check, setup, undo
-from zfsganeti import answer as peer
+from zfsganeti import __version__
 from zfsganeti.errors import BadInput, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
-from zfsganeti.node import run
 
-Command = Callable[[Here, argparse.Namespace], int]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+    from zfsganeti.check import Finding
+    from zfsganeti.here import Verb
+
+    Command = Callable[[Here, argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status of the command that was typed; what went wrong is one line on standard error."""
-    options = parser().parse_args(arguments)
-    here = Here(lambda: peer.VERBS)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    here = Here(_verbs)
     try:
+        if len(words) == 2 and words[0] == "node":
+            return _answer(here, words[1])
+        options = parser().parse_args(words)
         if os.geteuid() != 0:
             raise Unavailable("gnt-zfs", "works with pools and mounts", "run it as root")
         command: Command = options.run
@@ -39,7 +45,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _verbs() -> dict[str, Verb]:
+    from zfsganeti.answer import VERBS
+
+    return VERBS
+
+
+def _answer(here: Here, verb: str) -> int:
+    """What a peer asks of this node, many times a day: it pays neither for the parser nor for what other commands import."""
+    import json
+
+    from zfsganeti.answer import answer
+
+    result = answer(here, verb, sys.stdin.read())
+    print(json.dumps(result))
+    return int(result.get("code", 0))
+
+
 def parser() -> argparse.ArgumentParser:
+    import argparse
+
     top = argparse.ArgumentParser(prog="gnt-zfs", description="Ganeti instances on the node's own ZFS.")
     top.add_argument("--version", action="version", version=f"gnt-zfs {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
@@ -54,9 +79,6 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="for programs")
     _trash_parser(commands)
     _patch_parser(commands)
-    command = commands.add_parser("node")  # what a peer calls; not for people, hence without help
-    command.add_argument("verb")
-    command.set_defaults(run=_node)
     return top
 
 
@@ -125,6 +147,8 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[
 
 
 def _print_json(value: object) -> None:
+    import json
+
     print(json.dumps(value, indent=2, sort_keys=True))
 
 
@@ -151,6 +175,8 @@ def _must_be_master(here: Here) -> None:
 
 
 def _setup(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import setup
+
     _must_be_master(here)
     online = [node for node in here.ssconf.nodes if node not in here.ssconf.offline_nodes]
     roots = setup.parse_roots(options.root, online)
@@ -181,11 +207,14 @@ def _setup(here: Here, options: argparse.Namespace) -> int:
 # check and list
 
 
-def _findings(here: Here) -> tuple[list[check.Finding], dict[str, Any]]:
-    busy = peer.busy_instances(here)
+def _findings(here: Here) -> tuple[list[Finding], dict[str, Any]]:
+    from zfsganeti import check
+    from zfsganeti.answer import busy_instances
+
+    busy = busy_instances(here)
     instances = here.master.instances()
     reports = here.call_all("report")
-    found: list[check.Finding] = []
+    found: list[Finding] = []
     for node, facts in reports.items():
         if isinstance(facts, ZfsGanetiError):
             found.append(check.Finding(node, "", one_line(facts).removeprefix(f"{node}: ")))
@@ -221,7 +250,7 @@ def _check(here: Here, options: argparse.Namespace) -> int:
     return 1 if left else 0
 
 
-def _repair(here: Here, finding: check.Finding) -> str:
+def _repair(here: Here, finding: Finding) -> str:
     try:
         here.call(finding.node, finding.verb, **finding.request)
     except ZfsGanetiError as error:
@@ -281,6 +310,8 @@ def _list(here: Here, options: argparse.Namespace) -> int:
 
 
 def _trash_list(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import undo
+
     _must_be_master(here)
     found, problems = undo.entries_by_node(here)
     for problem in problems:
@@ -308,6 +339,8 @@ def _day(when: int) -> str:
 
 
 def _trash_restore(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import undo
+
     _must_be_master(here)
     plan = undo.prepare(here, options.name, options.new_name)
     if options.dry_run:
@@ -322,6 +355,8 @@ def _trash_restore(here: Here, options: argparse.Namespace) -> int:
 
 
 def _trash_empty(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import undo
+
     _must_be_master(here)
     if options.expired:
         return _give_up(here)
@@ -383,6 +418,7 @@ def _patch_status(_here: Here, _options: argparse.Namespace) -> int:
 
 def _patch_apply(_here: Here, options: argparse.Namespace) -> int:
     from zfsganeti import patch
+    from zfsganeti.node import run
 
     say(str(patch.apply(run=run, restart=options.restart)))
     return 0
@@ -390,12 +426,7 @@ def _patch_apply(_here: Here, options: argparse.Namespace) -> int:
 
 def _patch_revert(_here: Here, options: argparse.Namespace) -> int:
     from zfsganeti import patch
+    from zfsganeti.node import run
 
     say(str(patch.revert(run=run, restart=options.restart)))
     return 0
-
-
-def _node(here: Here, options: argparse.Namespace) -> int:
-    result = peer.answer(here, options.verb, sys.stdin.read())
-    print(json.dumps(result))
-    return int(result.get("code", 0))

@@ -222,6 +222,9 @@ class Trash:
             lost = [old for old, new in renames if old not in files and new not in files]
             if lost:
                 raise Missing(f"{lost[0]} in {dataset.name}")
+            covered = [new for old, new in renames if old != new and {old, new} <= files]
+            if covered:
+                raise Refused(f"{covered[0]} in {dataset.name}", "is there already and would be lost", "move it away")
             for old, new in renames:
                 if old in files and old != new:
                     os.rename(f"{path}/{old}", f"{path}/{new}")

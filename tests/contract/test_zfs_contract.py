@@ -15,9 +15,13 @@ from pathlib import Path
 import pytest
 
 from tests.fakezfs import FakeZfs
-from zfsganeti.datasets import CLUSTER, INSTANCE, MARKS, RECORD, Backend
+from zfsganeti.datasets import CLUSTER, INSTANCE, MARKS, RECORD
 from zfsganeti.errors import BadInput, BadName, Busy, CommandFailed, Foreign, Missing, Refused
 from zfsganeti.zfs import Dataset, Zfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zfsganeti.datasets import Backend
 
 ROOT, DIRECTORY = os.environ.get("ZFSGANETI_CONTRACT_ROOT", ""), os.environ.get("ZFSGANETI_CONTRACT_DIR", "")
 KINDS = ["fake", "real"] if ROOT else ["fake"]

@@ -1,0 +1,383 @@
+"""The trash: what is put in, what is given up, and how it comes back, on the fake ZFS with real files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.node import CLUSTER_NAME, DAY, HOUR, Node
+from zfsganeti.datasets import CLUSTER, INSTANCE, RECORD, RESTORING
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
+from zfsganeti.trash import choose, describe, entry_name, parse_entry, plan_giving_up
+
+quick = settings(max_examples=200, deadline=None, derandomize=True)
+GIB = 1 << 30
+OURS = {INSTANCE: "web1", CLUSTER: CLUSTER_NAME}
+ENTRY = "web1:20231114T221320Z"
+RECORD_OF_WEB1 = {"name": "web1", "disks": [{"file": "disk0"}]}
+
+# names
+
+
+@quick
+@given(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,60}", fullmatch=True), st.integers(0, 4_000_000_000), st.integers(0, 5))
+def test_an_entry_says_whose_it_is_and_when_it_was_removed(instance: str, when: int, others: int) -> None:
+    taken: list[str] = []
+    for _other in range(others + 1):
+        name = entry_name(instance, when, taken.__contains__)
+        assert name not in taken
+        assert parse_entry(name) == (instance, when)
+        taken.append(name)
+
+
+@quick
+@given(st.text())
+def test_any_name_is_an_entry_or_bad(name: str) -> None:
+    try:
+        instance, when = parse_entry(name)
+    except BadInput:
+        return
+    assert name.startswith(f"{instance}:")
+    assert isinstance(when, int)
+
+
+def test_what_is_no_entry_is_told() -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_entry("web1")
+    assert str(caught.value) == "trash entry web1: is not named instance:time, it has no colon"
+    with pytest.raises(BadInput) as caught:
+        parse_entry("web1:yesterday")
+    assert str(caught.value) == "trash entry web1:yesterday: is not named instance:time"
+
+
+ENTRIES = [("web1.example.com:20260101T000000Z", 1), ("web1.example.com:20260102T000000Z", 2), ("db1:20260101T000000Z", 1)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        ("web1.example.com:20260101T000000Z", "web1.example.com:20260101T000000Z"),
+        ("web1.example.com", "web1.example.com:20260102T000000Z"),
+        ("web1", "web1.example.com:20260102T000000Z"),
+        ("db1", "db1:20260101T000000Z"),
+    ],
+)
+def test_an_entry_is_meant_by_its_name_or_the_newest_of_its_instance(wanted: str, chosen: str) -> None:
+    assert choose(ENTRIES, wanted) == chosen
+
+
+def test_a_name_in_full_is_preferred_to_a_short_one() -> None:
+    assert choose([*ENTRIES, ("web1:20250101T000000Z", 0)], "web1") == "web1:20250101T000000Z"
+
+
+def test_an_ambiguous_name_is_never_guessed_at() -> None:
+    with pytest.raises(BadInput) as caught:
+        choose([*ENTRIES, ("db2.a:20260103T000000Z", 3), ("db2.b:20260102T000000Z", 2)], "db2")
+    assert str(caught.value) == "db2: could be any of db2.a:20260103T000000Z, db2.b:20260102T000000Z"
+
+
+def test_what_is_in_no_trash_is_missing() -> None:
+    with pytest.raises(Missing) as caught:
+        choose(ENTRIES, "web2")
+    assert str(caught.value) == "web2 in the trash does not exist: gnt-zfs trash list shows what is there"
+
+
+def test_an_entry_is_described_for_a_question() -> None:
+    assert describe({"entry": ENTRY, "used": 3 * GIB, "removed": 7200}, 7200 + 5 * HOUR) == f"{ENTRY} (3.00G, removed 5 h ago)"
+
+
+# what is given up
+
+entry_lists = st.lists(
+    st.tuples(st.integers(0, 50), st.integers(0, 20 * DAY), st.integers(0, 100)), max_size=12, unique_by=lambda e: e[0]
+).map(lambda found: [(f"web{number}:x", removed, used) for number, removed, used in found])
+
+
+@quick
+@given(entry_lists, st.integers(0, 25 * DAY), st.integers(0, 10), st.integers(-50, 300))
+def test_the_expired_go_and_then_the_oldest_until_there_is_room(
+    entries: list[tuple[str, int, int]], now: int, days: int, missing: int
+) -> None:
+    doomed = plan_giving_up(entries, now=now, days=days, missing=missing)
+    facts = {name: (removed, used) for name, removed, used in entries}
+    expired = {name for name, (removed, _used) in facts.items() if removed + days * DAY <= now}
+    kept = set(facts) - set(doomed)
+    assert len(set(doomed)) == len(doomed)
+    assert expired <= set(doomed)
+    assert all(facts[young][0] >= facts[old][0] for young in kept for old in doomed)
+    freed = sum(facts[name][1] for name in doomed)
+    assert freed >= missing or not kept
+    early = [name for name in doomed if name not in expired]
+    if early:  # without the last of those that had not expired, there would have been too little room
+        assert freed - facts[early[-1]][1] < missing
+
+
+def test_nothing_is_given_up_early_while_there_is_room() -> None:
+    assert plan_giving_up([("a", 0, 5), ("b", DAY, 5)], now=DAY, days=7, missing=0) == []
+    assert plan_giving_up([("a", 0, 5), ("b", DAY, 5)], now=8 * DAY - 1, days=7, missing=-100) == ["a"]
+    assert plan_giving_up([("b", DAY, 5), ("a", 0, 5)], now=DAY, days=7, missing=6) == ["a", "b"]
+
+
+# into the trash
+
+
+def remove(node: Node, name: str = "web1") -> str:
+    """An instance with two disks is removed as Ganeti does it; return its entry."""
+    node.has(name, disk0=b"zero", disk1=b"one")
+    node.store.put_aside(name, "remove", {**RECORD_OF_WEB1, "name": name})
+    node.ganeti_removes(name)
+    entry = node.trash.discard(name)
+    assert entry is not None
+    return entry
+
+
+def test_a_removed_instance_is_whole_in_the_trash(node: Node) -> None:
+    assert remove(node) == ENTRY
+    assert node.datasets() == [".trash", f".trash/{ENTRY}"]
+    assert node.fake.files(f"zfs/vm/.trash/{ENTRY}") == {"disk0": b"zero", "disk1": b"one"}
+    assert set(node.marks(f"zfs/vm/.trash/{ENTRY}")) == {INSTANCE, CLUSTER, RECORD}
+    (entry,) = node.trash.entries()
+    assert (entry.instance, entry.removed, entry.record, entry.restoring) == ("web1", node.fake.clock, RECORD_OF_WEB1, "")
+    assert entry.as_json(7) == {
+        "entry": ENTRY,
+        "instance": "web1",
+        "removed": node.fake.clock,
+        "expires": node.fake.clock + 7 * DAY,
+        "used": entry.used,
+        "restorable": True,
+    }
+    assert node.paths() == [".aside"]
+
+
+def test_nothing_in_the_trash_is_mounted_by_a_boot(node: Node) -> None:
+    remove(node)
+    node.fake.boot()
+    assert [mount.dataset for mount in node.fake.mounts()] == ["zfs/vm"]
+
+
+def test_the_same_name_can_be_removed_twice_in_a_second(node: Node) -> None:
+    assert [remove(node), remove(node)] == [ENTRY, f"{ENTRY}.2"]
+    assert [entry.entry for entry in node.trash.entries()] == [ENTRY, f"{ENTRY}.2"]
+
+
+def test_an_instance_without_a_dataset_leaves_nothing(node: Node) -> None:
+    assert node.trash.put("web1") is None
+    assert node.trash.discard("web1") is None
+    assert node.datasets() == []
+
+
+def test_with_no_days_it_is_gone_at_once(tmp_path: Path) -> None:
+    node = Node(tmp_path, trash_days=0)
+    remove(node)
+    assert node.datasets() == [".trash"]
+    assert node.trash.entries() == []
+
+
+def test_what_is_empty_is_not_worth_keeping(node: Node) -> None:
+    node.has("web1")
+    assert node.trash.discard("web1") is None
+    assert node.datasets() == []
+
+
+def test_what_has_a_snapshot_is_kept_even_if_it_is_empty(node: Node) -> None:
+    node.has("web1", disk0=b"data")
+    node.store.keep_disks("web1")
+    os.unlink(f"{node.home('web1')}/disk0")
+    assert node.trash.discard("web1") == ENTRY
+
+
+def test_a_running_process_does_not_stop_a_removal(node: Node) -> None:
+    node.has("web1", disk0=b"data")
+    with node.fake.held_open("zfs/vm/web1", "process kvm (7)"):
+        assert node.trash.put("web1", RECORD_OF_WEB1) == ENTRY
+        with pytest.raises(Busy) as caught:
+            node.trash.destroy(ENTRY)
+        assert str(caught.value) == f"dataset zfs/vm/.trash/{ENTRY}: is in use by process kvm (7)"
+    node.trash.destroy(ENTRY)
+
+
+def test_a_foreign_dataset_is_not_put_into_the_trash(node: Node) -> None:
+    node.fake.foreign("zfs/vm/web1", {INSTANCE: "web1", CLUSTER: "other.example.com"})
+    before = node.whole_state()
+    with pytest.raises(Foreign):
+        node.trash.put("web1")
+    with pytest.raises(Foreign):
+        node.trash.discard("web1")
+    assert node.whole_state() == before
+
+
+# out of the trash for good
+
+
+def test_a_destroyed_entry_is_gone(node: Node) -> None:
+    remove(node)
+    assert node.trash.destroy(ENTRY) > 0
+    assert node.trash.entries() == []
+    with pytest.raises(Missing) as caught:
+        node.trash.destroy(ENTRY)
+    assert str(caught.value) == f"{ENTRY} in the trash does not exist: gnt-zfs trash list shows what is there"
+
+
+KEEPERS = {
+    "snapshot": f"dataset zfs/vm/.trash/{ENTRY}: has 1 snapshots that are not ours, such as autosnap",
+    "clone": f"dataset zfs/vm/.trash/{ENTRY}: has the clone zfs/clone",
+    "hold": f"dataset zfs/vm/.trash/{ENTRY}: snapshot zfs/vm/.trash/{ENTRY}@zfsganeti-1 (keep) is held",
+    "child": f"dataset zfs/vm/.trash/{ENTRY}: has the child zfs/vm/.trash/{ENTRY}/child",
+    "mount": f"dataset zfs/vm/.trash/{ENTRY}: is in use by the mount at {{place}}/look",
+}
+
+
+def keep(node: Node, what: str) -> None:
+    name = f"zfs/vm/.trash/{ENTRY}"
+    if what == "child":
+        node.fake.foreign(f"{name}/child", OURS)
+    elif what == "mount":
+        node.fake.mount(name, f"{node.place}/look")
+    else:
+        short = "autosnap" if what == "snapshot" else "zfsganeti-1"
+        node.fake.snapshot([f"{name}@{short}"])
+    if what == "clone":
+        node.fake.clone(f"{name}@zfsganeti-1", "zfs/clone")
+    elif what == "hold":
+        node.fake.hold(f"{name}@zfsganeti-1")
+
+
+@pytest.mark.parametrize("what", KEEPERS)
+def test_what_others_need_is_not_destroyed(node: Node, what: str) -> None:
+    remove(node)
+    keep(node, what)
+    before = node.whole_state()
+    with pytest.raises(Busy) as caught:
+        node.trash.destroy(ENTRY)
+    assert str(caught.value) == KEEPERS[what].format(place=node.place)
+    assert node.whole_state() == before
+    node.fake.clock += 30 * DAY
+    gone, kept = node.trash.give_up()
+    assert (gone, kept) == ([], [f"{ENTRY}: {caught.value.why}"])
+
+
+def test_snapshots_of_others_go_when_told(node: Node) -> None:
+    remove(node)
+    keep(node, "snapshot")
+    node.trash.destroy(ENTRY, strangers=True)
+    assert node.trash.entries() == []
+
+
+def test_what_is_expired_is_given_up_and_the_rest_kept(node: Node) -> None:
+    old = remove(node, "old")
+    node.fake.clock += 6 * DAY
+    young = remove(node, "young")
+    assert node.trash.give_up() == ([], [])
+    node.fake.clock += DAY
+    assert node.trash.give_up() == ([old], [])
+    assert [entry.entry for entry in node.trash.entries()] == [young]
+
+
+def test_the_oldest_is_given_up_early_where_room_is_short(node: Node) -> None:
+    old = remove(node, "old")
+    node.fake.clock += HOUR
+    young = remove(node, "young")
+    used = node.fake.datasets("zfs/vm", depth=0)[0].used
+    node.fake.available = used // 9 - 1000  # a little less than a tenth
+    assert node.trash.give_up() == ([old], [])
+    assert [entry.entry for entry in node.trash.entries()] == [young]
+
+
+def test_what_is_being_restored_neither_expires_nor_makes_room(node: Node) -> None:
+    remove(node)
+    node.trash.mark_restoring(ENTRY, "web1")
+    node.fake.clock += 100 * DAY
+    node.fake.available = 0
+    assert node.trash.give_up() == ([], [])
+    node.trash.unmark(ENTRY)
+    assert node.trash.give_up() == ([ENTRY], [])
+
+
+def test_what_others_put_there_is_neither_listed_nor_given_up(node: Node) -> None:
+    remove(node)
+    node.fake.foreign("zfs/vm/.trash/theirs:20200101T000000Z", {INSTANCE: "theirs", CLUSTER: "other.example.com"})
+    node.fake.foreign("zfs/vm/.trash/plain")
+    node.fake.foreign("zfs/vm/.trash/notime", OURS)
+    assert [entry.entry for entry in node.trash.entries()] == [ENTRY]
+    node.fake.clock += 100 * DAY
+    assert node.trash.give_up() == ([ENTRY], [])
+    with pytest.raises(Missing):
+        node.trash.destroy("theirs:20200101T000000Z")
+    with pytest.raises(Missing):
+        node.trash.mark_restoring("plain", "web1")
+
+
+# the way back
+
+
+def added_again(node: Node, name: str = "web1", **files: bytes) -> None:
+    node.trash.mark_restoring(ENTRY, name)
+    node.store.admit(name, [GIB])
+    node.store.refuse_leftover_files(name)
+    node.ganeti_writes(name, **(files or {"new0": b"", "new1": b""}))
+
+
+@pytest.mark.parametrize("name", ["web1", "web2"])
+def test_a_restored_instance_has_its_disks_under_their_new_names(node: Node, name: str) -> None:
+    remove(node)
+    added_again(node, name)
+    node.trash.swap_in(ENTRY, name, [("disk0", "new0"), ("disk1", "new1")])
+    assert node.reads(name) == {"new0": b"zero", "new1": b"one"}
+    assert node.datasets() == [".trash", name]
+    assert node.marks(f"zfs/vm/{name}") == {INSTANCE: name, CLUSTER: CLUSTER_NAME}
+    node.fake.boot()
+    assert node.reads(name) == {"new0": b"zero", "new1": b"one"}
+
+
+def test_no_disk_takes_the_name_of_another(node: Node) -> None:
+    remove(node)
+    added_again(node, "web1", disk1=b"", new1=b"")
+    before = node.whole_state()
+    with pytest.raises(Refused) as caught:
+        node.trash.swap_in(ENTRY, "web1", [("disk0", "disk1"), ("disk1", "new1")])
+    assert str(caught.value) == f"disk1 in zfs/vm/.trash/{ENTRY}: is there already and would be lost: move it away"
+    assert node.whole_state() == before
+
+
+def test_a_disk_that_is_not_there_stops_the_restore(node: Node) -> None:
+    remove(node)
+    added_again(node)
+    before = node.whole_state()
+    with pytest.raises(Missing) as caught:
+        node.trash.swap_in(ENTRY, "web1", [("disk0", "new0"), ("disk7", "new1")])
+    assert str(caught.value) == f"disk7 in zfs/vm/.trash/{ENTRY} does not exist"
+    assert node.whole_state() == before
+
+
+@pytest.mark.parametrize("files", [{"new0": b"", "other": b"x"}, {"new0": os.urandom(2 << 20), "new1": b""}])
+def test_an_instance_that_has_data_is_not_swapped_away(node: Node, files: dict[str, bytes]) -> None:
+    remove(node)
+    added_again(node, "web1", **files)
+    written = "other" if "other" in files else "new0"
+    with pytest.raises(Refused) as caught:
+        node.trash.swap_in(ENTRY, "web1", [("disk0", "new0"), ("disk1", "new1")])
+    assert str(caught.value) == (f"{node.home('web1')}: {written} holds data already: remove web1 or restore under another name with --as")
+    assert node.reads("web1") == files
+
+
+def test_a_fresh_dataset_in_use_is_not_swapped_away(node: Node) -> None:
+    remove(node)
+    added_again(node)
+    with node.fake.held_open("zfs/vm/web1", "process kvm (7)"), pytest.raises(Busy):
+        node.trash.swap_in(ENTRY, "web1", [("disk0", "new0"), ("disk1", "new1")])
+    node.trash.swap_in(ENTRY, "web1", [("disk0", "new0"), ("disk1", "new1")])
+    assert node.reads("web1") == {"new0": b"zero", "new1": b"one"}
+
+
+def test_an_entry_is_restored_as_one_instance_at_a_time(node: Node) -> None:
+    remove(node)
+    node.trash.mark_restoring(ENTRY, "web2")
+    node.trash.mark_restoring(ENTRY, "web2")
+    with pytest.raises(Refused) as caught:
+        node.trash.mark_restoring(ENTRY, "web3")
+    assert str(caught.value) == f"{ENTRY}: is being restored as web2: gnt-zfs trash restore {ENTRY} --as web2"
+    assert node.marks(f"zfs/vm/.trash/{ENTRY}")[RESTORING] == "web2"
