@@ -8,6 +8,7 @@ The contract tests run on this and on real ZFS, which keeps it honest.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tests.killing import Reaper
+from zfsganeti.datasets import FS_IMMUTABLE_FL, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, guard, is_guarded
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, ZfsGanetiError
 from zfsganeti.zfs import VALIDATORS, Dataset, Mount, Pool, check_dataset, check_snapshot, encode
 
@@ -45,10 +47,10 @@ class Filesystem:
 
 
 class Mounted:
-    """A mount: where, of what, and where the directory that it covers is kept meanwhile."""
+    """A mount: where, of what, and where the directory that it covers is kept meanwhile, immutable or not."""
 
-    def __init__(self, path: str, filesystem: Filesystem, covered: str) -> None:
-        self.path, self.filesystem, self.covered = path, filesystem, covered
+    def __init__(self, path: str, filesystem: Filesystem, covered: str, guarded: bool) -> None:
+        self.path, self.filesystem, self.covered, self.guarded = path, filesystem, covered, guarded
 
 
 def changing(
@@ -385,14 +387,32 @@ class FakeZfs:
 
     def _cover(self, path: str, filesystem: Filesystem) -> None:
         covered = f"{self.place}/covered{self._next()}"
+        guarded = unguard(path)
         os.rename(path, covered)
         os.symlink(filesystem.files, path)
-        self._mounted.append(Mounted(path, filesystem, covered))
+        self._mounted.append(Mounted(path, filesystem, covered, guarded))
 
     def _uncover(self, mounted: Mounted) -> None:
         os.unlink(mounted.path)
         os.rename(mounted.covered, mounted.path)
+        if mounted.guarded:
+            guard(mounted.path)
         self._mounted.remove(mounted)
+
+
+def unguard(directory: str) -> bool:
+    """The directory is not immutable and can be renamed; tell whether it was."""
+    if not is_guarded(directory):
+        return False
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        buffer = bytearray(8)
+        fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, buffer)
+        flags = int.from_bytes(buffer[:4], "little") & ~FS_IMMUTABLE_FL
+        fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, flags.to_bytes(8, "little"))
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def read_files(directory: str) -> dict[str, bytes]:

@@ -155,7 +155,8 @@ def compare_node(
             if finding is not None:
                 found.append(finding)
     if instances is not None:
-        found += _judge_instances(facts, instances)
+        renamed = {finding.subject for finding in found if finding.verb == "finish-rename"}
+        found += [finding for finding in _judge_instances(facts, instances) if finding.subject not in renamed]
     return found + _overdue(facts, now)
 
 
@@ -285,17 +286,28 @@ def _judge_instances(facts: Mapping[str, Any], instances: Mapping[str, ganeti.In
     return found
 
 
-def keep_safe(findings: list[Finding]) -> list[Finding]:
+def held(reports: Mapping[str, Any], instances: Mapping[str, ganeti.Instance]) -> set[str]:
+    """Return the instances whose primary has said that a mounted dataset of ours holds their files."""
+    found = set()
+    for node, facts in reports.items():
+        datasets = facts["datasets"] if isinstance(facts, dict) else []
+        names = {dataset["name"] for dataset in datasets if dataset["ours"] and dataset["files"]}
+        found |= {name for name in names if name in instances and instances[name].primary == node}
+    return found
+
+
+def keep_safe(findings: list[Finding], held: set[str]) -> list[Finding]:
     """Return the findings without repairs that could take away an instance's only data.
 
-    A dataset on the wrong node may go to the trash only when nothing says that the primary lacks its own.
+    A dataset on the wrong node may go to the trash only when the primary has been heard to hold its own.
     """
     lacking = {finding.subject for finding in findings if "has no dataset" in finding.text}
-    return [_kept_safe(finding, lacking) if finding.verb == "discard-elsewhere" else finding for finding in findings]
+    return [_kept_safe(finding, held, lacking) if finding.verb == "discard-elsewhere" else finding for finding in findings]
 
 
-def _kept_safe(finding: Finding, lacking: set[str]) -> Finding:
-    if finding.subject not in lacking:
+def _kept_safe(finding: Finding, held: set[str], lacking: set[str]) -> Finding:
+    if finding.subject in held:
         return Finding(finding.node, finding.subject, finding.text, "discard", finding.request)
-    way_out = f"gnt-instance modify --new-primary={finding.node} {finding.subject}"
-    return Finding(finding.node, finding.subject, f"{finding.text}: its only data is here, {way_out}")
+    way_out = f"its only data is here, gnt-instance modify --new-primary={finding.node} {finding.subject}"
+    why = way_out if finding.subject in lacking else "whether it has its data there is not known"
+    return Finding(finding.node, finding.subject, f"{finding.text}: {why}")

@@ -221,7 +221,7 @@ def _findings(here: Here) -> tuple[list[Finding], dict[str, Any]]:
         else:
             facts["leftover_minutes"] = 0  # which jobs run is known here, so young leftovers are told from new instances
             found += check.compare_node(facts, instances, list(instances), busy, time.time())
-    return check.keep_safe(found), reports
+    return check.keep_safe(found, check.held(reports, instances)), reports
 
 
 def _check(here: Here, options: argparse.Namespace) -> int:

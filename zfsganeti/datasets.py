@@ -223,11 +223,16 @@ class Store:
 
     # before an operation
 
-    def admit(self, instance: str, sizes: list[int], *, create: bool = True) -> None:
-        """The instance can have disks of these sizes (bytes) here: its dataset is at home, healthy and with room, or it is refused."""
+    def admit(self, instance: str, sizes: list[int], *, create: bool = True, fresh: bool = False) -> None:
+        """The instance can have disks of these sizes (bytes) here: its dataset is at home, healthy and with room, or it is refused.
+
+        A `fresh` one has no disks yet, so a dataset under its name must be empty; one that is refused is left as it was.
+        """
         existing = self.find(instance)
         if existing is None:
             self._check_way_is_free(instance)
+        elif fresh:
+            self._refuse_leftovers(instance, existing)
         self.check_pool()
         try:
             self.check_space(instance, sum(sizes))
@@ -237,13 +242,17 @@ class Store:
         if create:
             self.bring_home(instance, existing or self._create(instance))
 
-    def refuse_leftover_files(self, instance: str) -> None:
-        """The dataset at home holds no files: an instance that is added anew must not find another's."""
-        files = sorted(os.listdir(self.home(instance))) if self.zfs.mounted_at(self.home(instance)) else []
-        if files:
+    def _refuse_leftovers(self, instance: str, dataset: Dataset) -> None:
+        """The dataset holds neither file nor snapshot: an instance that is added anew must not find another's."""
+        if self.zfs.mounted_at(self.home(instance)) is None:
+            self._check_way_is_free(instance)
+        with self.looking_into(dataset) as path:
+            found = sorted(os.listdir(path))
+        found += [name.split("@")[1] for name, _created, _used in self.zfs.snapshots(dataset.name, depth=1)]
+        if found:
             raise Foreign(
-                f"dataset {self.name(instance)}",
-                f"holds {files[0]} of an instance that is gone",
+                f"dataset {dataset.name}",
+                f"holds {found[0]} of an instance that is gone",
                 "gnt-zfs check --repair puts it into the trash",
             )
 

@@ -121,8 +121,7 @@ def _add_pre(here: Here, event: ganeti.Event) -> None:
     from zfsganeti.datasets import locked
 
     with locked(event.instance):
-        here.store.admit(event.instance, event.sizes, create=not _is_dry_run(here, event))
-        here.store.refuse_leftover_files(event.instance)
+        here.store.admit(event.instance, event.sizes, create=not _is_dry_run(here, event), fresh=True)
 
 
 def _add_post(here: Here, event: ganeti.Event) -> None:
@@ -206,9 +205,7 @@ def _move_pre(here: Here, event: ganeti.Event) -> None:
 
     if here.node == event.target and here.has_root():
         with locked(event.instance):
-            here.store.admit(event.instance, event.sizes, create=not _is_dry_run(here, event))
-            if not _is_dry_run(here, event):
-                here.store.refuse_leftover_files(event.instance)
+            here.store.admit(event.instance, event.sizes, create=not _is_dry_run(here, event), fresh=True)
     elif _acts(here, event, event.primary) and not _is_dry_run(here, event):
         with locked(event.instance):
             here.store.put_aside(event.instance, f"move {event.target}")

@@ -220,7 +220,7 @@ def _make_logs(_here: Here, _arguments: dict[str, str]) -> None:
 
 def check_directory(directory: str) -> str:
     """Return a directory that can be the cluster's file storage directory."""
-    if not directory.startswith("/") or os.path.normpath(directory) != directory or directory.count("/") < 1 or directory == "/":
+    if not directory.startswith("/") or directory.startswith("//") or os.path.normpath(directory) != directory or directory == "/":
         raise BadInput(f"setup: {directory!r} is not an absolute, plain path")
     if "," in directory or not directory.isprintable() or " " in directory:
         raise BadInput(f"setup: {directory!r} has a comma or a blank, which mount(2) or Ganeti cannot take")

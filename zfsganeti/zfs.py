@@ -76,7 +76,7 @@ def _choice(table: Mapping[str, int]) -> Any:
 def _path(value: object) -> str:
     text = str(value)
     if text not in ("none", "legacy") and (
-        not text.startswith("/") or os.path.normpath(text) != text or "," in text or not text.isprintable()
+        not text.startswith("/") or text.startswith("//") or os.path.normpath(text) != text or "," in text or not text.isprintable()
     ):
         raise ValueError("must be an absolute, plain path without commas")
     return text

@@ -179,6 +179,7 @@ def test_only_the_marks_asked_for_are_returned(bench: Bench) -> None:
         ({"recordsize": True}, "property recordsize=True: must be a power of two from 512 to 1M"),
         ({"mountpoint": "srv/vm"}, "property mountpoint=srv/vm: must be an absolute, plain path without commas"),
         ({"mountpoint": "/srv/../vm"}, "property mountpoint=/srv/../vm: must be an absolute, plain path without commas"),
+        ({"mountpoint": "//srv"}, "property mountpoint=//srv: must be an absolute, plain path without commas"),
         ({"compression": "brotli"}, "property compression=brotli: must be one of on, off, zle, lz4, zstd"),
         ({"refreservation": -1}, f"property refreservation=-1: must be a number from 0 to {1 << 62}"),
     ],

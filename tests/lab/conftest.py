@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import uuid
 from collections.abc import Iterator
 
@@ -152,3 +153,9 @@ def lab(reset: Reset) -> Iterator[Lab]:
     """The cluster after `gnt-zfs setup`, with no instance."""
     yield reset.lab
     reset.between()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A failure is in the log at once, not after the last of the other tests."""
+    if report.failed:
+        print(f"\n{report.longreprtext}", file=sys.__stdout__, flush=True)

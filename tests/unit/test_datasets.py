@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fakezfs import unguard
 from tests.node import CLUSTER_NAME, Node
 from zfsganeti.config import Config
 from zfsganeti.datasets import (
@@ -23,6 +25,8 @@ from zfsganeti.datasets import (
     Store,
     copy_sparse,
     find_root,
+    guard,
+    is_guarded,
     locked,
     pack_record,
     parse_intent,
@@ -60,6 +64,35 @@ def test_a_directory_without_a_dataset_has_no_root(node: Node) -> None:
     with pytest.raises(Missing) as caught:
         find_root(node.fake, f"{node.place}/plain", Config())
     assert str(caught.value) == f"a dataset mounted at {node.place}/plain does not exist: gnt-zfs setup ROOT makes one"
+
+
+def test_a_configured_root_that_is_not_there_is_unavailable(node: Node) -> None:
+    os.mkdir(f"{node.place}/plain")
+    with pytest.raises(Unavailable) as caught:
+        find_root(node.fake, f"{node.place}/plain", Config(root="tank/vm"))
+    assert str(caught.value) == (
+        f"root tank/vm: is not mounted at {node.place}/plain: gnt-zfs setup mounts it, or correct the configuration file"
+    )
+
+
+@pytest.fixture
+def guarded(node: Node) -> Iterator[str]:
+    """The root's directory as setup left it, while its dataset is not there."""
+    directory = f"{node.place}/guarded"
+    guard(directory)
+    yield directory
+    unguard(directory)
+
+
+def test_a_guarded_directory_without_its_dataset_is_unavailable(node: Node, guarded: str) -> None:
+    """Only where the file system of the test's directory knows the flag, and as root; else it is as any other directory."""
+    with pytest.raises(Unavailable if is_guarded(guarded) else Missing) as caught:
+        find_root(node.fake, guarded, Config())
+    said = {
+        Unavailable: f"{guarded}: the root dataset is not there: its pool is not imported: zpool import, then zfs mount -a",
+        Missing: f"a dataset mounted at {guarded} does not exist: gnt-zfs setup ROOT makes one",
+    }
+    assert str(caught.value) == said[type(caught.value)]
 
 
 def test_another_root_than_the_configured_one_is_unavailable(node: Node) -> None:
@@ -185,15 +218,49 @@ def test_a_restore_needs_no_room_since_the_data_is_there_already(node: Node) -> 
         node.store.admit("web2", [GIB])
 
 
-def test_a_new_instance_never_finds_anothers_files(node: Node) -> None:
-    node.store.admit("web1", [GIB])
-    node.store.refuse_leftover_files("web1")
-    node.ganeti_writes("web1", disk1=b"x", disk0=b"x")
+LEFT = {"file": "disk0", "unmounted file": "disk0", "aside": "disk0", "snapshot": "autosnap"}
+
+
+def leave(node: Node, what: str) -> None:
+    node.has("web1", **({} if what == "snapshot" else {"disk1": b"x", "disk0": b"x"}))
+    if what == "snapshot":
+        node.fake.snapshot(["zfs/vm/web1@autosnap"])
+    elif what == "unmounted file":
+        node.fake.unmount(node.home("web1"))
+    elif what == "aside":
+        node.store.put_aside("web1", "rename web2")
+        node.ganeti_renames("web1", "web2")
+
+
+@pytest.mark.parametrize("what", LEFT)
+def test_a_new_instance_never_finds_what_another_left_and_changes_nothing_of_it(node: Node, what: str) -> None:
+    leave(node, what)
+    before = node.whole_state()
+    for create in (True, False):
+        with pytest.raises(Foreign) as caught:
+            node.store.admit("web1", [GIB], create=create, fresh=True)
+        assert str(caught.value) == (
+            f"dataset zfs/vm/web1: holds {LEFT[what]} of an instance that is gone: gnt-zfs check --repair puts it into the trash"
+        )
+    after = node.whole_state()
+    after["paths"] = [path for path in after["paths"] if path != ".aside" or path in before["paths"]]
+    assert after == before
+
+
+def test_a_new_instance_takes_over_an_empty_leftover(node: Node) -> None:
+    node.store.admit("web1", [GIB], fresh=True)
+    node.fake.unmount(node.home("web1"))
+    node.store.admit("web1", [GIB], fresh=True)
+    assert node.fake.mounted_at(node.home("web1")) == "zfs/vm/web1"
+
+
+def test_a_new_instance_takes_no_plain_files_for_its_own(node: Node) -> None:
+    node.store.admit("web1", [GIB], fresh=True)
+    node.fake.unmount(node.home("web1"))
+    node.ganeti_writes("web1", disk0=b"plain")
     with pytest.raises(Foreign) as caught:
-        node.store.refuse_leftover_files("web1")
-    assert str(caught.value) == (
-        "dataset zfs/vm/web1: holds disk0 of an instance that is gone: gnt-zfs check --repair puts it into the trash"
-    )
+        node.store.admit("web1", [GIB], fresh=True)
+    assert str(caught.value) == f"{node.home('web1')}: is in the way and not empty: move it away"
 
 
 @pytest.mark.parametrize("name", [".trash", "..", "a/b", "Web1", ""])
@@ -422,11 +489,14 @@ def test_a_name_that_is_taken_is_refused_beforehand(node: Node) -> None:
     node.store.refuse_taken("free")
 
 
-def test_a_rename_never_takes_over_a_strangers_dataset(node: Node) -> None:
+@pytest.mark.parametrize(
+    "marks", [{}, {CLUSTER: CLUSTER_NAME}, {INSTANCE: "new"}, {INSTANCE: "new", CLUSTER: "other.example.com"}, {**OURS, INSTANCE: "third"}]
+)
+def test_a_rename_never_takes_over_a_strangers_dataset(node: Node, marks: dict[str, str]) -> None:
     node.has("old", disk0=b"data")
     node.store.put_aside("old", "rename new")
     node.ganeti_renames("old", "new")
-    node.fake.foreign("zfs/vm/new", {INSTANCE: "new", CLUSTER: "other.example.com"})
+    node.fake.foreign("zfs/vm/new", marks)
     before = node.whole_state()
     with pytest.raises(Foreign) as caught:
         node.store.finish_rename("old", "new")

@@ -316,8 +316,7 @@ def test_what_others_put_there_is_neither_listed_nor_given_up(node: Node) -> Non
 
 def added_again(node: Node, name: str = "web1", **files: bytes) -> None:
     node.trash.mark_restoring(ENTRY, name)
-    node.store.admit(name, [GIB])
-    node.store.refuse_leftover_files(name)
+    node.store.admit(name, [GIB], fresh=True)
     node.ganeti_writes(name, **(files or {"new0": b"", "new1": b""}))
 
 

@@ -1,0 +1,148 @@
+"""The hook as Ganeti calls it: what concerns us, what it costs those it does not concern, and what a broken installation does."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zfsganeti import hooks, links
+from zfsganeti.errors import BadEnvironment
+
+HOUSE = Path(__file__).parents[2]
+EXECUTABLE = HOUSE / "hooks" / "zfsganeti"
+HEAVY = {"libzfs_core", "cffi", "subprocess", "argparse", "logging", "json", "dataclasses", "sh", "typing", "ctypes", "re", "pathlib"}
+NODE = os.uname().nodename.split(".")[0]
+
+INSTANCE = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "GANETI_HOOKS_VERSION": "2",
+    "GANETI_HOOKS_PATH": "instance-start",
+    "GANETI_HOOKS_PHASE": "pre",
+    "GANETI_OP_CODE": "OP_INSTANCE_STARTUP",
+    "GANETI_CLUSTER": "cluster.example.com",
+    "GANETI_MASTER": "node1.example.com",
+    "GANETI_INSTANCE_NAME": "web1.example.com",
+    "GANETI_INSTANCE_PRIMARY": "node1.example.com",
+    "GANETI_INSTANCE_DISK_TEMPLATE": "plain",
+}
+
+
+def run(command: list[str], environ: dict[str, str]) -> tuple[int, str, str]:
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, cwd="/")
+    return done.returncode, done.stdout, done.stderr
+
+
+def without_site(body: str) -> list[str]:
+    """A fresh interpreter, isolated as the hook's own, that finds the library of this checkout first."""
+    return [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(HOUSE)!r})\n{body}"]
+
+
+# what concerns us
+
+
+@pytest.mark.parametrize("kind", ["plain", "drbd", "ext", "rbd", "diskless", "sharedfile", ""])
+def test_instances_of_other_kinds_do_not_concern_us(kind: str) -> None:
+    assert not hooks.concerns_us({**INSTANCE, "GANETI_INSTANCE_DISK_TEMPLATE": kind})
+
+
+@pytest.mark.parametrize("variable", ["GANETI_INSTANCE_DISK_TEMPLATE", "GANETI_NEW_DISK_TEMPLATE"])
+def test_instances_that_have_or_get_files_concern_us(variable: str) -> None:
+    assert hooks.concerns_us({**INSTANCE, variable: "file"})
+
+
+def test_the_node_itself_concerns_us() -> None:
+    assert hooks.concerns_us({})  # the watcher
+    assert hooks.concerns_us({"GANETI_HOOKS_PATH": "cluster-verify", "GANETI_HOOKS_PHASE": "post"})
+    assert not hooks.concerns_us({"GANETI_HOOKS_PATH": "cluster-verify", "GANETI_HOOKS_PHASE": "pre"})
+
+
+def test_a_phase_that_ganeti_does_not_have_is_told() -> None:
+    with pytest.raises(BadEnvironment):
+        hooks.concerns_us({**INSTANCE, "GANETI_HOOKS_PHASE": "during"})
+
+
+def test_every_link_that_is_hung_has_a_handler_and_every_handler_a_link() -> None:
+    hung = {link.split("/")[0].removesuffix(".d") for link in links.LINKS}
+    assert len(hung) == len(links.LINKS)
+    assert {name for name in hung if name not in hooks.NODE_HOOKS} == set(hooks.HANDLERS)
+    assert set(hooks.NODE_HOOKS) <= hung
+
+
+def test_ganeti_would_run_what_is_hung() -> None:
+    """Ganeti runs no file in a hooks directory whose name has other characters than these."""
+    for link in links.LINKS:
+        directory, _slash, name = link.partition("/")
+        assert name == links.BASENAME
+        assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+        assert directory == "watcher" or directory.endswith(("-pre.d", "-post.d"))
+
+
+# what it costs
+
+
+def test_a_hook_that_is_not_for_us_is_silent_and_imports_next_to_nothing() -> None:
+    """Every hook of the cluster comes here, on every node; what the interpreter itself loads is not ours to count."""
+    bare = run(without_site("print(*sorted(sys.modules))"), INSTANCE)
+    status, output, errors = run(
+        without_site("from zfsganeti.hooks import main\nstatus = main()\nprint(*sorted(sys.modules))\nraise SystemExit(status)"), INSTANCE
+    )
+    assert (status, errors) == (0, "")
+    loaded = set(output.split()) - set(bare[1].split())
+    assert {name for name in loaded if name.startswith("zfsganeti.")} == {"zfsganeti.hooks", "zfsganeti.ganeti", "zfsganeti.errors"}
+    assert not HEAVY & {name.split(".")[0] for name in loaded}
+
+
+def test_errors_are_one_line_that_begins_with_the_node() -> None:
+    environ = {**INSTANCE, "GANETI_HOOKS_PHASE": "during"}
+    status, output, errors = run(without_site("from zfsganeti.hooks import main\nraise SystemExit(main())"), environ)
+    assert (status, errors) == (1, "")
+    assert output == f"{NODE}: GANETI_HOOKS_PHASE is 'during': Ganeti calls hooks with pre or post\n"
+
+
+# a broken installation
+
+
+@pytest.fixture(params=["missing", "broken"])
+def executable(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+    """The executable on a machine whose library is gone, or of which a part cannot be imported."""
+    copy = tmp_path / "zfsganeti"
+    shutil.copy(EXECUTABLE, copy)
+    place = tmp_path / "packages"
+    if request.param == "broken":
+        (place / "zfsganeti").mkdir(parents=True)
+        (place / "zfsganeti" / "__init__.py").write_text("", encoding="utf-8")
+        (place / "zfsganeti" / "hooks.py").write_text("import zfsganeti.nothing\n", encoding="utf-8")
+    begin = f"import runpy, sys; sys.path[:] = [{str(place)!r}, *(p for p in sys.path if 'packages' not in p)]"
+    return [sys.executable, "-I", "-c", f"{begin}; runpy.run_path({str(copy)!r}, run_name='__main__')"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "drbd", ""])
+def test_a_broken_installation_does_not_stop_other_instances(executable: list[str], kind: str) -> None:
+    assert run(executable, {**INSTANCE, "GANETI_INSTANCE_DISK_TEMPLATE": kind}) == (0, "", "")
+
+
+@pytest.mark.parametrize("variable", ["GANETI_INSTANCE_DISK_TEMPLATE", "GANETI_NEW_DISK_TEMPLATE"])
+def test_a_broken_installation_stops_ours_in_one_line(executable: list[str], variable: str) -> None:
+    status, output, errors = run(executable, {**INSTANCE, variable: "file"})
+    assert (status, errors) == (1, "")
+    assert output.startswith(f"{NODE}: zfsganeti's library cannot be loaded (")
+    assert output.endswith("): reinstall zfsganeti\n")
+    assert output.count("\n") == 1
+
+
+def test_the_executable_is_isolated_from_the_daemons_environment() -> None:
+    first = EXECUTABLE.read_text(encoding="utf-8").splitlines()[0]
+    assert first == "#!/usr/bin/python3 -I"
+    assert os.access(EXECUTABLE, os.X_OK)
+
+
+def test_the_executable_imports_only_os_before_the_library() -> None:
+    tree = ast.parse(EXECUTABLE.read_text(encoding="utf-8"))
+    imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    assert imported == ["os"]
