@@ -84,7 +84,7 @@ def test_restore_under_another_name_and_trash_that_is_given_up(lab: Lab) -> None
     lab.configure("trash_min_free = 90\n")
     lab.node2.run("zfs set reservation=8G zfs")
     assert lab.watch() == ""
-    lab.node2.run("zfs inherit reservation zfs")
+    lab.node2.run("zfs set reservation=none zfs")
     assert lab.trash() == [], "short of space, the trash is given up"
     lab.configure("trash_days = 0\n")
     lab.run("gnt-instance remove -f two")
