@@ -20,8 +20,6 @@ from zfsganeti.datasets import FS_IMMUTABLE_FL, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, ZfsGanetiError
 from zfsganeti.zfs import VALIDATORS, Dataset, Mount, Pool, check_dataset, check_snapshot, encode
 
-VALUE_LIMIT = 8191  # ZAP_MAXVALUELEN less the NUL
-
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -161,6 +159,7 @@ class FakeZfs:
 
     @changing
     def set(self, name: str, values: Mapping[str, str]) -> None:
+        encode({}, {key: value for key, value in values.items() if ":" in key})
         filesystem = self._must(check_dataset(name))
         for key, value in values.items():
             self._check_settable(name, key, value)
@@ -354,11 +353,9 @@ class FakeZfs:
     @staticmethod
     def _check_settable(name: str, key: str, value: str) -> None:
         try:
-            if ":" in key:
-                good = len(value.encode()) <= VALUE_LIMIT
-            else:
+            if ":" not in key:
                 encode({key: int(value) if value.isdigit() and key in VALIDATORS else value}, {})
-                good = True
+            good = True
         except ZfsGanetiError:
             good = False
         if not good:

@@ -40,10 +40,9 @@ def execute(command: Sequence[str], *, stdin: str = "", seconds: float) -> Done:
 # who else is there
 
 
-def others() -> Iterator[str]:
-    """Yield the number of every process but this one."""
-    own = str(os.getpid())
-    return (entry for entry in os.listdir("/proc") if entry.isdigit() and entry != own)
+def processes() -> Iterator[str]:
+    """Yield the number of every process."""
+    return (entry for entry in os.listdir("/proc") if entry.isdigit())
 
 
 def describe(pid: str) -> str:
@@ -73,4 +72,4 @@ def open_files(pid: str) -> Iterator[tuple[str, os.stat_result]]:
 def holding(paths: Sequence[str]) -> list[str]:
     """Return the processes that have one of the files open."""
     wanted = {(status.st_dev, status.st_ino) for status in map(os.stat, paths)}
-    return [describe(pid) for pid in others() if any((status.st_dev, status.st_ino) in wanted for _link, status in open_files(pid))]
+    return [describe(pid) for pid in processes() if any((status.st_dev, status.st_ino) in wanted for _link, status in open_files(pid))]

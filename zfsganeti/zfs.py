@@ -13,7 +13,7 @@ import re
 import time
 
 from zfsganeti.errors import BadInput, BadName, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.process import describe, execute, open_files, others
+from zfsganeti.process import describe, execute, open_files, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -359,7 +359,8 @@ class Zfs:
         self._call(old, "lzc_rename", check_dataset(old).encode(), check_dataset(new).encode())
 
     def set(self, name: str, values: Mapping[str, str]) -> None:
-        """The properties are set, all in one step; zfs(8) validates them."""
+        """The properties are set, all or none; zfs(8) validates native ones, but looks at user properties only after it set others."""
+        encode({}, {key: value for key, value in values.items() if ":" in key})
         if values:
             self._command("zfs", "set", *(f"{key}={value}" for key, value in values.items()), check_dataset(name))
 
@@ -442,8 +443,12 @@ class Zfs:
         return Busy(f"dataset {name}", said.get(why, why))
 
     def users(self, name: str) -> list[str]:
-        """Return who uses a filesystem: 'process NAME (PID) at PATH', for mounts in any namespace and files held open."""
-        return list(dict.fromkeys([*_mounting_processes(name), *_holding_processes(name, self.mounts())]))[:5]
+        """Return who uses a filesystem: processes with files of it open, then where it is mounted, in any namespace."""
+        return [*self.holders(name), *_mounting_processes(name)][:5]
+
+    def holders(self, name: str) -> list[str]:
+        """Return the processes that hold files of a filesystem open, as 'process NAME (PID) with PATH'."""
+        return list(_holding_processes(name, self.mounts()))
 
     # mounting
 
@@ -480,7 +485,7 @@ class Zfs:
                 if error.errno != errno.EBUSY:
                     raise Unavailable(path, os.strerror(error.errno or 0)) from error
                 if time.monotonic() > deadline:
-                    raise Busy(path, f"{name} is in use by {', '.join(self.users(name)) or 'an unknown process'}") from error
+                    raise Busy(path, f"{name} is in use by {', '.join(self.holders(name)) or 'an unknown process'}") from error
                 time.sleep(0.1)
 
 
@@ -495,9 +500,10 @@ def _libc_call(function: str, *arguments: str | int) -> None:
 
 
 def _mounting_processes(name: str) -> Iterator[str]:
-    """One process for each mount namespace that has the filesystem mounted."""
+    """One process for each mount namespace that has the filesystem mounted; our own namespace first, which says most."""
+    own = os.readlink("/proc/self/ns/mnt")
     seen = set()
-    for pid in others():
+    for pid in sorted(processes(), key=lambda pid: pid != str(os.getpid())):
         try:
             namespace = os.readlink(f"/proc/{pid}/ns/mnt")
             if namespace in seen:
@@ -508,8 +514,7 @@ def _mounting_processes(name: str) -> Iterator[str]:
         except OSError:
             continue
         if paths:
-            own = namespace == os.readlink("/proc/self/ns/mnt")
-            yield f"the mount at {paths[0]}" + ("" if own else f" in the namespace of {describe(pid)}")
+            yield f"the mount at {paths[0]}" + ("" if namespace == own else f" in the namespace of {describe(pid)}")
 
 
 def _holding_processes(name: str, mounts: list[Mount]) -> Iterator[str]:
@@ -521,7 +526,7 @@ def _holding_processes(name: str, mounts: list[Mount]) -> Iterator[str]:
             devices[os.stat(path).st_dev] = dataset
         except OSError:
             continue
-    for pid in others():
+    for pid in processes():
         for link, status in open_files(pid):
             if devices.get(status.st_dev) == name or (status.st_dev not in devices and _is_detached_zfs(link, pid, status.st_dev)):
                 yield f"{describe(pid)} with {_target(link)}"
@@ -552,7 +557,7 @@ def _is_detached_zfs(link: str, pid: str, device: int) -> bool:
 
 
 def _senders(snapshot: str) -> Iterator[str]:
-    for pid in others():
+    for pid in processes():
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 words = file.read().decode(errors="replace").split("\0")
