@@ -27,7 +27,8 @@ def execute(command: Sequence[str], *, stdin: str = "", seconds: float) -> Done:
     # since version 2 a call returns a str unless told otherwise; before, the option would become an argument of the program
     returns = {"_return_cmd": True} if int(sh.__version__.split(".")[0]) >= 2 else {}
     try:
-        done = sh.Command(command[0])(
+        # looked for where we say, not in the PATH of whoever called us
+        done = sh.Command(command[0], search_paths=ENVIRONMENT["PATH"].split(":"))(
             *command[1:], _in=stdin, _env=ENVIRONMENT, _timeout=seconds, _tty_out=False, _cwd="/", _ok_code=list(range(256)), **returns
         )
     except sh.CommandNotFound:

@@ -82,6 +82,12 @@ class Lab:
     def mounted(self, name: str, node: str = "node2") -> bool:
         return self.node(node).execute(f"mountpoint -q {DIRECTORY}/{name}").status == 0
 
+    def sums_in_trash(self, entry: str, node: str = "node2") -> list[str]:
+        """Return the sorted checksums of the files of an entry of the trash."""
+        look = f"mkdir /tmp/look && mount -t zfs -o zfsutil {ROOTS[node]}/.trash/{entry} /tmp/look && sha256sum /tmp/look/*"
+        lines = self.node(node).run(f"{look}; umount /tmp/look; rmdir /tmp/look").splitlines()
+        return sorted(line.split()[0] for line in lines)
+
     def well(self) -> None:
         """Nothing leaked and nothing is out of place."""
         assert self.run("gnt-zfs check") == "All is well on 3 nodes.\n"

@@ -102,7 +102,7 @@ def test_an_unreachable_primary_vetoes_and_an_offline_one_does_not(lab: Lab) -> 
     assert lab.sums("far", "node3") == sums
     lab.run("gnt-node modify --offline=yes node3")
     lab.run("gnt-instance remove -f --ignore-failures far")
-    lab.run("gnt-node modify --offline=no --auto-promote node3")
+    lab.run("gnt-node modify -f --offline=no --auto-promote node3")
     said = lab.run("gnt-zfs check --repair")
     assert "node3.example.com: far: dataset tank/vm/far holds" in said
     assert "and has no instance (repaired)" in said
@@ -115,8 +115,7 @@ def test_remove_with_the_patch(lab: Lab) -> None:
     lab.add("patched")
     sums = lab.fill("patched")
     lab.run("gnt-instance remove -f patched")
-    lab.run("gnt-zfs trash restore patched")
-    assert lab.sums("patched") == sums
+    assert lab.sums_in_trash(lab.trash()[0]) == sums
     # what an upgrade of Ganeti does to a patched file
     backend = lab.node2.run("readlink -f /usr/share/ganeti/default").strip() + "/ganeti/backend.py"
     lab.node2.run(f"cp {backend} /tmp/patched.py; cp {backend}.zfsganeti-orig {backend}")
