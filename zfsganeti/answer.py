@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from zfsganeti.datasets import locked
-from zfsganeti.errors import BadInput, Missing, ZfsGanetiError, one_line
+from zfsganeti.datasets import INTENT, locked
+from zfsganeti.errors import BadInput, Busy, Missing, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 
@@ -59,7 +59,11 @@ def _aside(here: Here, request: dict[str, Any]) -> Any:
 def _home(here: Here, request: dict[str, Any]) -> Any:
     instance = _instance(request)
     with locked(instance):
-        here.store.bring_home(instance)
+        dataset = here.store.find(instance)
+        seen = request.get("intent")
+        if dataset is not None and seen is not None and dataset.marks.get(INTENT, "") != seen:
+            raise Busy(f"dataset {dataset.name}", "an operation has begun on it since it was looked at", "run the check again")
+        here.store.bring_home(instance, dataset)
 
 
 def _discard(here: Here, request: dict[str, Any]) -> Any:

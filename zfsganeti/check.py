@@ -209,12 +209,15 @@ def _judge(
         )
     if name not in names:
         return _without_instance(node, dataset, old_enough)
-    if instances is not None and instances[name].primary != node:
-        return _elsewhere(node, dataset, instances[name], old_enough)
+    instance = instances.get(name) if instances is not None else None
+    if instances is not None and instance is None:
+        return None  # added or removed this moment: the sources disagree
+    if instance is not None and instance.primary != node:
+        return _elsewhere(node, dataset, instance, old_enough)
     if dataset["home"]:
         return None
     said = f"was put aside ({dataset['intent'].split(' ')[0]} was not finished)" if dataset["aside"] else "is not mounted"
-    return Finding(node, name, f"dataset {dataset['dataset']} {said}", "home", {"instance": name})
+    return Finding(node, name, f"dataset {dataset['dataset']} {said}", "home", {"instance": name, "intent": dataset["intent"]})
 
 
 def _interrupted_rename(node: str, dataset: Mapping[str, Any], names: list[str]) -> Finding | None:
@@ -279,7 +282,13 @@ def _judge_instances(facts: Mapping[str, Any], instances: Mapping[str, ganeti.In
             continue
         if instance.name in facts["plain"]:
             found.append(
-                Finding(node, instance.name, "its disks are in a plain directory, not in a dataset", "absorb", {"instance": instance.name})
+                Finding(
+                    node,
+                    instance.name,
+                    "its disks are in a plain directory, not in a dataset",
+                    "absorb",
+                    {"instance": instance.name, "unlimited": True},
+                )
             )
         else:
             found.append(Finding(node, instance.name, f"has no dataset on {node}: gnt-zfs trash list may have it"))

@@ -211,9 +211,10 @@ def _findings(here: Here) -> tuple[list[Finding], dict[str, Any]]:
     from zfsganeti import check
     from zfsganeti.answer import busy_instances
 
+    # in this order: what is being added meanwhile is either at work still or in the configuration already
+    reports = here.call_all("report")
     busy = busy_instances(here)
     instances = here.master.instances()
-    reports = here.call_all("report")
     found: list[Finding] = []
     for node, facts in reports.items():
         if isinstance(facts, ZfsGanetiError):

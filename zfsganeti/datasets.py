@@ -59,7 +59,7 @@ INSTANCE, CLUSTER, INTENT, RECORD, RESTORING = (PREFIX + word for word in ("inst
 MARKS = (INSTANCE, CLUSTER, INTENT, RECORD, RESTORING)
 ASIDE, TRASH = ".aside", ".trash"
 RECORD_LIMIT = 8000  # a user property holds 8191 bytes
-LOCKS = "/run/lock"
+LOCKS = "/run/zfsganeti"  # not /run/lock, where every user may take a name before us
 ABSORB_LIMIT = 64 << 20  # a hook copies no more than this: Ganeti waits 900 s for it
 HEALTHY = ("ONLINE",)
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
@@ -86,18 +86,18 @@ def find_root(zfs: Backend, directory: str, config: Config) -> Root:
 
 def _mount_root(zfs: Backend, directory: str, config: Config) -> str:
     try:
-        meant = [name for name, mountpoint in zfs.filesystems() if mountpoint == directory and config.root in ("", name)]
+        known = dict(zfs.filesystems())
     except Unavailable:
-        if is_guarded(directory):
+        if config.root or is_guarded(directory):
             raise
-        meant = []  # no ZFS here and no trace of ours: a cluster with file storage of another kind
+        known = {}  # no ZFS here and no trace of ours: a cluster with file storage of another kind
+    meant = [name for name, mountpoint in known.items() if mountpoint == directory and config.root in ("", name)]
     if len(meant) > 1:
         raise Unavailable(directory, f"several datasets have it as mountpoint: {', '.join(meant)}", "set root in the configuration file")
-    if not meant and config.root:
-        raise Unavailable(
-            f"root {config.root}", f"is not mounted at {directory}", "gnt-zfs setup mounts it, or correct the configuration file"
-        )
-    if not meant and is_guarded(directory):
+    if not meant and config.root in known:
+        way_out = "gnt-zfs setup mounts it, or correct the configuration file"
+        raise Unavailable(f"root {config.root}", f"is not mounted at {directory}", way_out)
+    if not meant and (config.root or is_guarded(directory)):
         raise Unavailable(directory, "the root dataset is not there: its pool is not imported", "zpool import, then zfs mount -a")
     if not meant:
         raise Missing(f"a dataset mounted at {directory}", "gnt-zfs setup ROOT makes one")
@@ -166,7 +166,8 @@ def unpack_record(value: str) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def locked(instance: str, *, seconds: float = 120, directory: str = LOCKS) -> Iterator[None]:
     """Nobody else of us works on the instance's dataset on this node; Unavailable when another one does for too long."""
-    descriptor = os.open(f"{directory}/zfsganeti-{instance}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    descriptor = os.open(f"{directory}/{instance}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + seconds
     try:
         while True:

@@ -47,8 +47,10 @@ def storage_kinds(environ: Mapping[str, str]) -> tuple[str, str]:
 def hook_name(environ: Mapping[str, str]) -> str:
     """Return which hook is called, such as 'instance-add-pre'; the watcher's carries no name of its own."""
     path, phase = environ.get("GANETI_HOOKS_PATH"), environ.get("GANETI_HOOKS_PHASE")
-    if path is None:
+    if path is None and "GANETI_OP_CODE" not in environ and phase is None:
         return "watcher"
+    if path is None:
+        raise BadEnvironment("GANETI_HOOKS_PATH", path, "Ganeti always sets it for a hook")
     if phase not in ("pre", "post"):
         raise BadEnvironment("GANETI_HOOKS_PHASE", phase, "Ganeti calls hooks with pre or post")
     return f"{path}-{phase}"
@@ -199,6 +201,9 @@ class Ssconf:
         addresses = self.addresses
         if hostname in addresses:
             return hostname
+        short = [name for name in addresses if name.split(".")[0] == hostname]
+        if len(short) == 1:
+            return short[0]
         import socket
 
         for name, address in addresses.items():
@@ -217,8 +222,6 @@ class Ssconf:
             raise Missing(f"node {node}", f"the cluster has {', '.join(self.nodes)}")
         return [
             "ssh",
-            "-i",
-            "/root/.ssh/id_rsa",
             "-oBatchMode=yes",
             "-oStrictHostKeyChecking=yes",
             "-oEscapeChar=none",

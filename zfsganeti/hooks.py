@@ -221,13 +221,18 @@ def _leave_old_primary(here: Here, event: ganeti.Event) -> None:
 
 
 def _make_ready(here: Here, event: ganeti.Event) -> None:
-    """The instance's dataset is at home before anything uses its files; one that has none (a plain directory) is left alone."""
+    """The instance's dataset is at home before anything uses its files; one that is not ours, or a plain directory, is left alone."""
     if _acts(here, event, event.primary):
         from zfsganeti.datasets import locked
+        from zfsganeti.errors import Foreign
 
         with locked(event.instance):
-            if here.store.find(event.instance) is not None:
-                here.store.bring_home(event.instance)
+            try:
+                dataset = here.store.find(event.instance)
+            except Foreign:
+                return  # made by hand before we came: it works as it did
+            if dataset is not None:
+                here.store.bring_home(event.instance, dataset)
 
 
 def _recreate_pre(here: Here, event: ganeti.Event) -> None:
@@ -261,10 +266,17 @@ def _modify_pre(here: Here, event: ganeti.Event) -> None:
     if _acts(here, event, event.primary):
         here.store.check_space(event.instance, _added_bytes(_opcode(here, event)))
     removed = _removed_disks(_opcode(here, event)) if here.node == event.master and not _is_dry_run(here, event) else 0
-    if removed and removed >= len(event.sizes):
-        _aside_by_master(here, event, "empty")
-    elif removed:
+    if removed:
+        # first, since the primary's own pre hook, which runs at the same time, may bring home what is put aside here
         here.call(event.primary, "keep-disks", instance=event.instance)
+        if removed >= len(event.sizes) and not _brings_disks(_opcode(here, event)):
+            _aside_by_master(here, event, "empty")
+
+
+def _brings_disks(opcode: Mapping[str, Any]) -> bool:
+    """Tell whether an instance-modify adds or attaches a disk, so that the dataset is needed at home."""
+    changes = opcode.get("disks") or []
+    return any(isinstance(change, list) and change and change[0] in ("add", "attach") for change in changes)
 
 
 def _removed_disks(opcode: Mapping[str, Any]) -> int:

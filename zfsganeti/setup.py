@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zfsganeti import ganeti
+from zfsganeti.config import PATH
 from zfsganeti.datasets import CLUSTER, guard
 from zfsganeti.errors import BadInput, Foreign, Missing, Unavailable
 from zfsganeti.here import Here
@@ -48,6 +49,7 @@ def node_facts(here: Here, root: str, directory: str) -> dict[str, Any]:
         "cluster": dataset.marks.get(CLUSTER, "") if dataset else "",
         "occupied": here.zfs.mounted_at(directory) is None and _occupied(directory),
         "listed": directory in _listed(),
+        "configured": here.config.root,
         "logs": os.path.isdir(ganeti.EXTSTORAGE_LOGS),
         "direct": here.zfs.version() >= (2, 3),
     }
@@ -112,6 +114,8 @@ def _node_steps(node: str, root: str, directory: str, facts: Mapping[str, Any]) 
         )
     if facts["mounted"] != root:
         steps.append(Step(node, f"mount {root} at {directory}", "mount-root", (("root", root), ("directory", directory))))
+    if facts["configured"] != root:
+        steps.append(Step(node, f"write root = {root} into {PATH}", "configure-root", (("root", root),)))
     if not facts["listed"]:
         steps.append(Step(node, f"add {directory} to {ganeti.STORAGE_PATHS}", "list-path", (("directory", directory),)))
     if not facts["logs"]:
@@ -166,6 +170,7 @@ def apply_step(here: Here, action: str, arguments: dict[str, str]) -> None:
         "create-root": _create_root,
         "move-root": _move_root,
         "mount-root": _mount_root,
+        "configure-root": _configure_root,
         "list-path": _list_path,
         "make-logs": _make_logs,
     }
@@ -201,17 +206,33 @@ def _mount_root(here: Here, arguments: dict[str, str]) -> None:
     os.chmod(directory, 0o755)
 
 
+def _configure_root(_here: Here, arguments: dict[str, str]) -> None:
+    """Without this line, a node whose pool is not imported would look like one that never had anything to do with us."""
+    try:
+        with open(PATH, encoding="utf-8") as file:
+            kept = [line for line in file.read().splitlines() if line.partition("=")[0].strip() != "root"]
+    except FileNotFoundError:
+        kept = []
+    _replace(PATH, [*kept, f"root = {arguments['root']}"])
+
+
 def _list_path(_here: Here, arguments: dict[str, str]) -> None:
     directory = arguments["directory"]
     lines = _listed()
     if directory in lines:
         return
-    partial = f"{ganeti.STORAGE_PATHS}.zfsganeti"
+    _replace(ganeti.STORAGE_PATHS, [*lines, directory])
+
+
+def _replace(path: str, lines: list[str]) -> None:
+    """The file holds these lines, on disk; a power cut leaves the old file or the new one, whole."""
+    partial = f"{path}.new"
     with open(partial, "w", encoding="utf-8") as file:
-        file.write("".join(f"{line}\n" for line in [*lines, directory]))
+        file.write("".join(f"{line}\n" for line in lines))
         os.fchmod(file.fileno(), 0o644)
+        file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, ganeti.STORAGE_PATHS)
+    os.replace(partial, path)
 
 
 def _make_logs(_here: Here, _arguments: dict[str, str]) -> None:

@@ -170,19 +170,23 @@ class Trash:
 
     def give_up(self) -> tuple[list[str], list[str]]:
         """What is expired, and the oldest while the root is short of space, is gone; return those and what refused to go."""
-        root = self.zfs.get(self.store.root.name)
-        missing = 0
-        if root is not None:
-            missing = (root.used + root.available) * self.store.config.trash_min_free // 100 - root.available
         entries = [(entry.entry, entry.removed, entry.used) for entry in self.entries() if not entry.restoring]
         gone, kept = [], []
-        for entry in plan_giving_up(entries, now=self.store.now(), days=self.store.config.trash_days, missing=missing):
+        for entry in plan_giving_up(entries, now=self.store.now(), days=self.store.config.trash_days, missing=self._missing()):
             try:
                 self.destroy(entry)
                 gone.append(entry)
             except (Busy, Foreign) as error:
                 kept.append(f"{entry}: {error.why}")
         return gone, kept
+
+    def _missing(self) -> int:
+        """Return how many bytes the root lacks to have its share of the whole pool available; negative when it has more."""
+        root, pool = self.zfs.get(self.store.root.name), self.zfs.get(self.store.root.name.split("/")[0])
+        if root is None or pool is None:
+            return 0
+        # available, unlike what the pool calls free, knows of reservations, quotas and parity
+        return (pool.used + pool.available) * self.store.config.trash_min_free // 100 - root.available
 
     # the way back
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zfsganeti import ganeti
-from zfsganeti.errors import BadInput, Missing, Refused, Unavailable, ZfsGanetiError, one_line
+from zfsganeti.errors import BadInput, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.here import Here
 from zfsganeti.node import run
 from zfsganeti.trash import choose
@@ -85,7 +85,7 @@ def execute(here: Here, plan: Restore, say: Callable[[str], None]) -> None:
         say(f"adding {plan.instance} again")
         try:
             run(*plan.command, seconds=800)
-        except ZfsGanetiError:
+        except CommandFailed:  # the job has ended; after a timeout it goes on, and the entry stays reserved for it
             if plan.instance not in here.master.instances():
                 here.call(plan.node, "trash-release", entry=plan.entry)
             raise

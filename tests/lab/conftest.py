@@ -105,10 +105,10 @@ class Lab:
         self.node(node).run(f"rm -f /etc/ganeti/hooks/{hook}.d/zzz-deny")
 
     def configure(self, text: str, node: str = "node2") -> None:
-        self.node(node).write("/etc/zfsganeti.conf", text)
+        self.node(node).write("/etc/zfsganeti.conf", f"root = {ROOTS[node]}\n{text}")
 
     def unconfigure(self, node: str = "node2") -> None:
-        self.node(node).run("rm -f /etc/zfsganeti.conf")
+        self.configure("", node)
 
     def watch(self, node: str = "node2") -> str:
         """What the watcher does every five minutes; return what the hook said."""

@@ -82,9 +82,9 @@ def test_restore_under_another_name_and_trash_that_is_given_up(lab: Lab) -> None
     lab.run("gnt-instance remove -f one")
     assert len(lab.trash()) == 1
     lab.configure("trash_min_free = 90\n")
-    lab.node2.run("zfs set reservation=8G zfs")
+    lab.node2.run("zfs create -o reservation=8G zfs/ballast")
     assert lab.watch() == ""
-    lab.node2.run("zfs set reservation=none zfs")
+    lab.node2.run("zfs destroy zfs/ballast")
     assert lab.trash() == [], "short of space, the trash is given up"
     lab.configure("trash_days = 0\n")
     lab.run("gnt-instance remove -f two")

@@ -64,16 +64,20 @@ def test_the_only_data_is_never_put_into_the_trash(lab: Lab) -> None:
 
 
 def test_a_missing_root_is_said_and_vetoes(lab: Lab) -> None:
+    # on node2 the guarded directory lies in the pool itself and is gone with it: the configuration file remembers
+    lab.node2.run(f"umount {DIRECTORY}; zpool export zfs")
     lab.node3.run(f"umount {DIRECTORY}; zpool export tank")
     try:
-        said = lab.fails(lab.add_command("web1", node="node3"))
+        said = lab.fails(lab.add_command("web1", node="node3")) + lab.fails(lab.add_command("web1"))
         verify = lab.fails("gnt-zfs check")
     finally:
+        lab.node2.run("zpool import -d /dev zfs")
         lab.node3.run("zpool import -d /dev tank")
     way_out = "the root dataset is not there: its pool is not imported: zpool import, then zfs mount -a"
-    assert f"node3: {DIRECTORY}: {way_out}" in said
-    assert f"node3.example.com: {DIRECTORY}: {way_out}" in verify
-    lab.node3.run("zfs mount -a")
+    for node in ("node2", "node3"):
+        assert f"{node}: {DIRECTORY}: {way_out}" in said
+        assert f"{node}.example.com: {DIRECTORY}: {way_out}" in verify
+        lab.node(node).run("zfs mount -a")
 
 
 @pytest.mark.parametrize(
@@ -86,8 +90,8 @@ def test_a_missing_root_is_said_and_vetoes(lab: Lab) -> None:
             "libzfs_core: python3-pyzfs is not installed (No module named 'libzfs_core'): apt install python3-pyzfs",
         ),
         (
-            "printf 'trash_days = soon\\nnonsense\\ncolour = red\\n' > /etc/zfsganeti.conf",
-            "rm /etc/zfsganeti.conf",
+            "cp /etc/zfsganeti.conf /tmp/good; printf 'trash_days = soon\\nnonsense\\ncolour = red\\n' > /etc/zfsganeti.conf",
+            "cp /tmp/good /etc/zfsganeti.conf",
             "/etc/zfsganeti.conf: line 1: trash_days: 'soon' is not a whole number of days from 0 to 3650; line 2: 'nonsense' is not "
             "of the form setting = value; line 3: 'colour' is no setting",
         ),

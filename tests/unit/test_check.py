@@ -86,7 +86,7 @@ def test_a_node_without_its_root_says_only_that() -> None:
     assert compare(facts, instance()) == [Finding("node1", "", "pool zfs: is gone")]
 
 
-HOME = ("home", {"instance": "web1"})
+HOME = ("home", {"instance": "web1", "intent": ""})
 SWEEP = ("sweep", {"instance": "web1"})
 DISCARD = ("discard", {"instance": "web1"})
 ELSEWHERE = ("discard-elsewhere", {"instance": "web1"})
@@ -102,7 +102,7 @@ YOUNG = NOW - 60
             "node1",
             "web1",
             "dataset zfs/vm/web1 was put aside (remove was not finished)",
-            HOME,
+            ("home", {"instance": "web1", "intent": "remove 17"}),
         ),
         (dataset(files=0), "", "web1", "empty leftover zfs/vm/web1 without an instance", SWEEP),
         (dataset(), "", "web1", "dataset zfs/vm/web1 holds 3.00M and has no instance", DISCARD),
@@ -187,7 +187,7 @@ def test_an_instance_without_its_dataset_is_said() -> None:
 
 def test_an_instance_in_a_plain_directory_is_absorbed() -> None:
     assert compare({"plain": ["web1"]}, instance()) == [
-        Finding("node1", "web1", "its disks are in a plain directory, not in a dataset", "absorb", {"instance": "web1"})
+        Finding("node1", "web1", "its disks are in a plain directory, not in a dataset", "absorb", {"instance": "web1", "unlimited": True})
     ]
 
 

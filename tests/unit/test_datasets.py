@@ -71,7 +71,12 @@ def test_a_configured_root_that_is_not_there_is_unavailable(node: Node) -> None:
     with pytest.raises(Unavailable) as caught:
         find_root(node.fake, f"{node.place}/plain", Config(root="tank/vm"))
     assert str(caught.value) == (
-        f"root tank/vm: is not mounted at {node.place}/plain: gnt-zfs setup mounts it, or correct the configuration file"
+        f"{node.place}/plain: the root dataset is not there: its pool is not imported: zpool import, then zfs mount -a"
+    )
+    with pytest.raises(Unavailable) as caught:
+        find_root(node.fake, f"{node.place}/plain", Config(root=node.root.name))
+    assert str(caught.value) == (
+        f"root {node.root.name}: is not mounted at {node.place}/plain: gnt-zfs setup mounts it, or correct the configuration file"
     )
 
 
@@ -625,7 +630,7 @@ def test_only_one_works_on_an_instance(tmp_path: Path) -> None:
 def test_a_lock_is_not_inherited_by_programs(tmp_path: Path) -> None:
     with locked("web1", directory=str(tmp_path)):
         ours = [int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")]
-        held = [number for number in ours if os.readlink(f"/proc/self/fd/{number}") == f"{tmp_path}/zfsganeti-web1"]
+        held = [number for number in ours if os.readlink(f"/proc/self/fd/{number}") == f"{tmp_path}/web1.lock"]
         assert len(held) == 1
         assert fcntl.fcntl(held[0], fcntl.F_GETFD) & fcntl.FD_CLOEXEC
 

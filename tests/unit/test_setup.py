@@ -26,11 +26,13 @@ DONE: dict[str, Any] = {
     "mounted": "zfs/vm",
     "cluster": CLUSTER_NAME,
     "occupied": False,
+    "configured": "zfs/vm",
     "listed": True,
     "logs": True,
     "direct": True,
 }
-FRESH = {**DONE, "exists": False, "mountpoint": "", "mounted": "", "listed": False, "logs": False}
+FRESH = {**DONE, "exists": False, "mountpoint": "", "mounted": "", "configured": "", "listed": False, "logs": False}
+CONFIGURE = Step("node1", "write root = zfs/vm into /etc/zfsganeti.conf", "configure-root", (("root", "zfs/vm"),))
 CLUSTER_DONE: dict[str, Any] = {
     "enabled_disk_templates": ["plain", "file"],
     "file_storage_dir": "/zfs/vm",
@@ -52,6 +54,7 @@ def test_a_fresh_node_needs_every_step_in_order() -> None:
     assert plan(FRESH) == [
         Step("node1", "create dataset zfs/vm for VM disks", "create-root", AT),
         Step("node1", "mount zfs/vm at /zfs/vm", "mount-root", AT),
+        CONFIGURE,
         Step("node1", f"add /zfs/vm to {PATHS}", "list-path", (("directory", "/zfs/vm"),)),
         Step("node1", f"make {LOGS}", "make-logs"),
     ]
@@ -70,6 +73,7 @@ def test_a_fresh_node_needs_every_step_in_order() -> None:
             ],
         ),
         ({"listed": False}, [Step("node1", f"add /zfs/vm to {PATHS}", "list-path", (("directory", "/zfs/vm"),))]),
+        ({"configured": "tank/vm"}, [CONFIGURE]),
         ({"logs": False}, [Step("node1", f"make {LOGS}", "make-logs")]),
     ],
 )
@@ -84,6 +88,7 @@ def test_nodes_come_before_the_cluster_and_may_differ() -> None:
     assert [(step.node, step.action) for step in steps] == [
         ("node2", "create-root"),
         ("node2", "mount-root"),
+        ("node2", "configure-root"),
         ("node2", "list-path"),
         ("node2", "make-logs"),
         ("", "modify-cluster"),
@@ -284,4 +289,6 @@ def test_the_root_is_not_mounted_over_another(bare: Bare) -> None:
 def test_an_unknown_step_is_bad_input(bare: Bare) -> None:
     with pytest.raises(BadInput) as caught:
         bare.apply("format-disks")
-    assert str(caught.value) == "setup step 'format-disks': there are create-root, move-root, mount-root, list-path, make-logs"
+    assert (
+        str(caught.value) == "setup step 'format-disks': there are create-root, move-root, mount-root, configure-root, list-path, make-logs"
+    )
