@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zfsganeti.datasets import INTENT, locked
+from zfsganeti.datasets import ABSORB_LIMIT, INTENT, locked
 from zfsganeti.errors import BadInput, Busy, Missing, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
@@ -89,7 +89,7 @@ def _absorb(here: Here, request: dict[str, Any]) -> Any:
     if not here.has_root():
         return
     with locked(instance):
-        here.store.absorb(instance, None if request.get("unlimited") is True else 64 << 20)
+        here.store.absorb(instance, None if request.get("unlimited") is True else ABSORB_LIMIT)
 
 
 def _keep_disks(here: Here, request: dict[str, Any]) -> Any:

@@ -44,7 +44,6 @@ def report(here: Here) -> dict[str, Any]:
         "directory": here.ssconf.storage_directory,
         "root": "",
         "root_problem": "",
-        "uses_us": True,
         "paths": here.ssconf.storage_directory in _lines(ganeti.STORAGE_PATHS),
         "logs": os.path.isdir(ganeti.EXTSTORAGE_LOGS),
         "hooks_missing": _missing_hooks(),
