@@ -98,6 +98,10 @@ class FakeZfs:
         except Missing:
             return None
 
+    def local(self, name: str) -> dict[str, str]:
+        filesystem = self._must(check_dataset(name))
+        return {**filesystem.properties, **filesystem.marks}
+
     def filesystems(self) -> list[tuple[str, str]]:
         return [(name, self._mountpoint(name)) for name in sorted(self._filesystems)]
 

@@ -38,7 +38,7 @@ class Node:
 
     def has(self, instance: str, **files: bytes) -> None:
         """An instance has a dataset at home with these files."""
-        self.store.ensure(instance)
+        self.store.admit(instance, [])
         self.ganeti_writes(instance, **files)
 
     def marks(self, name: str) -> dict[str, str]:
@@ -52,7 +52,14 @@ class Node:
 
     def claims(self) -> list[str]:
         """Which instances the datasets outside the trash say they belong to."""
-        return sorted(dataset.marks[INSTANCE] for dataset in self.store.instances())
+        found = self.fake.datasets(self.root.name, depth=1, marks=(INSTANCE, CLUSTER))
+        return sorted(dataset.marks[INSTANCE] for dataset in found if self.store.is_ours(dataset) and INSTANCE in dataset.marks)
+
+    def put_aside(self, instance: str, intent: str, record: dict[str, Any] | None = None) -> bool:
+        """What Ganeti's hooks ask for, which name the disks: all files that the instance has."""
+        name = f"{self.root.name}/{instance}"
+        files = list(self.fake.files(name)) if self.fake.get(name) is not None else []
+        return self.store.put_aside(instance, intent, files, record)
 
     def paths(self) -> list[str]:
         """What one sees below the root's directory: mounted files and links by their path."""

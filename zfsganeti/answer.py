@@ -35,6 +35,14 @@ def _entry(request: dict[str, Any]) -> str:
     return entry
 
 
+def _files(request: dict[str, Any]) -> list[str]:
+    """Return file names of one directory."""
+    files = request.get("files")
+    if not isinstance(files, list) or not all(isinstance(name, str) and name not in ("", ".", "..") and "/" not in name for name in files):
+        raise BadInput("request: files must be a list of file names")
+    return files
+
+
 def _record(request: dict[str, Any]) -> dict[str, Any] | None:
     record = request.get("record")
     if record is not None and not isinstance(record, dict):
@@ -53,7 +61,21 @@ def _aside(here: Here, request: dict[str, Any]) -> Any:
     if not here.has_root():
         return False
     with locked(instance):
-        return here.store.put_aside(instance, _text(request, "intent"), _record(request))
+        return here.store.put_aside(instance, _text(request, "intent"), _files(request), _record(request))
+
+
+def _claim(here: Here, request: dict[str, Any]) -> Any:
+    instance = _instance(request)
+    with locked(instance):
+        here.store.claim(instance, _files(request))
+
+
+def _check_space(here: Here, request: dict[str, Any]) -> Any:
+    asked = request.get("bytes")
+    if not isinstance(asked, int) or asked < 0:
+        raise BadInput("request: bytes must be a size")
+    if here.has_root():
+        here.store.check_space(_instance(request), asked)
 
 
 def _home(here: Here, request: dict[str, Any]) -> Any:
@@ -161,6 +183,8 @@ VERBS: dict[str, Verb] = {
     "report": _report,
     "aside": _aside,
     "home": _home,
+    "claim": _claim,
+    "check-space": _check_space,
     "discard": _discard,
     "sweep": _sweep,
     "finish-rename": _finish_rename,

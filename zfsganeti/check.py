@@ -9,10 +9,11 @@ from typing import Any
 
 from zfsganeti import __version__, ganeti
 from zfsganeti.datasets import INSTANCE, INTENT, parse_intent, plain_files
-from zfsganeti.errors import BadInput, ZfsGanetiError, human, one_line
+from zfsganeti.errors import BadInput, Missing, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
 
 HIDDEN = "."
+FILES_REPORTED = 100  # Ganeti's limit is 16 disks an instance
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Finding:
     text: str
     verb: str = ""
     request: Mapping[str, Any] = field(default_factory=dict)
+    sure: bool = False  # the dataset itself says what was begun: the watcher ends it without being asked
 
     @property
     def repairable(self) -> bool:
@@ -44,6 +46,7 @@ def report(here: Here) -> dict[str, Any]:
         "directory": here.ssconf.storage_directory,
         "root": "",
         "root_problem": "",
+        "rootless": False,  # nothing was ever stored here by us
         "paths": here.ssconf.storage_directory in _lines(ganeti.STORAGE_PATHS),
         "logs": os.path.isdir(ganeti.EXTSTORAGE_LOGS),
         "hooks_missing": _missing_hooks(),
@@ -64,6 +67,7 @@ def report(here: Here) -> dict[str, Any]:
         facts["trash"] = [entry.as_json(here.config.trash_days) | {"restoring": entry.restoring} for entry in here.trash.entries()]
     except ZfsGanetiError as error:
         facts["root_problem"] = one_line(error)
+        facts["rootless"] = isinstance(error, Missing)
     return facts
 
 
@@ -124,7 +128,7 @@ def _datasets(here: Here) -> list[dict[str, Any]]:
                 "referenced": dataset.referenced,
                 "created": dataset.creation,
                 "snapshots": snapshots.get(dataset.name, 0),
-                "files": len(os.listdir(at)) if at else None,
+                "files": sorted(os.listdir(at))[:FILES_REPORTED] if at else None,
             }
         )
     return found
@@ -148,14 +152,16 @@ def compare_node(
     """Return what is wrong on one node; `instances` may be None where only their `names` are known, `busy` have a job running."""
     node = facts["node"]
     found = [Finding(node, "", text) for text in _node_problems(facts)]
+    lacking = _without_dataset(facts, instances or {})
     for dataset in facts["datasets"]:
         if dataset["ours"]:
-            finding = _judge(node, dataset, instances, names, busy, now - 60 * facts["leftover_minutes"])
-            if finding is not None:
-                found.append(finding)
-    if instances is not None:
-        renamed = {finding.subject for finding in found if finding.verb == "finish-rename"}
-        found += [finding for finding in _judge_instances(facts, instances) if finding.subject not in renamed]
+            finding = _judge(node, dataset, instances, names, busy, now - 60 * facts["leftover_minutes"], lacking)
+        else:
+            finding = _judge_foreign(node, dataset, lacking)
+        if finding is not None:
+            found.append(finding)
+    mended = {finding.subject for finding in found if finding.verb in ("finish-rename", "claim")}
+    found += [finding for finding in _judge_lacking(facts, lacking) if finding.subject not in mended and not is_busy(finding.subject, busy)]
     return found + _overdue(facts, now)
 
 
@@ -195,11 +201,12 @@ def _judge(
     names: list[str],
     busy: set[str],
     old_enough: float,
+    lacking: Mapping[str, list[str]],
 ) -> Finding | None:
     name, claimed = dataset["name"], dataset["instance"]
     if is_busy(claimed, busy) or is_busy(name, busy):
         return None
-    rename = _interrupted_rename(node, dataset, names)
+    rename = _interrupted_rename(node, dataset, names) or _unheard_rename(node, dataset, names, lacking)
     if rename is not None:
         return rename
     if name != claimed:
@@ -207,7 +214,7 @@ def _judge(
             node, name, f"dataset {dataset['dataset']} says it belongs to {claimed}: rename it to {claimed} or correct {INSTANCE}"
         )
     if name not in names:
-        return _without_instance(node, dataset, old_enough)
+        return _without_instance(node, dataset, old_enough, lacking)
     instance = instances.get(name) if instances is not None else None
     if instances is not None and instance is None:
         return None  # added or removed this moment: the sources disagree
@@ -228,19 +235,41 @@ def _interrupted_rename(node: str, dataset: Mapping[str, Any], names: list[str])
     old = dataset["instance"]
     if verb != "rename" or new not in names or old in names:
         return None
-    return Finding(node, new, f"the rename from {old} was not finished", "finish-rename", {"old": old, "new": new})
+    return Finding(node, new, f"the rename from {old} was not finished", "finish-rename", {"old": old, "new": new}, sure=True)
 
 
-def _without_instance(node: str, dataset: Mapping[str, Any], old_enough: float) -> Finding | None:
+def _unheard_rename(node: str, dataset: Mapping[str, Any], names: list[str], lacking: Mapping[str, list[str]]) -> Finding | None:
+    """A dataset without an instance that holds every disk of an instance without a dataset: renamed while no hook was heard."""
+    old, files = dataset["instance"], set(dataset["files"] or [])
+    new = next((name for name, disks in lacking.items() if files.issuperset(disks)), "")
+    if not new or old in names:
+        return None
+    return Finding(node, new, f"its disks are in {dataset['dataset']}: it was {old} before", "finish-rename", {"old": old, "new": new})
+
+
+def _judge_foreign(node: str, dataset: Mapping[str, Any], lacking: Mapping[str, list[str]]) -> Finding | None:
+    """A dataset that is not ours where an instance's disks are: made by hand, by other hooks, or under the cluster's old name."""
     name = dataset["name"]
-    if dataset["files"] == 0 and not dataset["snapshots"]:
+    disks = lacking.get(name)
+    if disks is None or not dataset["home"] or not set(disks).issubset(dataset["files"] or []):
+        return None
+    return Finding(
+        node, name, f"dataset {dataset['dataset']} holds its disks and is not marked as ours", "claim", {"instance": name, "files": disks}
+    )
+
+
+def _without_instance(node: str, dataset: Mapping[str, Any], old_enough: float, lacking: Mapping[str, list[str]]) -> Finding | None:
+    name = dataset["name"]
+    removed = dataset["intent"].startswith("remove ")
+    if dataset["files"] is None and lacking and not removed:
+        said = f"dataset {dataset['dataset']} has no instance and is not mounted: mount it to see whose disks it holds"
+        return Finding(node, name, said, "home", {"instance": name, "intent": dataset["intent"]})
+    if dataset["files"] == [] and not dataset["snapshots"]:
         if dataset["created"] > old_enough:
             return None  # it may belong to an instance that is being added this moment
         return Finding(node, name, f"empty leftover {dataset['dataset']} without an instance", "sweep", {"instance": name})
-    said = (
-        "was not put into the trash after its removal" if dataset["intent"] else f"holds {human(dataset['referenced'])} and has no instance"
-    )
-    return Finding(node, name, f"dataset {dataset['dataset']} {said}", "discard", {"instance": name})
+    said = "was not put into the trash after its removal" if removed else f"holds {human(dataset['referenced'])} and has no instance"
+    return Finding(node, name, f"dataset {dataset['dataset']} {said}", "discard", {"instance": name}, sure=removed)
 
 
 def is_busy(name: str, busy: set[str]) -> bool:
@@ -250,7 +279,7 @@ def is_busy(name: str, busy: set[str]) -> bool:
 
 def _elsewhere(node: str, dataset: Mapping[str, Any], instance: ganeti.Instance, old_enough: float) -> Finding | None:
     name = dataset["name"]
-    if dataset["files"] == 0 and not dataset["snapshots"]:
+    if dataset["files"] == [] and not dataset["snapshots"]:
         if dataset["created"] > old_enough:
             return None  # a move that is under way makes it before it copies
         return Finding(
@@ -265,32 +294,29 @@ def _elsewhere(node: str, dataset: Mapping[str, Any], instance: ganeti.Instance,
     )
 
 
-def _judge_instances(facts: Mapping[str, Any], instances: Mapping[str, ganeti.Instance]) -> list[Finding]:
-    """Instances of this node that should have a dataset and have none."""
+def _without_dataset(facts: Mapping[str, Any], instances: Mapping[str, ganeti.Instance]) -> dict[str, list[str]]:
+    """Return the instances of this node that should have a dataset of ours and have none, each with the names of its disk files."""
     if facts["root_problem"]:
-        return []
-    node, found = facts["node"], []
-    known = {dataset["name"] for dataset in facts["datasets"]} | {dataset["instance"] for dataset in facts["datasets"]}
+        return {}
+    ours = [dataset for dataset in facts["datasets"] if dataset["ours"]]
+    known = {dataset["name"] for dataset in ours} | {dataset["instance"] for dataset in ours}
+    lacking = {}
     for instance in instances.values():
-        under = [
-            disk
-            for disk in instance.disks
-            if disk.template == "file" and os.path.dirname(disk.path) == f"{facts['directory']}/{instance.name}"
-        ]
-        if instance.primary != node or not under or instance.name in known:
-            continue
-        if instance.name in facts["plain"]:
-            found.append(
-                Finding(
-                    node,
-                    instance.name,
-                    "its disks are in a plain directory, not in a dataset",
-                    "absorb",
-                    {"instance": instance.name, "unlimited": True},
-                )
-            )
+        home = f"{facts['directory']}/{instance.name}"
+        files = [disk.path.rsplit("/", 1)[1] for disk in instance.disks if disk.template == "file" and os.path.dirname(disk.path) == home]
+        if files and instance.primary == facts["node"] and instance.name not in known:
+            lacking[instance.name] = files
+    return lacking
+
+
+def _judge_lacking(facts: Mapping[str, Any], lacking: Mapping[str, list[str]]) -> list[Finding]:
+    node, found = facts["node"], []
+    for name in lacking:
+        if name in facts["plain"]:
+            request = {"instance": name, "unlimited": True}
+            found.append(Finding(node, name, "its disks are in a plain directory, not in a dataset", "absorb", request))
         else:
-            found.append(Finding(node, instance.name, f"has no dataset on {node}: gnt-zfs trash list may have it"))
+            found.append(Finding(node, name, f"has no dataset on {node}: gnt-zfs trash list may have it"))
     return found
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 
 from zfsganeti import __version__
-from zfsganeti.errors import BadInput, Refused, Unavailable, ZfsGanetiError, human, one_line
+from zfsganeti.errors import BadInput, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
 
 TYPE_CHECKING = False
@@ -270,6 +270,9 @@ def _list(here: Here, options: argparse.Namespace) -> int:
         if facts["root_problem"]:
             print(f"gnt-zfs: {node}: {facts['root_problem']}", file=sys.stderr)
         rows += [{"node": node, **dataset} for dataset in facts["datasets"] if dataset["ours"]]
+    for wanted in options.instance:
+        if not any(wanted in (row["name"], row["name"].split(".")[0]) for row in rows):
+            raise Missing(f"a dataset of {wanted} on the nodes that answer", "gnt-zfs list shows all")
     if options.instance:
         rows = [row for row in rows if row["name"] in options.instance or row["name"].split(".")[0] in options.instance]
     rows.sort(key=lambda row: (row["name"], row["node"]))
@@ -315,7 +318,7 @@ def _trash_list(here: Here, options: argparse.Namespace) -> int:
 
     _must_be_master(here)
     found, problems = undo.entries_by_node(here)
-    for problem in problems:
+    for problem in problems + [f"{node} is offline: its trash is not shown" for node in here.ssconf.offline_nodes]:
         print(f"gnt-zfs: {problem}", file=sys.stderr)
     rows = sorted(
         ({**entry, "node": node} for node, entries in found.items() for entry in entries), key=lambda row: (row["removed"], row["entry"])

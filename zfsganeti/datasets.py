@@ -17,7 +17,7 @@ import stat
 import time
 
 from zfsganeti.config import Config
-from zfsganeti.errors import BadInput, Busy, Foreign, Missing, NoSpace, Refused, Unavailable, human
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.ganeti import check_name
 from zfsganeti.process import holding
 from zfsganeti.zfs import Dataset, check_dataset
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
         def datasets(self, root: str, *, depth: int | None = None, marks: Any = ()) -> list[Dataset]: ...
         def get(self, name: str, *, marks: Any = ()) -> Dataset | None: ...
+        def local(self, name: str) -> dict[str, str]: ...
         def filesystems(self) -> list[tuple[str, str]]: ...
         def snapshots(self, root: str, *, depth: int | None = None) -> list[tuple[str, int, int]]: ...
         def pool(self, name: str) -> Pool: ...
@@ -58,10 +59,13 @@ PREFIX = "org.zfsganeti:"
 INSTANCE, CLUSTER, INTENT, RECORD, RESTORING = (PREFIX + word for word in ("instance", "cluster", "intent", "record", "restoring"))
 MARKS = (INSTANCE, CLUSTER, INTENT, RECORD, RESTORING)
 ASIDE, TRASH = ".aside", ".trash"
+REMOVED = "removed-"  # after our prefix: a snapshot taken before Ganeti unlinked a disk
 RECORD_LIMIT = 8000  # a user property holds 8191 bytes
 LOCKS = "/run/zfsganeti"  # not /run/lock, where every user may take a name before us
 ABSORB_LIMIT = 64 << 20  # a hook copies no more than this: Ganeti waits 900 s for it
 HEALTHY = ("ONLINE",)
+CLAIM = "gnt-zfs check --repair takes it over if it holds the instance's disks"
+CHOOSE = "rename it or choose another instance name"
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
 
 
@@ -146,7 +150,8 @@ def pack_record(record: Mapping[str, Any]) -> str:
         return text
     packed = "z:" + base64.b64encode(zlib.compress(text.encode(), 9)).decode()
     if len(packed) > RECORD_LIMIT:
-        raise Refused(f"instance {record.get('name')}", "its settings do not fit into a property")
+        way_out = f"gnt-instance modify {record.get('name')} with shorter OS parameters or hypervisor parameters first"
+        raise Refused(f"instance {record.get('name')}", "its settings are too long to be kept with its dataset", way_out)
     return packed
 
 
@@ -206,7 +211,7 @@ class Store:
     def is_ours(self, dataset: Dataset) -> bool:
         return dataset.marks.get(CLUSTER) == self.cluster and INSTANCE in dataset.marks
 
-    def find(self, instance: str) -> Dataset | None:
+    def find(self, instance: str, way_out: str = CLAIM) -> Dataset | None:
         """Return an instance's dataset, None without one; Foreign when the name is taken by something that is not ours."""
         dataset = self.zfs.get(self.name(instance), marks=MARKS)
         if dataset is None:
@@ -214,13 +219,30 @@ class Store:
         if dataset.marks.get(INSTANCE) != instance or dataset.marks.get(CLUSTER) != self.cluster:
             owner = dataset.marks.get(INSTANCE)
             belongs = f"belongs to {owner} of {dataset.marks.get(CLUSTER, 'no cluster')}" if owner else "was not made by zfsganeti"
-            raise Foreign(f"dataset {dataset.name}", belongs, "rename it or choose another instance name")
+            raise Foreign(f"dataset {dataset.name}", belongs, way_out)
         return dataset
 
-    def instances(self) -> list[Dataset]:
-        """Return every dataset of an instance that is ours on this node."""
-        found = self.zfs.datasets(self.root.name, depth=1, marks=MARKS)
-        return [dataset for dataset in found if dataset.name != self.root.name and self.is_ours(dataset)]
+    def claim(self, instance: str, files: list[str]) -> None:
+        """A dataset that was made by hand, by other hooks or under the cluster's old name is ours, for it holds the instance's disks.
+
+        `files` are the disks that the configuration places at home; where they all are, no other instance's can be.
+        """
+        dataset = self.zfs.get(self.name(instance), marks=MARKS)
+        if dataset is None:
+            raise Missing(f"dataset {self.name(instance)}")
+        home = self.home(instance)
+        there = set(os.listdir(home)) if self.zfs.mounted_at(home) == dataset.name else set()
+        lost = [file for file in files if file not in there]
+        if lost or not files:
+            raise Foreign(f"dataset {dataset.name}", f"does not hold {lost[0] if lost else 'any disk'} of {instance} at {home}")
+        self.zfs.set(dataset.name, self.marks(instance))
+        self.bring_home(instance)
+
+    def follow_cluster(self, old: str) -> None:
+        """What was marked with the cluster's old name, the trash included, bears the new one."""
+        for dataset in self.zfs.datasets(self.root.name, marks=MARKS):
+            if dataset.marks.get(CLUSTER) == old:
+                self.zfs.set(dataset.name, {CLUSTER: self.cluster})
 
     # before an operation
 
@@ -229,7 +251,7 @@ class Store:
 
         A `fresh` one has no disks yet, so a dataset under its name must be empty; one that is refused is left as it was.
         """
-        existing = self.find(instance)
+        existing = self.find(instance, CHOOSE)
         if existing is None:
             self._check_way_is_free(instance)
         elif fresh:
@@ -282,10 +304,6 @@ class Store:
         if asked > available:
             raise NoSpace(f"{instance} on {self.root.name}", asked, available, "gnt-zfs trash empty may make room")
 
-    def ensure(self, instance: str) -> None:
-        """The instance's dataset exists, is ours and at home with mode 0750; again is fine."""
-        self.bring_home(instance, self.find(instance) or self._create(instance))
-
     def _create(self, instance: str) -> Dataset:
         self._check_way_is_free(instance)
         self.zfs.create(self.name(instance), {}, self.marks(instance))
@@ -310,8 +328,11 @@ class Store:
             self.zfs.set(dataset.name, {"canmount": "on"})
         self.zfs.clear(dataset.name, [mark for mark in (INTENT, RECORD, RESTORING) if mark in dataset.marks])
 
-    def put_aside(self, instance: str, intent: str, record: Mapping[str, Any] | None = None) -> bool:
-        """The dataset is mounted aside with its files linked at home; False when the instance has no dataset of ours here."""
+    def put_aside(self, instance: str, intent: str, files: list[str], record: Mapping[str, Any] | None = None) -> bool:
+        """The dataset is mounted aside, its `files`, which are the disks, linked at home; False without a dataset of ours here.
+
+        What Ganeti might unlink all the same is in a snapshot, unless it only renames.
+        """
         dataset = self.find(instance)
         if dataset is None:
             return False
@@ -320,18 +341,22 @@ class Store:
         if record is not None:
             values[RECORD] = pack_record(record)
         self.zfs.set(dataset.name, values)
+        if files and not intent.startswith("rename"):
+            self.keep_disks(instance)
         os.makedirs(os.path.dirname(aside), mode=0o700, exist_ok=True)
         if self.zfs.mounted_at(aside) != dataset.name:
             self.zfs.mount(dataset.name, aside)
         self.zfs.unmount(home, lazy=True)
-        self._make_links(home, aside)
+        self.remove_links(home, aside)
+        self._make_links(home, aside, files)
         return True
 
     @staticmethod
-    def _make_links(home: str, aside: str) -> None:
+    def _make_links(home: str, aside: str, files: list[str]) -> None:
+        """Only of disks: Ganeti unlinks nothing else and then wants the directory empty."""
         os.makedirs(home, mode=0o750, exist_ok=True)
-        for file in os.listdir(aside):
-            with contextlib.suppress(FileExistsError):
+        for file in files:
+            if os.path.lexists(f"{aside}/{file}"):
                 os.symlink(f"{aside}/{file}", f"{home}/{file}")
 
     @staticmethod
@@ -424,19 +449,27 @@ class Store:
 
     def refuse_taken(self, instance: str) -> None:
         """The name is free for an instance that is to be renamed to it."""
-        if self.find(instance) is not None:
+        if self.find(instance, CHOOSE) is not None:
             raise Foreign(f"dataset {self.name(instance)}", "exists already", "gnt-zfs check says whose it is")
         self._check_way_is_free(instance)
 
     def keep_disks(self, instance: str) -> str:
         """The files as they are now are in a snapshot, since Ganeti is about to unlink one; return its name."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.now()))
-        name = f"{self.name(instance)}@{self.zfs.ours}removed-{stamp}"
+        name = f"{self.name(instance)}@{self.zfs.ours}{REMOVED}{stamp}"
         if self.find(instance) is None:
             raise Missing(f"dataset {self.name(instance)}")
         if all(existing != name for existing, _created, _used in self.zfs.snapshots(self.name(instance), depth=1)):
             self.zfs.snapshot([name])
         return name
+
+    def forget_disks(self) -> None:
+        """Snapshots of removed disks that are older than what the trash keeps are gone; one that is held stays."""
+        oldest = self.now() - 86400 * self.config.trash_days
+        for name, created, _used in self.zfs.snapshots(self.root.name):
+            if name.partition("@")[2].startswith(f"{self.zfs.ours}{REMOVED}") and created <= oldest and f"/{TRASH}/" not in name:
+                with contextlib.suppress(Refused, CommandFailed):
+                    self.zfs.destroy_snapshots([name])
 
     def is_empty(self, dataset: Dataset) -> bool:
         """Tell whether a dataset holds no file and no snapshot: then it can be destroyed without losing anything."""

@@ -129,8 +129,12 @@ class CommandFailed(ZfsGanetiError):
         super().__init__(command, status, said)
         self.command, self.status, self.said = command, status, said
 
+    @property
+    def reason(self) -> str:
+        return last_line(self.said) or f"exit status {self.status}"
+
     def __str__(self) -> str:
-        return f"{self.command}: {last_line(self.said) or f'exit status {self.status}'}"
+        return f"{self.command}: {self.reason}"
 
 
 def last_line(text: str) -> str:

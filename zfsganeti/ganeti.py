@@ -130,8 +130,14 @@ class Event:
     def export_removes(self) -> bool:
         return self._environ.get("GANETI_REMOVE_INSTANCE") == "True"
 
-    def is_master(self, node: str) -> bool:
-        return node == self.master
+
+def renamed_cluster(environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return the old and the new name in the hooks of a cluster's renaming."""
+    names = environ.get("GANETI_OP_TARGET", ""), environ.get("GANETI_NEW_NAME", "")
+    for variable, value in zip(("GANETI_OP_TARGET", "GANETI_NEW_NAME"), names, strict=True):
+        if not value or len(value) > 255 or not value.isprintable() or " " in value:
+            raise BadEnvironment(variable, value or None, "Ganeti always sets it in this hook")
+    return names
 
 
 # what every node knows of the cluster
@@ -188,6 +194,15 @@ class Ssconf:
         return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
     @property
+    def ssh_ports(self) -> dict[str, str]:
+        """The port of each node's ssh, by its name; a series that keeps none has them all at 22."""
+        try:
+            pairs = (line.replace("=", " ").split() for line in self.read("ssh_ports").splitlines())
+        except Missing:
+            return {}
+        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+    @property
     def release(self) -> tuple[int, int]:
         """Ganeti's series, such as (3, 0)."""
         text = self.read("release_version")
@@ -230,6 +245,7 @@ class Ssconf:
             f"-oHostKeyAlias={self.cluster}",
             "-oConnectTimeout=10",
             "-oLogLevel=ERROR",
+            f"-p{self.ssh_ports.get(node, '22')}",
             "-T",
             f"root@{node}",
         ]
@@ -248,7 +264,7 @@ class Disk:
         self.mode: str = data.get("mode", "rw")
         self.name: str | None = data.get("name")
         logical: list[str] = list(data.get("logical_id") or [])
-        self.path = logical[1] if len(logical) == 2 else ""
+        self.driver, self.path = logical if len(logical) == 2 else ("", "")
 
 
 class Instance:
@@ -273,13 +289,14 @@ class Instance:
             "uuid": self.uuid,
             "os": data.get("os") or "",
             "hypervisor": data["hypervisor"],
-            "be": data.get("beparams") or {},
-            "hv": data.get("hvparams") or {},
-            "osparams": data.get("osparams") or {},
+            "be": _given(data.get("beparams")),
+            "hv": _given(data.get("hvparams")),
+            "osparams": _given(data.get("osparams")),
             "private": sorted(data.get("osparams_private") or {}),
             "tags": sorted(data.get("tags") or []),
             "state": self.admin_state,
             "template": self.template,
+            "driver": self.disks[0].driver if self.disks else "",
             "nics": [self._nic(nic) for nic in data.get("nics") or []],
             "disks": [
                 {"file": os.path.basename(disk.path), "size": disk.size, "mode": disk.mode, "name": disk.name} for disk in self.disks
@@ -287,12 +304,17 @@ class Instance:
         }
 
     def _nic(self, nic: Mapping[str, Any]) -> dict[str, Any]:
-        params = {key: value for key, value in (nic.get("nicparams") or {}).items() if value not in (None, "")}
+        params = {key: value for key, value in _given(nic.get("nicparams")).items() if value != ""}
         network = self._networks.get(nic.get("network") or "")
         if network:
             params = {"network": network}
         kept = {key: nic.get(key) for key in ("mac", "ip", "name") if nic.get(key)}
         return {**params, **kept}
+
+
+def _given(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the parameters that have a value: None is how Ganeti keeps one that was set back."""
+    return {key: value for key, value in (values or {}).items() if value is not None}
 
 
 class Master:
@@ -315,6 +337,15 @@ class Master:
         if not isinstance(data, dict) or "instances" not in data:
             raise Unavailable("the cluster's configuration", f"{self.directory}/config.data holds no instances")
         return data
+
+    def networks(self) -> set[str]:
+        """Return the names of the cluster's networks."""
+        return {network["name"] for network in (self.load().get("networks") or {}).values()}
+
+    def macs(self) -> dict[str, str]:
+        """Return which instance has each MAC address."""
+        instances = self.load()["instances"].values()
+        return {nic["mac"]: instance["name"] for instance in instances for nic in instance.get("nics") or [] if nic.get("mac")}
 
     def instances(self) -> dict[str, Instance]:
         """Return all instances by name."""
@@ -384,7 +415,29 @@ def parameters(values: Mapping[str, object]) -> str:
     return ",".join(f"{name}={option(value)}" for name, value in values.items())
 
 
-def add_command(record: Mapping[str, Any], *, name: str, node: str, release: tuple[int, int], new_macs: bool = False) -> list[str]:
+def fit_nics(
+    nics: list[dict[str, Any]], *, networks: set[str], taken: Mapping[str, str], copy: bool
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return recorded NICs as the cluster can have them now, and what had to be changed about them.
+
+    `taken` says whose each MAC address is. A copy of an instance gets neither its MAC nor its IP addresses.
+    """
+    fitting, changes = [], []
+    for index, recorded in enumerate(nics):
+        nic = dict(recorded)
+        if nic.get("network") and nic["network"] not in networks:
+            changes.append(f"NIC {index} is on the default link: network {nic.pop('network')} is gone")
+        if copy:
+            nic.pop("ip", None)
+            nic["mac"] = "generate"
+        elif nic.get("mac") in taken:
+            changes.append(f"NIC {index} gets a new MAC address: {taken[nic['mac']]} has {nic['mac']} now")
+            nic["mac"] = "generate"
+        fitting.append(nic)
+    return fitting, changes
+
+
+def add_command(record: Mapping[str, Any], *, name: str, node: str, release: tuple[int, int]) -> list[str]:
     """Return the gnt-instance command that makes a recorded instance again, stopped and with empty file disks."""
     command = ["gnt-instance", "add", "-t", "file", "-n", node, "--no-install", "--no-start", "--no-conflicts-check", "--ignore-ipolicy"]
     if release < (3, 1):  # later series do not check unless asked, and warn about these options
@@ -395,6 +448,8 @@ def add_command(record: Mapping[str, Any], *, name: str, node: str, release: tup
         command += ["-B", parameters(record["be"])]
     if record["os"]:
         command += ["-o", record["os"]]
+    if record.get("driver"):
+        command.append(f"--file-driver={record['driver']}")
     if record["osparams"]:
         command += ["-O", parameters(record["osparams"])]
     if record["tags"]:
@@ -403,8 +458,7 @@ def add_command(record: Mapping[str, Any], *, name: str, node: str, release: tup
         asked = {"size": f"{disk['size'] >> 20}M", "mode": disk["mode"], **({"name": disk["name"]} if disk["name"] else {})}
         command += ["--disk", f"{index}:{parameters(asked)}"]
     for index, nic in enumerate(record["nics"]):
-        asked = {**nic, "mac": "generate"} if new_macs else nic
-        command += ["--net", f"{index}:{parameters(asked)}"]
+        command += ["--net", f"{index}:{parameters(nic)}"]
     if not record["nics"]:
         command.append("--no-nics")
     return [*command, name]

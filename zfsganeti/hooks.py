@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from zfsganeti import ganeti
-from zfsganeti.errors import ZfsGanetiError, one_line
+from zfsganeti.errors import Unavailable, ZfsGanetiError, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Handler = Callable[[Here, ganeti.Event], None]
 
 FILE = "file"
-NODE_HOOKS = ("cluster-verify-post", "watcher")
+NODE_HOOKS = ("cluster-verify-post", "cluster-rename-post", "watcher")
 
 
 def concerns_us(environ: Mapping[str, str]) -> bool:
@@ -63,6 +63,8 @@ def handle(environ: dict[str, str]) -> str:
         return watch(here)
     if name == "cluster-verify-post":
         return verify(here)
+    if name == "cluster-rename-post":
+        return follow_cluster(here, environ)
     event = ganeti.Event(environ)
     for handler in HANDLERS.get(name, ()):
         handler(here, event)
@@ -74,12 +76,13 @@ def handle(environ: dict[str, str]) -> str:
 
 def _elsewhere(here: Here, event: ganeti.Event) -> bool:
     """Tell whether the instance's disks are not ours: on a node without root, or below another directory of its own."""
-    directory = here.ssconf.storage_directory
-    home = f"{directory}/{event.instance}"
+    return _elsewhere_by_paths(here, event) or not here.has_root()
+
+
+def _elsewhere_by_paths(here: Here, event: ganeti.Event) -> bool:
+    home = f"{here.ssconf.storage_directory}/{event.instance}"
     paths = event.disk_paths
-    if paths and not any(os.path.dirname(path) == home for path in paths):
-        return True
-    return not here.has_root()
+    return bool(paths) and not any(os.path.dirname(path) == home for path in paths)
 
 
 def _acts(here: Here, event: ganeti.Event, node: str) -> bool:
@@ -140,11 +143,20 @@ def _aside_by_master(here: Here, event: ganeti.Event, intent: str) -> None:
     """The instance's dataset is aside on its primary, with what is needed to make the instance again; an offline node is left alone."""
     if here.node != event.master or event.primary in here.ssconf.offline_nodes or _is_dry_run(here, event):
         return
-    instance = here.master.instances().get(event.instance)
-    home = f"{here.ssconf.storage_directory}/{event.instance}"
-    if not any(os.path.dirname(path) == home for path in event.disk_paths):
+    if not event.disk_paths or _elsewhere_by_paths(here, event):
         return
-    here.call(event.primary, "aside", instance=event.instance, intent=intent, record=instance.record() if instance else None)
+    instance = here.master.instances().get(event.instance)
+    record = instance.record() if instance else None
+    try:
+        here.call(event.primary, "aside", instance=event.instance, intent=intent, files=_files(event), record=record)
+    except Unavailable as error:
+        lost = f"if {event.primary} is lost, gnt-node modify --offline=yes {event.primary} lets this go on without it"
+        raise Unavailable(error.what, error.why, f"{error.way_out}; {lost}" if error.way_out else lost) from error
+
+
+def _files(event: ganeti.Event) -> list[str]:
+    """Return the names of the instance's disk files."""
+    return [os.path.basename(path) for path in event.disk_paths]
 
 
 def _remove_pre(here: Here, event: ganeti.Event) -> None:
@@ -186,7 +198,7 @@ def _rename_pre(here: Here, event: ganeti.Event) -> None:
     with locked(event.instance):
         here.store.refuse_taken(event.new_name)
         if not _is_dry_run(here, event):
-            here.store.put_aside(event.instance, f"rename {event.new_name}")
+            here.store.put_aside(event.instance, f"rename {event.new_name}", _files(event))
 
 
 def _rename_post(here: Here, event: ganeti.Event) -> None:
@@ -208,7 +220,7 @@ def _move_pre(here: Here, event: ganeti.Event) -> None:
             here.store.admit(event.instance, event.sizes, create=not _is_dry_run(here, event), fresh=True)
     elif _acts(here, event, event.primary) and not _is_dry_run(here, event):
         with locked(event.instance):
-            here.store.put_aside(event.instance, f"move {event.target}")
+            here.store.put_aside(event.instance, f"move {event.target}", _files(event))
 
 
 def _leave_old_primary(here: Here, event: ganeti.Event) -> None:
@@ -263,13 +275,19 @@ def _modify_pre(here: Here, event: ganeti.Event) -> None:
         _aside_by_master(here, event, f"convert {event.new_template}")
         return
     _make_ready(here, event)
-    if _acts(here, event, event.primary):
-        here.store.check_space(event.instance, _added_bytes(_opcode(here, event)))
-    removed = _removed_disks(_opcode(here, event)) if here.node == event.master and not _is_dry_run(here, event) else 0
-    if removed:
+    if here.node == event.master and not _elsewhere_by_paths(here, event):
+        _change_disks(here, event, _opcode(here, event))
+
+
+def _change_disks(here: Here, event: ganeti.Event, opcode: dict[str, Any]) -> None:
+    """On the master, which alone is sure to know what was asked for: there is room, and what Ganeti will unlink is kept."""
+    added, removed = _added_bytes(opcode), _removed_disks(opcode)
+    if added:
+        here.call(event.primary, "check-space", instance=event.instance, bytes=added)
+    if removed and not opcode.get("dry_run"):
         # first, since the primary's own pre hook, which runs at the same time, may bring home what is put aside here
         here.call(event.primary, "keep-disks", instance=event.instance)
-        if removed >= len(event.sizes) and not _brings_disks(_opcode(here, event)):
+        if removed >= len(event.sizes) and not _brings_disks(opcode):
             _aside_by_master(here, event, "empty")
 
 
@@ -334,6 +352,16 @@ HANDLERS: dict[str, tuple[Handler, ...]] = {
 # the node itself
 
 
+def follow_cluster(here: Here, environ: Mapping[str, str]) -> str:
+    """Datasets of this cluster bear its new name as their mark; one of another cluster does not change."""
+    old, new = ganeti.renamed_cluster(environ)
+    if here.ssconf.storage_directory and here.has_root():
+        from zfsganeti.datasets import Store
+
+        Store(here.zfs, here.root, new, here.config).follow_cluster(old)
+    return ""
+
+
 def verify(here: Here) -> str:
     """Return what is wrong on this node in one line, '' on a healthy one."""
     import time
@@ -376,12 +404,13 @@ def watch(here: Here) -> str:
         return ""
     problems = []
     for finding in check.compare_node(facts, _instances(here), here.ssconf.instances, busy, time.time()):
-        if finding.verb in ("home", "sweep", "finish-rename") or (finding.verb == "discard" and "after its removal" in finding.text):
+        if finding.verb in ("home", "sweep") or finding.sure:
             try:
                 here.call(here.node, finding.verb, **finding.request)
             except ZfsGanetiError as error:
                 problems.append(one_line(error))
     gone = here.trash.give_up()
+    here.store.forget_disks()
     return "; ".join(problems + gone[1])
 
 

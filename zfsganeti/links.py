@@ -17,5 +17,6 @@ LINKS = (
     *(f"{name}-{phase}.d/{BASENAME}" for name in PRE_AND_POST for phase in ("pre", "post")),
     *(f"{name}-pre.d/{BASENAME}" for name in PRE_ONLY),
     f"cluster-verify-post.d/{BASENAME}",
+    f"cluster-rename-post.d/{BASENAME}",
     f"watcher/{BASENAME}",
 )

@@ -46,13 +46,20 @@ def node_facts(here: Here, root: str, directory: str) -> dict[str, Any]:
         "parent": bool(parent) and here.zfs.get(parent) is not None,
         "pools": sorted({name.split("/")[0] for name, _at in here.zfs.filesystems()}),
         "mounted": here.zfs.mounted_at(directory) or "",
-        "cluster": dataset.marks.get(CLUSTER, "") if dataset else "",
+        "untuned": _untuned(here, root) if dataset else {},
         "occupied": here.zfs.mounted_at(directory) is None and _occupied(directory),
         "listed": directory in _listed(),
         "configured": here.config.root,
         "logs": os.path.isdir(ganeti.EXTSTORAGE_LOGS),
         "direct": here.zfs.version() >= (2, 3),
     }
+
+
+def _untuned(here: Here, root: str) -> dict[str, str]:
+    """Return what is good for VM disks and nobody has decided about on a root that exists: what was set on it is left alone."""
+    decided = here.zfs.local(root)
+    wanted = {**{name: str(value) for name, value in root_properties(here).items()}, **root_marks(here)}
+    return {name: value for name, value in wanted.items() if name not in decided}
 
 
 def _occupied(directory: str) -> bool:
@@ -95,13 +102,7 @@ def _node_steps(node: str, root: str, directory: str, facts: Mapping[str, Any]) 
     if facts["occupied"]:
         raise Foreign(f"{node}: {directory}", "is a directory with files and no dataset", "move them away, or choose another --directory")
     if not facts["exists"]:
-        if not facts["parent"]:
-            pools = facts["pools"] or ["POOL"]
-            theirs = f"{pools[0]}/{root.split('/', 1)[1]}"
-            raise Missing(
-                f"{node}: dataset {root.rsplit('/', 1)[0]}",
-                f"if another is meant there: gnt-zfs setup {root} {node.split('.')[0]}={theirs}",
-            )
+        _must_have_parent(node, root, facts)
         steps.append(Step(node, f"create dataset {root} for VM disks", "create-root", (("root", root), ("directory", directory))))
     elif facts["mountpoint"] != directory:
         steps.append(
@@ -112,6 +113,9 @@ def _node_steps(node: str, root: str, directory: str, facts: Mapping[str, Any]) 
                 (("root", root), ("directory", directory)),
             )
         )
+    if facts["untuned"]:
+        shown = ", ".join(f"{name}={value}" for name, value in facts["untuned"].items() if ":" not in name) or "our mark"
+        steps.append(Step(node, f"set on {root}, where nothing else was decided: {shown}", "tune-root", (("root", root),)))
     if facts["mounted"] != root:
         steps.append(Step(node, f"mount {root} at {directory}", "mount-root", (("root", root), ("directory", directory))))
     if facts["configured"] != root:
@@ -121,6 +125,13 @@ def _node_steps(node: str, root: str, directory: str, facts: Mapping[str, Any]) 
     if not facts["logs"]:
         steps.append(Step(node, f"make {ganeti.EXTSTORAGE_LOGS}", "make-logs"))
     return steps
+
+
+def _must_have_parent(node: str, root: str, facts: Mapping[str, Any]) -> None:
+    if not facts["parent"]:
+        theirs = f"{(facts['pools'] or ['POOL'])[0]}/{root.split('/', 1)[1]}"
+        way_out = f"if another is meant there: gnt-zfs setup {root} {node.split('.')[0]}={theirs}"
+        raise Missing(f"{node}: dataset {root.rsplit('/', 1)[0]}", way_out)
 
 
 def _cluster_steps(directory: str, cluster: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> list[Step]:
@@ -147,10 +158,13 @@ def _cluster_steps(directory: str, cluster: Mapping[str, Any], groups: Mapping[s
 # its execution
 
 
-def root_properties(here: Here, directory: str) -> dict[str, object]:
+def root_marks(here: Here) -> dict[str, str]:
+    return {CLUSTER: here.ssconf.cluster, IGNORE_GENERATOR: "on"}
+
+
+def root_properties(here: Here) -> dict[str, object]:
     """Return what is good for raw VM disks: every instance dataset inherits it."""
     properties: dict[str, object] = {
-        "mountpoint": directory,
         "recordsize": here.config.recordsize,
         "compression": here.config.compression,
         "atime": "off",
@@ -169,6 +183,7 @@ def apply_step(here: Here, action: str, arguments: dict[str, str]) -> None:
     actions = {
         "create-root": _create_root,
         "move-root": _move_root,
+        "tune-root": _tune_root,
         "mount-root": _mount_root,
         "configure-root": _configure_root,
         "list-path": _list_path,
@@ -189,7 +204,11 @@ def apply_cluster_step(step: Step) -> None:
 def _create_root(here: Here, arguments: dict[str, str]) -> None:
     root, directory = arguments["root"], arguments["directory"]
     if here.zfs.get(root) is None:
-        here.zfs.create(root, root_properties(here, directory), {CLUSTER: here.ssconf.cluster, IGNORE_GENERATOR: "on"})
+        here.zfs.create(root, {"mountpoint": directory, **root_properties(here)}, root_marks(here))
+
+
+def _tune_root(here: Here, arguments: dict[str, str]) -> None:
+    here.zfs.set(arguments["root"], _untuned(here, arguments["root"]))
 
 
 def _move_root(here: Here, arguments: dict[str, str]) -> None:

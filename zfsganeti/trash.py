@@ -7,7 +7,7 @@ import os
 import time
 
 from zfsganeti.datasets import CLUSTER, INSTANCE, INTENT, MARKS, RECORD, RESTORING, TRASH, pack_record, unpack_record
-from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, human
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,19 +64,21 @@ class Entry:
         }
 
 
-def choose(entries: list[tuple[str, int]], wanted: str) -> str:
-    """Return the entry meant by an entry's or an instance's name: the newest of that instance, short names included."""
-    names = [name for name, _removed in entries]
-    if wanted in names:
+def choose(entries: list[tuple[str, int, bool]], wanted: str) -> str:
+    """Return the entry meant by an entry's or an instance's name, which may be short.
+
+    Of an instance it is the newest of those that say how it was made: `entries` are (name, removed, restorable).
+    """
+    if any(name == wanted for name, _removed, _restorable in entries):
         return wanted
-    matching = [(removed, name) for name, removed in entries if parse_entry(name)[0] == wanted]
+    matching = [(restorable, removed, name) for name, removed, restorable in entries if parse_entry(name)[0] == wanted]
     if not matching:
-        matching = [(removed, name) for name, removed in entries if parse_entry(name)[0].split(".")[0] == wanted]
-        if len({parse_entry(name)[0] for _removed, name in matching}) > 1:
-            raise BadInput(f"{wanted}: could be any of {', '.join(sorted(name for _removed, name in matching))}")
+        matching = [entry[::-1] for entry in entries if parse_entry(entry[0])[0].split(".")[0] == wanted]
+        if len({parse_entry(name)[0] for _restorable, _removed, name in matching}) > 1:
+            raise BadInput(f"{wanted}: could be any of {', '.join(sorted(name for _restorable, _removed, name in matching))}")
     if not matching:
         raise Missing(f"{wanted} in the trash", "gnt-zfs trash list shows what is there")
-    return max(matching)[1]
+    return max(matching)[2]
 
 
 def plan_giving_up(entries: list[tuple[str, int, int]], *, now: float, days: int, missing: int) -> list[str]:
@@ -185,8 +187,10 @@ class Trash:
         root, pool = self.zfs.get(self.store.root.name), self.zfs.get(self.store.root.name.split("/")[0])
         if root is None or pool is None:
             return 0
-        # available, unlike what the pool calls free, knows of reservations, quotas and parity
-        return (pool.used + pool.available) * self.store.config.trash_min_free // 100 - root.available
+        # available, unlike what the pool calls free, knows of reservations, quotas and parity; what was destroyed a moment
+        # ago is being freed in the background
+        wanted = (pool.used + pool.available) * self.store.config.trash_min_free // 100
+        return wanted - root.available - self.zfs.pool(pool.name).freeing
 
     # the way back
 
@@ -244,9 +248,3 @@ class Trash:
             raise Refused(home, f"{written[0]} holds data already", f"remove {instance} or restore under another name with --as")
         self.zfs.unmount(home, seconds=store.config.busy_seconds)
         self.zfs.destroy(dataset.name, store.marks(instance), seconds=store.config.busy_seconds)
-
-
-def describe(entry: Mapping[str, Any], now: float) -> str:
-    """Return one entry in a sentence for plans and questions."""
-    age = max(0, int(now) - int(entry["removed"])) // 3600
-    return f"{entry['entry']} ({human(entry['used'])}, removed {age} h ago)"

@@ -16,6 +16,8 @@ from zfsganeti.here import Here
 from zfsganeti.node import run
 from zfsganeti.trash import choose
 
+SHOW = "the command is shown by gnt-zfs trash restore --dry-run"
+
 
 @dataclass(frozen=True)
 class Restore:
@@ -27,34 +29,38 @@ class Restore:
     record: Mapping[str, Any]
     command: tuple[str, ...]
     exists: bool  # an earlier try has added the instance already
+    changes: tuple[str, ...] = ()  # what cannot be as it was
 
     def sentences(self) -> list[str]:
         made = f"{self.instance} exists already from an earlier try" if self.exists else " ".join(self.command)
-        return [made, f"put {self.entry} in the place of its empty disks on {self.node}"]
+        return [*self.changes, made, f"put {self.entry} in the place of its empty disks on {self.node}"]
 
 
 def entries_by_node(here: Here) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """Return what is in every node's trash, and a line for each node that could not say."""
+    """Return what is in every online node's trash, and a line for each node that could not say."""
     found: dict[str, list[dict[str, Any]]] = {}
     problems = []
     for node, answer in here.call_all("report").items():
         if isinstance(answer, ZfsGanetiError):
             problems.append(one_line(answer))
-        else:
-            found[node] = answer["trash"]
+            continue
+        found[node] = answer["trash"]
+        if answer["root_problem"] and not answer["rootless"]:
+            problems.append(f"{node}: {answer['root_problem']}")
     return found, problems
 
 
 def locate(here: Here, wanted: str) -> tuple[str, str]:
-    """Return the node and the entry meant by a name, the newest over all nodes."""
+    """Return the node and the entry meant by a name; Unavailable while a node that might have a newer one is not heard."""
     found, problems = entries_by_node(here)
-    everything = [(entry["entry"], entry["removed"]) for entries in found.values() for entry in entries]
+    everything = [(entry["entry"], entry["removed"], entry["restorable"]) for entries in found.values() for entry in entries]
+    if problems and not any(entry[0] == wanted for entry in everything):
+        raise Unavailable(wanted, f"not every trash can be looked into: {'; '.join(problems)}", "name an entry of gnt-zfs trash list")
     try:
         chosen = choose(everything, wanted)
-    except Missing:
-        if problems:
-            raise Unavailable(wanted, f"is in no trash that can be seen: {'; '.join(problems)}") from None
-        raise
+    except Missing as error:
+        offline = ", ".join(here.ssconf.offline_nodes)
+        raise Missing(error.what, f"{error.way_out}{f'; offline and not looked at: {offline}' if offline else ''}") from None
     return next(node for node, entries in found.items() if any(entry["entry"] == chosen for entry in entries)), chosen
 
 
@@ -73,22 +79,25 @@ def prepare(here: Here, wanted: str, name: str | None) -> Restore:
     exists = instance in instances
     if exists and restoring != instance:
         raise Refused(instance, "exists", f"gnt-zfs trash restore {entry} --as ANOTHER-NAME")
-    taken = any(other.uuid == record.get("uuid") for other in instances.values()) or name not in (None, record["name"])
-    command = ganeti.add_command(record, name=instance, node=node, release=here.ssconf.release, new_macs=taken)
-    return Restore(node, entry, instance, record, tuple(command), exists)
+    copy = any(other.uuid == record.get("uuid") for other in instances.values()) or name not in (None, record["name"])
+    nics, changes = ganeti.fit_nics(record["nics"], networks=here.master.networks(), taken=here.master.macs(), copy=copy)
+    command = ganeti.add_command({**record, "nics": nics}, name=instance, node=node, release=here.ssconf.release)
+    return Restore(node, entry, instance, record, tuple(command), exists, tuple([] if exists else changes))
 
 
 def execute(here: Here, plan: Restore, say: Callable[[str], None]) -> None:
     """The instance is back, stopped, with its disks; killed anywhere, the same restore goes on from where it was."""
     here.call(plan.node, "trash-reserve", entry=plan.entry, instance=plan.instance)
     if not plan.exists:
+        for change in plan.changes:
+            say(change)
         say(f"adding {plan.instance} again")
         try:
             run(*plan.command, seconds=800)
-        except CommandFailed:  # the job has ended; after a timeout it goes on, and the entry stays reserved for it
+        except CommandFailed as error:  # the job has ended; after a timeout it goes on, and the entry stays reserved for it
             if plan.instance not in here.master.instances():
                 here.call(plan.node, "trash-release", entry=plan.entry)
-            raise
+            raise Refused(plan.instance, f"Ganeti does not add it: {error.reason}", f"nothing was changed, {SHOW} {plan.entry}") from error
     instance = here.master.instances().get(plan.instance)
     if instance is None:
         raise Missing(f"instance {plan.instance}", "gnt-job list shows what became of its add")

@@ -142,8 +142,8 @@ class Dataset:
 class Pool:
     """A pool's state; sizes are bytes."""
 
-    def __init__(self, name: str, health: str, size: int, free: int) -> None:
-        self.name, self.health, self.size, self.free = name, health, size, free
+    def __init__(self, name: str, health: str, size: int, free: int, freeing: int = 0) -> None:
+        self.name, self.health, self.size, self.free, self.freeing = name, health, size, free, freeing
 
 
 class Mount:
@@ -280,11 +280,16 @@ class Zfs:
         )
         return [(name, int(created), _number(used)) for name, created, used in (line.split("\t") for line in lines.splitlines())]
 
+    def local(self, name: str) -> dict[str, str]:
+        """Return the properties that were set on a filesystem itself, neither inherited nor left at their default."""
+        lines = self._command("zfs", "get", "-Hp", "-s", "local", "-o", "property,value", "all", check_dataset(name)).splitlines()
+        return {prop: value for prop, _tab, value in (line.partition("\t") for line in lines)}
+
     def pool(self, name: str) -> Pool:
         """Return the state of a pool or of the pool a dataset is in."""
         pool = name.split("/")[0]
-        health, size, free = self._command("zpool", "list", "-Hp", "-o", "health,size,free", pool).split()
-        return Pool(pool, health, int(size), int(free))
+        health, *sizes = self._command("zpool", "list", "-Hp", "-o", "health,size,free,freeing", pool).split()
+        return Pool(pool, health, *map(_number, sizes))
 
     def version(self) -> tuple[int, ...]:
         """Return the loaded module's version, such as (2, 3, 9)."""

@@ -146,6 +146,15 @@ def own_root(zfs: Backend, root: str, directory: str) -> tuple[str, str]:
     return name, path
 
 
+def test_what_was_set_on_a_filesystem_itself_is_told_from_what_it_inherits(bench: Bench) -> None:
+    name = bench.make()
+    bench.zfs.set(name, {"atime": "off"})
+    local = bench.zfs.local(name)
+    assert {key: local.get(key) for key in ("atime", "mountpoint", INSTANCE)} == {"atime": "off", "mountpoint": None, INSTANCE: "web1"}
+    with pytest.raises(Missing):
+        bench.zfs.local(bench.name("nothing"))
+
+
 def test_a_created_filesystem_has_its_properties_and_marks(bench: Bench) -> None:
     properties = {"recordsize": 65536, "compression": "lz4", "canmount": "noauto", "mountpoint": "/srv/elsewhere", "atime": "off"}
     bench.zfs.create(bench.name("web1"), properties, OURS)

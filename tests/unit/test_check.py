@@ -46,7 +46,7 @@ def dataset(name: str = "web1", **differs: Any) -> dict[str, Any]:
         "referenced": 3 * MIB,
         "created": 0,
         "snapshots": 0,
-        "files": 1,
+        "files": ["x.file.disk0"],
     }
     return {**facts, **differs}
 
@@ -104,12 +104,12 @@ YOUNG = NOW - 60
             "dataset zfs/vm/web1 was put aside (remove was not finished)",
             ("home", {"instance": "web1", "intent": "remove 17"}),
         ),
-        (dataset(files=0), "", "web1", "empty leftover zfs/vm/web1 without an instance", SWEEP),
+        (dataset(files=[]), "", "web1", "empty leftover zfs/vm/web1 without an instance", SWEEP),
         (dataset(), "", "web1", "dataset zfs/vm/web1 holds 3.00M and has no instance", DISCARD),
-        (dataset(files=0, snapshots=1), "", "web1", "dataset zfs/vm/web1 holds 3.00M and has no instance", DISCARD),
+        (dataset(files=[], snapshots=1), "", "web1", "dataset zfs/vm/web1 holds 3.00M and has no instance", DISCARD),
         (dataset(home=False, files=None), "", "web1", "dataset zfs/vm/web1 holds 3.00M and has no instance", DISCARD),
-        (dataset(intent="remove 17"), "", "web1", "dataset zfs/vm/web1 was not put into the trash after its removal", DISCARD),
-        (dataset(files=0), "node2", "web1", "empty leftover zfs/vm/web1, the instance is on node2", SWEEP),
+        (dataset(intent="remove 17"), "", "web1", "dataset zfs/vm/web1 was not put into the trash after its removal", (*DISCARD, True)),
+        (dataset(files=[]), "node2", "web1", "empty leftover zfs/vm/web1, the instance is on node2", SWEEP),
         (dataset(), "node2", "web1", "dataset zfs/vm/web1 holds 3.00M, but the instance is on node2", ELSEWHERE),
         (
             dataset(instance="db1"),
@@ -123,19 +123,19 @@ YOUNG = NOW - 60
             "node1",
             "web1",
             "the rename from old was not finished",
-            ("finish-rename", {"old": "old", "new": "web1"}),
+            ("finish-rename", {"old": "old", "new": "web1"}, True),
         ),
         (
             dataset("web1", instance="old", home=False, intent="rename web1 17"),
             "node1",
             "web1",
             "the rename from old was not finished",
-            ("finish-rename", {"old": "old", "new": "web1"}),
+            ("finish-rename", {"old": "old", "new": "web1"}, True),
         ),
     ],
 )
 def test_what_is_wrong_with_a_dataset_is_said(
-    facts: dict[str, Any], primary: str, subject: str, text: str, repair: tuple[str, dict[str, str]]
+    facts: dict[str, Any], primary: str, subject: str, text: str, repair: tuple[Any, ...]
 ) -> None:
     instances = [instance(primary=primary)] if primary else []
     assert compare({"datasets": [facts]}, *instances) == [Finding("node1", subject, text, *repair)]
@@ -144,8 +144,8 @@ def test_what_is_wrong_with_a_dataset_is_said(
 @pytest.mark.parametrize(
     ("facts", "primary"),
     [
-        (dataset(files=0, created=YOUNG), ""),  # being added
-        (dataset(files=0, created=YOUNG), "node2"),  # being moved here
+        (dataset(files=[], created=YOUNG), ""),  # being added
+        (dataset(files=[], created=YOUNG), "node2"),  # being moved here
         (dataset(ours=False), ""),
         (dataset(ours=False, home=False), "node1"),
     ],
@@ -205,6 +205,45 @@ def test_an_unfinished_rename_is_not_a_missing_dataset_as_well() -> None:
     assert [finding.verb for finding in compare(facts, instance("web1"))] == ["finish-rename"]
 
 
+# datasets told by the disks they hold
+
+
+def test_a_dataset_whose_instance_was_renamed_unheard_is_told_by_its_disks() -> None:
+    facts = {"datasets": [dataset("old", files=["note", "x.file.disk0"])]}
+    request = {"old": "old", "new": "web1"}
+    assert compare(facts, instance("web1")) == [
+        Finding("node1", "web1", "its disks are in zfs/vm/old: it was old before", "finish-rename", request)
+    ]
+    for files in (["y.file.disk0"], []):
+        verbs = [finding.verb for finding in compare({"datasets": [dataset("old", files=files)]}, instance("web1"))]
+        assert "finish-rename" not in verbs
+    assert compare(facts, instance("web1"), busy=("old", "web1")) == []
+
+
+def test_what_an_unmounted_dataset_holds_is_looked_at_before_it_is_given_up() -> None:
+    facts = {"datasets": [dataset("old", files=None, home=False)]}
+    said = "dataset zfs/vm/old has no instance and is not mounted: mount it to see whose disks it holds"
+    assert compare(facts, instance("web1")) == [
+        Finding("node1", "old", said, "home", {"instance": "old", "intent": ""}),
+        Finding("node1", "web1", "has no dataset on node1: gnt-zfs trash list may have it"),
+    ]
+    removed = {"datasets": [dataset("old", files=None, home=False, intent="remove 17")]}
+    assert compare(removed, instance("web1"))[0].verb == "discard"
+
+
+def test_a_dataset_that_other_hooks_made_can_be_claimed_by_the_disks_in_it() -> None:
+    foreign = dataset(ours=False, instance="")
+    request = {"instance": "web1", "files": ["x.file.disk0"]}
+    assert compare({"datasets": [foreign]}, instance()) == [
+        Finding("node1", "web1", "dataset zfs/vm/web1 holds its disks and is not marked as ours", "claim", request)
+    ]
+    others: list[dict[str, Any]] = [{"files": ["y.file.disk0"]}, {"files": None, "home": False}, {"name": "web2"}]
+    for differs in others:
+        (finding,) = compare({"datasets": [{**foreign, **differs}]}, instance())
+        assert finding.text == "has no dataset on node1: gnt-zfs trash list may have it"
+    assert compare({"datasets": [foreign]}) == []
+
+
 def test_where_only_names_are_known_primaries_are_not_judged() -> None:
     facts = {**HEALTHY, "datasets": [dataset(), dataset("web2")]}
     assert [finding.subject for finding in check.compare_node(facts, None, ["web1"], set(), NOW)] == ["web2"]
@@ -257,7 +296,7 @@ def test_a_copy_is_kept_while_nobody_knows_what_the_primary_has() -> None:
     ("report", "expected"),
     [
         ({"datasets": [dataset()]}, {"web1"}),
-        ({"datasets": [dataset(files=0)]}, set()),
+        ({"datasets": [dataset(files=[])]}, set()),
         ({"datasets": [dataset(files=None, home=False)]}, set()),
         ({"datasets": [dataset(ours=False)]}, set()),
         ({"datasets": []}, set()),
@@ -290,7 +329,7 @@ def here(node: Node, tmp_path: Path) -> Here:
 def test_the_report_has_the_facts_of_every_dataset(node: Node, here: Here) -> None:
     node.has("home", disk0=b"x", disk1=b"y")
     node.has("aside", disk0=b"x")
-    node.store.put_aside("aside", "remove")
+    node.put_aside("aside", "remove")
     node.has("off")
     node.fake.unmount(node.home("off"))
     node.store.keep_disks("off")
@@ -302,8 +341,8 @@ def test_the_report_has_the_facts_of_every_dataset(node: Node, here: Here) -> No
     facts = check.report(here)
     kept = ("name", "ours", "instance", "home", "aside", "files", "snapshots")
     assert [tuple(found[key] for key in kept) for found in facts["datasets"]] == [
-        ("aside", True, "aside", False, True, 1, 0),
-        ("home", True, "home", True, False, 2, 0),
+        ("aside", True, "aside", False, True, ["disk0"], 1),
+        ("home", True, "home", True, False, ["disk0", "disk1"], 0),
         ("iso", False, "", False, False, None, 0),
         ("off", True, "off", False, False, None, 1),
     ]
@@ -315,7 +354,7 @@ def test_the_report_has_the_facts_of_every_dataset(node: Node, here: Here) -> No
 
 def test_a_report_changes_nothing(node: Node, here: Here) -> None:
     node.has("web1", disk0=b"x")
-    node.store.put_aside("web1", "remove")
+    node.put_aside("web1", "remove")
     node.has("off")
     node.fake.unmount(node.home("off"))
     before = node.whole_state()
@@ -328,4 +367,13 @@ def test_a_report_without_a_root_says_why(node: Node, here: Here) -> None:
     node.fake.set("zfs/vm", {"mountpoint": "/elsewhere"})
     facts = check.report(here)
     assert facts["root_problem"] == f"a dataset mounted at {node.root.path} does not exist: gnt-zfs setup ROOT makes one"
-    assert (facts["datasets"], facts["pool"]) == ([], None)
+    assert (facts["datasets"], facts["pool"], facts["rootless"]) == ([], None, True)
+
+
+def test_a_root_that_cannot_be_used_now_is_not_the_same_as_none(node: Node, here: Here) -> None:
+    node.fake.unmount(node.root.path)
+    node.fake.set("zfs/vm", {"mountpoint": "/elsewhere"})
+    node.config.root = "tank/vm"
+    facts = check.report(here)
+    assert "its pool is not imported" in facts["root_problem"]
+    assert not facts["rootless"]

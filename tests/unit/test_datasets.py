@@ -34,6 +34,7 @@ from zfsganeti.datasets import (
     unpack_record,
 )
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
+from zfsganeti.trash import Trash
 
 quick = settings(max_examples=100, deadline=None, derandomize=True)
 GIB = 1 << 30
@@ -143,7 +144,7 @@ def test_a_dry_run_makes_nothing(node: Node) -> None:
 
 def test_recreating_disks_needs_no_room_and_brings_home(node: Node) -> None:
     node.has("web1", disk0=b"data")
-    node.store.put_aside("web1", "remove")
+    node.put_aside("web1", "remove")
     node.fake.available = 0
     node.store.admit("web1", [])
     assert node.fake.mounted_at(node.home("web1")) == "zfs/vm/web1"
@@ -233,7 +234,7 @@ def leave(node: Node, what: str) -> None:
     elif what == "unmounted file":
         node.fake.unmount(node.home("web1"))
     elif what == "aside":
-        node.store.put_aside("web1", "rename web2")
+        node.put_aside("web1", "rename web2")
         node.ganeti_renames("web1", "web2")
 
 
@@ -271,7 +272,8 @@ def test_a_new_instance_takes_no_plain_files_for_its_own(node: Node) -> None:
 @pytest.mark.parametrize("name", [".trash", "..", "a/b", "Web1", ""])
 def test_no_other_name_reaches_zfs(node: Node, name: str) -> None:
     before = node.whole_state()
-    for attempt in (node.store.ensure, node.store.find, node.store.bring_home, node.store.sweep, node.store.absorb, node.trash.put):
+    store = node.store
+    for attempt in (lambda name: store.admit(name, []), store.find, store.bring_home, store.sweep, store.absorb, node.trash.put):
         with pytest.raises(BadName):
             attempt(name)
     assert node.whole_state() == before
@@ -283,7 +285,7 @@ def test_only_what_is_ours_is_listed(node: Node) -> None:
     node.fake.foreign("zfs/vm/iso")
     node.fake.foreign("zfs/vm/theirs", {**OURS, CLUSTER: "other.example.com"})
     node.fake.foreign("zfs/vm/web1/child", OURS)
-    assert [dataset.short for dataset in node.store.instances()] == ["web1", "web2"]
+    assert node.claims() == ["web1", "web2"]
 
 
 # aside and home
@@ -291,7 +293,7 @@ def test_only_what_is_ours_is_listed(node: Node) -> None:
 
 def test_aside_the_files_are_links_that_ganeti_can_remove(node: Node) -> None:
     node.has("web1", disk0=b"zero", disk1=b"one")
-    assert node.store.put_aside("web1", "remove", {"name": "web1"})
+    assert node.put_aside("web1", "remove", {"name": "web1"})
     assert node.reads("web1") == {"disk0": b"zero", "disk1": b"one"}
     assert node.marks("zfs/vm/web1") == {**OURS, INTENT: f"remove {node.fake.clock}", RECORD: '{"name":"web1"}'}
     assert node.fake.mounted_at(node.home("web1")) is None
@@ -300,12 +302,13 @@ def test_aside_the_files_are_links_that_ganeti_can_remove(node: Node) -> None:
     assert node.fake.files("zfs/vm/web1") == {"disk0": b"zero", "disk1": b"one"}
 
 
-def test_what_was_put_aside_comes_home_as_if_nothing_had_been(node: Node) -> None:
+def test_what_was_put_aside_comes_home_with_but_a_snapshot_more(node: Node) -> None:
     node.has("web1", disk0=b"data")
+    node.store.keep_disks("web1")
     before = node.whole_state()
     for _again in range(2):
-        node.store.put_aside("web1", "remove", {"name": "web1"})
-        node.store.put_aside("web1", "remove")
+        node.put_aside("web1", "remove", {"name": "web1"})
+        node.put_aside("web1", "remove")
         node.store.bring_home("web1")
         node.store.bring_home("web1")
         after = node.whole_state()
@@ -313,10 +316,73 @@ def test_what_was_put_aside_comes_home_as_if_nothing_had_been(node: Node) -> Non
         assert after == before
 
 
+def test_only_disks_are_linked_and_stale_links_are_not_left(node: Node) -> None:
+    node.has("web1", disk0=b"data", note=b"the administrator's")
+    for disks in (["disk0", "disk1"], ["disk0"]):
+        assert node.store.put_aside("web1", "remove", disks)
+        assert os.listdir(node.home("web1")) == ["disk0"]
+    node.ganeti_removes("web1")
+    assert node.fake.files("zfs/vm/web1") == {"disk0": b"data", "note": b"the administrator's"}
+
+
+def test_what_ganeti_may_unlink_is_in_a_snapshot_first(node: Node) -> None:
+    node.has("web1", disk0=b"data")
+    node.put_aside("web1", "remove")
+    ((name, _created, _used),) = node.fake.snapshots("zfs/vm/web1")
+    assert name.startswith("zfs/vm/web1@zfsganeti-removed-")
+    assert node.fake.snapshot_files(name) == {"disk0": b"data"}
+    node.fake.clock += node.config.trash_days * 86400 - 1
+    node.store.forget_disks()
+    assert len(node.fake.snapshots("zfs/vm/web1")) == 1
+    node.fake.snapshot(["zfs/vm/web1@autosnap"])
+    node.fake.clock += 1
+    node.store.forget_disks()
+    assert [name for name, _created, _used in node.fake.snapshots("zfs/vm/web1")] == ["zfs/vm/web1@autosnap"]
+
+
+# what was not ours
+
+
+def test_what_other_hooks_made_is_claimed_by_the_disks_in_it(node: Node) -> None:
+    node.fake.foreign("zfs/vm/web1")
+    node.fake.mount("zfs/vm/web1", node.home("web1"))
+    node.ganeti_writes("web1", disk0=b"data")
+    before = node.whole_state()
+    for files in (["disk0", "disk1"], []):
+        with pytest.raises(Foreign):
+            node.store.claim("web1", files)
+    assert node.whole_state() == before
+    node.store.claim("web1", ["disk0"])
+    assert node.marks("zfs/vm/web1") == OURS
+    assert node.reads("web1") == {"disk0": b"data"}
+
+
+def test_nothing_is_claimed_that_is_not_mounted_at_home(node: Node) -> None:
+    node.fake.foreign("zfs/vm/web1")
+    node.ganeti_writes("web1", disk0=b"data")
+    with pytest.raises(Foreign):
+        node.store.claim("web1", ["disk0"])
+    with pytest.raises(Missing):
+        node.store.claim("web2", ["disk0"])
+
+
+def test_marks_follow_the_cluster_to_its_new_name(node: Node) -> None:
+    node.has("web1", disk0=b"data")
+    node.has("gone", disk0=b"data")
+    node.trash.put("gone")
+    node.fake.foreign("zfs/vm/theirs", {**OURS, CLUSTER: "other.example.com"})
+    renamed = Store(node.fake, node.root, "new.example.com", node.config)
+    renamed.follow_cluster(CLUSTER_NAME)
+    assert renamed.find("web1") is not None
+    assert [entry.instance for entry in Trash(renamed).entries()] == ["gone"]
+    assert node.marks("zfs/vm")[CLUSTER] == "new.example.com"
+    assert node.marks("zfs/vm/theirs")[CLUSTER] == "other.example.com"
+
+
 def test_a_disk_written_while_aside_is_written(node: Node) -> None:
     node.has("web1", disk0=b"old")
     with open(f"{node.home('web1')}/disk0", "r+b") as running, node.fake.held_open("zfs/vm/web1", "process kvm (7)"):
-        node.store.put_aside("web1", "remove")
+        node.put_aside("web1", "remove")
         running.write(b"new")
     node.store.bring_home("web1")
     assert node.reads("web1") == {"disk0": b"new"}
@@ -324,7 +390,7 @@ def test_a_disk_written_while_aside_is_written(node: Node) -> None:
 
 def test_an_instance_without_a_dataset_is_not_put_aside(node: Node) -> None:
     node.ganeti_writes("web1", disk0=b"plain")
-    assert not node.store.put_aside("web1", "remove")
+    assert not node.put_aside("web1", "remove")
     assert node.reads("web1") == {"disk0": b"plain"}
 
 
@@ -332,7 +398,7 @@ def test_a_foreign_dataset_is_neither_put_aside_nor_brought_home(node: Node) -> 
     node.fake.foreign("zfs/vm/web1")
     before = node.whole_state()
     with pytest.raises(Foreign):
-        node.store.put_aside("web1", "remove")
+        node.put_aside("web1", "remove")
     with pytest.raises(Foreign):
         node.store.bring_home("web1")
     with pytest.raises(Foreign):
@@ -348,7 +414,7 @@ def test_what_does_not_exist_cannot_come_home(node: Node) -> None:
 
 def test_after_a_boot_in_the_middle_it_comes_home(node: Node) -> None:
     node.has("web1", disk0=b"data")
-    node.store.put_aside("web1", "remove")
+    node.put_aside("web1", "remove")
     node.fake.boot()
     assert node.fake.mounted_at(node.home("web1")) == "zfs/vm/web1"
     node.store.bring_home("web1")
@@ -358,9 +424,9 @@ def test_after_a_boot_in_the_middle_it_comes_home(node: Node) -> None:
 
 def test_after_a_boot_in_the_middle_of_a_removal_it_can_still_be_removed(node: Node) -> None:
     node.has("web1", disk0=b"data")
-    node.store.put_aside("web1", "remove")
+    node.put_aside("web1", "remove")
     node.fake.boot()
-    node.store.put_aside("web1", "remove")
+    node.put_aside("web1", "remove")
     node.ganeti_removes("web1")
     entry = node.trash.discard("web1")
     assert node.fake.files(f"zfs/vm/.trash/{entry}") == {"disk0": b"data"}
@@ -466,7 +532,7 @@ def test_only_regular_files_are_plain(tmp_path: Path) -> None:
 def test_a_renamed_instance_has_its_files_under_the_new_name(node: Node) -> None:
     node.has("old", disk0=b"data")
     node.store.refuse_taken("new")
-    node.store.put_aside("old", "rename new")
+    node.put_aside("old", "rename new")
     node.ganeti_renames("old", "new")
     for _again in range(2):
         node.store.finish_rename("old", "new")
@@ -499,7 +565,7 @@ def test_a_name_that_is_taken_is_refused_beforehand(node: Node) -> None:
 )
 def test_a_rename_never_takes_over_a_strangers_dataset(node: Node, marks: dict[str, str]) -> None:
     node.has("old", disk0=b"data")
-    node.store.put_aside("old", "rename new")
+    node.put_aside("old", "rename new")
     node.ganeti_renames("old", "new")
     node.fake.foreign("zfs/vm/new", marks)
     before = node.whole_state()
@@ -588,7 +654,10 @@ def test_a_record_that_does_not_fit_is_refused() -> None:
     noise = random.Random(1).randbytes(20_000).hex()
     with pytest.raises(Refused) as caught:
         pack_record({"name": "web1", "noise": noise})
-    assert str(caught.value) == "instance web1: its settings do not fit into a property"
+    assert str(caught.value) == (
+        "instance web1: its settings are too long to be kept with its dataset: "
+        "gnt-instance modify web1 with shorter OS parameters or hypervisor parameters first"
+    )
 
 
 @quick
@@ -612,7 +681,7 @@ def test_intents_are_read_back() -> None:
 
 def test_what_the_store_writes_as_intent_is_understood(node: Node) -> None:
     node.has("web1")
-    node.store.put_aside("web1", "rename web2")
+    node.put_aside("web1", "rename web2")
     assert parse_intent(node.marks("zfs/vm/web1")[INTENT]) == ("rename", "web2", node.fake.clock)
 
 
@@ -638,7 +707,6 @@ def test_a_lock_is_not_inherited_by_programs(tmp_path: Path) -> None:
 def test_a_store_of_another_cluster_sees_nothing_of_ours(node: Node) -> None:
     node.has("web1", disk0=b"data")
     theirs = Store(node.fake, node.root, "other.example.com", node.config)
-    assert theirs.instances() == []
     with pytest.raises(Foreign):
         theirs.find("web1")
 

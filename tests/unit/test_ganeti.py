@@ -85,8 +85,6 @@ def test_an_event_is_what_the_environment_says() -> None:
     assert (event.template, event.new_template, event.post_template) == ("file", "", "file")
     assert event.sizes == [GIB, 5 * MIB]
     assert (event.post_primary, event.disk_paths, event.export_removes) == ("node2.example.com", [], False)
-    assert event.is_master("node1.example.com")
-    assert not event.is_master("node2.example.com")
 
 
 def test_what_holds_after_the_operation_is_told_apart() -> None:
@@ -340,6 +338,7 @@ def test_the_record_holds_all_but_passwords(master: ganeti.Master) -> None:
         "tags": ["a", "b"],
         "state": "up",
         "template": "file",
+        "driver": "loop",
         "nics": [
             {"mode": "bridged", "link": "br0", "mac": "aa:00:00:00:00:01"},
             {"network": "blue", "mac": "aa:00:00:00:00:02", "ip": "203.0.113.9"},
@@ -431,6 +430,7 @@ def test_the_add_command_makes_the_recorded_instance_again(master: ganeti.Master
         "maxmem=512",
         "-o",
         "debootstrap+default",
+        "--file-driver=loop",
         "-O",
         "key=a\\,b\\\\c",
         "--tags",
@@ -451,14 +451,23 @@ def test_the_add_command_makes_the_recorded_instance_again(master: ganeti.Master
     assert ganeti.add_command(record, name="web1", node="node2", release=(3, 1)) == start + rest
 
 
-def test_another_instance_gets_new_macs(master: ganeti.Master) -> None:
-    record = master.instances()["web1"].record()
-    command = ganeti.add_command(record, name="web2", node="node2", release=(3, 1), new_macs=True)
-    assert command[-1] == "web2"
-    assert [word for word in command if "mac=" in word] == [
-        "0:mode=bridged,link=br0,mac=generate",
-        "1:network=blue,mac=generate,ip=203.0.113.9",
+def test_a_copy_gets_neither_the_mac_nor_the_ip_addresses(master: ganeti.Master) -> None:
+    nics = master.instances()["web1"].record()["nics"]
+    fitting, changes = ganeti.fit_nics(nics, networks={"blue"}, taken={}, copy=True)
+    assert fitting == [{"mode": "bridged", "link": "br0", "mac": "generate"}, {"network": "blue", "mac": "generate"}]
+    assert changes == []
+
+
+def test_nics_come_back_as_the_cluster_can_have_them_now() -> None:
+    nics = [{"mac": "aa:00:00:00:00:01", "network": "gone", "ip": "192.0.2.7"}, {"mac": "aa:00:00:00:00:02", "link": "br0"}]
+    fitting, changes = ganeti.fit_nics(nics, networks={"blue"}, taken={"aa:00:00:00:00:02": "db1"}, copy=False)
+    assert fitting == [{"mac": "aa:00:00:00:00:01", "ip": "192.0.2.7"}, {"mac": "generate", "link": "br0"}]
+    assert changes == [
+        "NIC 0 is on the default link: network gone is gone",
+        "NIC 1 gets a new MAC address: db1 has aa:00:00:00:00:02 now",
     ]
+    assert nics[0]["network"] == "gone", "the record itself is not changed"
+    assert ganeti.fit_nics(nics, networks={"gone"}, taken={}, copy=False) == (nics, [])
 
 
 def test_what_an_instance_has_not_is_not_asked_for(master: ganeti.Master) -> None:

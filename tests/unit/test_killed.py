@@ -41,7 +41,7 @@ def instance(node: Node) -> None:
 
 def aside(node: Node) -> None:
     instance(node)
-    node.store.put_aside("web1", "remove", {"name": "web1"})
+    node.put_aside("web1", "remove", {"name": "web1"})
 
 
 def removed(node: Node) -> None:
@@ -51,7 +51,7 @@ def removed(node: Node) -> None:
 
 def renamed(node: Node) -> None:
     instance(node)
-    node.store.put_aside("web1", "rename web2")
+    node.put_aside("web1", "rename web2")
     node.ganeti_renames("web1", "web2")
 
 
@@ -89,14 +89,14 @@ def empty(node: Node) -> None:
 
 def empty_aside(node: Node) -> None:
     node.has("web1")
-    node.store.put_aside("web1", "remove")
+    node.put_aside("web1", "remove")
     node.ganeti_removes("web1")
 
 
 OPERATIONS = {
-    "ensure": Operation(nothing, lambda node: node.store.ensure("web1")),
+    "ensure": Operation(nothing, lambda node: node.store.admit("web1", [])),
     "admit": Operation(nothing, lambda node: node.store.admit("web1", [1 << 20])),
-    "put_aside": Operation(instance, lambda node: node.store.put_aside("web1", "remove", {"name": "web1"})),
+    "put_aside": Operation(instance, lambda node: node.put_aside("web1", "remove", {"name": "web1"})),
     "bring_home": Operation(aside, lambda node: node.store.bring_home("web1")),
     "bring_home with plain files": Operation(unmounted_with_plain_files, lambda node: node.store.bring_home("web1")),
     "bring_home after the links went": Operation(removed, lambda node: node.store.bring_home("web1")),
@@ -203,7 +203,7 @@ def test_an_operation_that_never_comes_is_undone_wherever_its_hook_died(nodes: C
         point += 1
         node = nodes()
         instance(node)
-        died = dies(node.fake.reaper, point, lambda node=node: node.store.put_aside("web1", "rename web2"))  # type: ignore[misc]
+        died = dies(node.fake.reaper, point, lambda node=node: node.put_aside("web1", "rename web2"))  # type: ignore[misc]
         if boot:
             node.fake.boot()
         node.store.bring_home("web1")

@@ -153,8 +153,8 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data(), death=deaths, boot=boots, heard=st.booleans())
     def remove(self, data: st.DataObject, death: int, boot: bool, heard: bool) -> None:
         name = data.draw(st.sampled_from(self.settled()))
-        self.run(lambda: self.node.store.put_aside(name, "remove", {"name": name}), death, boot)
-        self.node.store.put_aside(name, "remove", {"name": name})  # a boot in between has stopped Ganeti's job as well
+        self.run(lambda: self.node.put_aside(name, "remove", {"name": name}), death, boot)
+        self.node.put_aside(name, "remove", {"name": name})  # a boot in between has stopped Ganeti's job as well
         self.node.ganeti_removes(name)
         disks = self.instances.pop(name)
         if heard:
@@ -172,9 +172,9 @@ class Life(RuleBasedStateMachine):
         """Ganeti, or a hook after ours, gives the operation up."""
         name = data.draw(st.sampled_from(self.settled()))
         if death:
-            dies(self.node.fake.reaper, death, lambda: self.node.store.put_aside(name, intent))
+            dies(self.node.fake.reaper, death, lambda: self.node.put_aside(name, intent))
         else:
-            self.node.store.put_aside(name, intent)
+            self.node.put_aside(name, intent)
 
     @precondition(lambda self: self.settled())
     @rule(data=st.data(), new=names, death=deaths, boot=boots, heard=st.booleans())
@@ -182,8 +182,8 @@ class Life(RuleBasedStateMachine):
         old = data.draw(st.sampled_from(self.settled()))
         assume(self.free(new) and new not in self.leftovers)
         self.node.store.refuse_taken(new)
-        self.run(lambda: self.node.store.put_aside(old, f"rename {new}"), death, boot)
-        self.node.store.put_aside(old, f"rename {new}")
+        self.run(lambda: self.node.put_aside(old, f"rename {new}"), death, boot)
+        self.node.put_aside(old, f"rename {new}")
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(self.node.home(new))
         self.node.ganeti_renames(old, new)
@@ -330,7 +330,7 @@ class Life(RuleBasedStateMachine):
 
 
 def test_whatever_happens_every_disk_is_found() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Life,
         settings=settings(
             max_examples=60,

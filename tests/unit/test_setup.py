@@ -24,7 +24,7 @@ DONE: dict[str, Any] = {
     "parent": True,
     "pools": ["zfs"],
     "mounted": "zfs/vm",
-    "cluster": CLUSTER_NAME,
+    "untuned": {},
     "occupied": False,
     "configured": "zfs/vm",
     "listed": True,
@@ -74,6 +74,14 @@ def test_a_fresh_node_needs_every_step_in_order() -> None:
         ),
         ({"listed": False}, [Step("node1", f"add /zfs/vm to {PATHS}", "list-path", (("directory", "/zfs/vm"),))]),
         ({"configured": "tank/vm"}, [CONFIGURE]),
+        (
+            {"untuned": {"atime": "off", "exec": "off", CLUSTER: CLUSTER_NAME}},
+            [Step("node1", "set on zfs/vm, where nothing else was decided: atime=off, exec=off", "tune-root", (("root", "zfs/vm"),))],
+        ),
+        (
+            {"untuned": {CLUSTER: CLUSTER_NAME}},
+            [Step("node1", "set on zfs/vm, where nothing else was decided: our mark", "tune-root", (("root", "zfs/vm"),))],
+        ),
         ({"logs": False}, [Step("node1", f"make {LOGS}", "make-logs")]),
     ],
 )
@@ -240,7 +248,8 @@ def test_the_steps_lead_from_nothing_to_a_mounted_root(bare: Bare) -> None:
         for _again in range(2):
             bare.apply(action)
     after = bare.facts()
-    assert (after["exists"], after["mountpoint"], after["mounted"], after["cluster"]) == (True, bare.directory, "zfs/vm", CLUSTER_NAME)
+    assert (after["exists"], after["mountpoint"], after["mounted"], after["untuned"]) == (True, bare.directory, "zfs/vm", {})
+    assert bare.fake.state()["zfs/vm"]["marks"][CLUSTER] == CLUSTER_NAME
     assert os.stat(bare.directory).st_mode & 0o777 == 0o755
     assert bare.fake.state()["zfs/vm"]["properties"] == {
         "mountpoint": bare.directory,
@@ -265,9 +274,13 @@ def test_facts_change_nothing(bare: Bare) -> None:
 def test_a_root_made_by_hand_is_moved_and_used(bare: Bare) -> None:
     bare.fake.foreign("zfs/vm", {CLUSTER: CLUSTER_NAME}, mountpoint="/elsewhere")
     assert bare.facts()["mountpoint"] == "/elsewhere"
-    bare.apply("move-root")
-    bare.apply("mount-root")
-    assert bare.facts()["mounted"] == "zfs/vm"
+    bare.fake.set("zfs/vm", {"recordsize": "16384", "exec": "on"})
+    for action in ("move-root", "tune-root", "mount-root"):
+        bare.apply(action)
+    assert (bare.facts()["mounted"], bare.facts()["untuned"]) == ("zfs/vm", {})
+    properties = bare.fake.state()["zfs/vm"]["properties"]
+    assert (properties["recordsize"], properties["exec"]) == ("16384", "on"), "what somebody has decided is left"
+    assert (properties["direct"], properties["atime"]) == ("disabled", "off")
 
 
 def test_files_where_the_root_belongs_are_seen(bare: Bare) -> None:
@@ -290,5 +303,6 @@ def test_an_unknown_step_is_bad_input(bare: Bare) -> None:
     with pytest.raises(BadInput) as caught:
         bare.apply("format-disks")
     assert (
-        str(caught.value) == "setup step 'format-disks': there are create-root, move-root, mount-root, configure-root, list-path, make-logs"
+        str(caught.value)
+        == "setup step 'format-disks': there are create-root, move-root, tune-root, mount-root, configure-root, list-path, make-logs"
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.node import CLUSTER_NAME, DAY, HOUR, Node
 from zfsganeti.datasets import CLUSTER, INSTANCE, RECORD, RESTORING
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
-from zfsganeti.trash import choose, describe, entry_name, parse_entry, plan_giving_up
+from zfsganeti.trash import choose, entry_name, parse_entry, plan_giving_up
 
 quick = settings(max_examples=200, deadline=None, derandomize=True)
 GIB = 1 << 30
@@ -54,7 +54,12 @@ def test_what_is_no_entry_is_told() -> None:
     assert str(caught.value) == "trash entry web1:yesterday: is not named instance:time"
 
 
-ENTRIES = [("web1.example.com:20260101T000000Z", 1), ("web1.example.com:20260102T000000Z", 2), ("db1:20260101T000000Z", 1)]
+ENTRIES = [
+    ("web1.example.com:20260101T000000Z", 1, True),
+    ("web1.example.com:20260102T000000Z", 2, True),
+    ("web1.example.com:20260103T000000Z", 3, False),
+    ("db1:20260101T000000Z", 1, False),
+]
 
 
 @pytest.mark.parametrize(
@@ -66,17 +71,17 @@ ENTRIES = [("web1.example.com:20260101T000000Z", 1), ("web1.example.com:20260102
         ("db1", "db1:20260101T000000Z"),
     ],
 )
-def test_an_entry_is_meant_by_its_name_or_the_newest_of_its_instance(wanted: str, chosen: str) -> None:
+def test_an_entry_is_meant_by_its_name_or_the_newest_of_its_instance_that_can_be_restored(wanted: str, chosen: str) -> None:
     assert choose(ENTRIES, wanted) == chosen
 
 
 def test_a_name_in_full_is_preferred_to_a_short_one() -> None:
-    assert choose([*ENTRIES, ("web1:20250101T000000Z", 0)], "web1") == "web1:20250101T000000Z"
+    assert choose([*ENTRIES, ("web1:20250101T000000Z", 0, False)], "web1") == "web1:20250101T000000Z"
 
 
 def test_an_ambiguous_name_is_never_guessed_at() -> None:
     with pytest.raises(BadInput) as caught:
-        choose([*ENTRIES, ("db2.a:20260103T000000Z", 3), ("db2.b:20260102T000000Z", 2)], "db2")
+        choose([*ENTRIES, ("db2.a:20260103T000000Z", 3, True), ("db2.b:20260102T000000Z", 2, True)], "db2")
     assert str(caught.value) == "db2: could be any of db2.a:20260103T000000Z, db2.b:20260102T000000Z"
 
 
@@ -84,10 +89,6 @@ def test_what_is_in_no_trash_is_missing() -> None:
     with pytest.raises(Missing) as caught:
         choose(ENTRIES, "web2")
     assert str(caught.value) == "web2 in the trash does not exist: gnt-zfs trash list shows what is there"
-
-
-def test_an_entry_is_described_for_a_question() -> None:
-    assert describe({"entry": ENTRY, "used": 3 * GIB, "removed": 7200}, 7200 + 5 * HOUR) == f"{ENTRY} (3.00G, removed 5 h ago)"
 
 
 # what is given up
@@ -128,7 +129,7 @@ def test_nothing_is_given_up_early_while_there_is_room() -> None:
 def remove(node: Node, name: str = "web1") -> str:
     """An instance with two disks is removed as Ganeti does it; return its entry."""
     node.has(name, disk0=b"zero", disk1=b"one")
-    node.store.put_aside(name, "remove", {**RECORD_OF_WEB1, "name": name})
+    node.put_aside(name, "remove", {**RECORD_OF_WEB1, "name": name})
     node.ganeti_removes(name)
     entry = node.trash.discard(name)
     assert entry is not None
