@@ -54,7 +54,9 @@ class Lab:
 
     def disks(self, name: str, node: str = "node2") -> list[str]:
         """Return the paths of an instance's disk files in order."""
-        return sorted(self.node(node).run(f"ls -d {DIRECTORY}/{name}/*.file.disk*").split(), key=lambda path: path.rsplit("disk", 1)[1])
+        return sorted(
+            self.node(node).run(f"ls -d {DIRECTORY}/{name}/*.file.disk*").split(), key=lambda path: int(path.rsplit("disk", 1)[1])
+        )
 
     def fill(self, name: str, node: str = "node2") -> list[str]:
         """Every disk of an instance holds a text of its own, at its begin and at its end; return their checksums in order."""

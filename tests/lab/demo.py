@@ -21,13 +21,13 @@ STORY = (
     ("Its storage is a ZFS dataset of its own:", "gnt-zfs list"),
     (
         "Something worth keeping is written into its first disk:",
-        "{on_node2} 'echo \"the only copy of the thesis\" | dd of={disk} conv=notrunc status=none; head -c 28 {disk}'",
+        "{on_node2} 'cd /zfs/vm/web1; echo \"the only copy of the thesis\" | dd of=$(echo *.disk0) conv=notrunc status=none; head -c 28 *.disk0'",
     ),
     ("And then somebody types this, on stock and unpatched Ganeti:", "gnt-instance remove -f web1"),
     ("It is gone:", "gnt-instance list; gnt-zfs list"),
     ("Or is it?", "gnt-zfs trash list"),
     ("One command brings it back, with its disks, MAC addresses and settings:", "gnt-zfs trash restore web1"),
-    ("The thesis:", "{on_node2} 'head -c 28 {disk}'"),
+    ("The thesis:", "{on_node2} 'head -c 28 /zfs/vm/web1/*.disk0'"),
     ("It starts, and the cluster is in order:", "gnt-instance start web1; gnt-instance list; gnt-zfs check"),
 )
 NODE2 = "ssh -q -oHostKeyAlias=cluster.example.com -oUserKnownHostsFile=/var/lib/ganeti/known_hosts node2"
@@ -50,10 +50,9 @@ def show(generation: str) -> None:
 
 def _act(master: Machine, words: str, command: str, generation: str) -> None:
     unchecked = "--no-name-check --no-ip-check " if generation == "bookworm" else ""
-    disk = "/zfs/vm/web1/*.disk0"
     add = f"gnt-instance add -t file -o noop+default {unchecked}--no-start --disk 0:size=1G --disk 1:size=256M -n node2.example.com web1"
-    typed = command.format(add=add, on_node2="ssh node2", disk=disk)
-    really = command.format(add=add, on_node2=NODE2, disk=disk)
+    typed = command.format(add=add, on_node2="ssh node2")
+    really = command.format(add=add, on_node2=NODE2)
     print(f"\n{textwrap.fill(words, 100)}")
     print(_bright(f"node1# {typed}"), flush=True)
     started = time.monotonic()

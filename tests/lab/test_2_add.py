@@ -15,6 +15,11 @@ def test_add_makes_a_dataset_on_the_primary_only(lab: Lab) -> None:
     lines = lab.run("gnt-zfs list").splitlines()
     assert lines[0].split() == ["INSTANCE", "NODE", "DATASET", "USED", "REFER", "SNAPS", "MOUNTED"]
     assert (lines[1].split()[:3], lines[1].split()[-1]) == (["web1", "node2", "zfs/vm/web1"], "yes")
+
+    # one that other hooks have made is taken over, told by the disks in it
+    lab.node2.run("for mark in instance cluster; do zfs inherit org.zfsganeti:$mark zfs/vm/web1; done")
+    said = lab.run("gnt-zfs check --repair")
+    assert said == "node2.example.com: web1: dataset zfs/vm/web1 holds its disks and is not marked as ours (repaired)\n"
     lab.well()
 
 
@@ -51,6 +56,7 @@ def test_a_pool_that_is_not_healthy_vetoes(lab: Lab) -> None:
 
 def test_a_dry_run_and_an_add_that_fails_later(lab: Lab) -> None:
     lab.run(lab.add_command("maybe", more="--dry-run"))
+    assert "maybe" not in lab.datasets(), "a master candidate knows that it is a dry run"
     lab.deny("instance-add-pre")
     lab.fails(lab.add_command("later"))
     lab.fails(lab.add_command("never"))

@@ -63,6 +63,22 @@ def test_the_only_data_is_never_put_into_the_trash(lab: Lab) -> None:
     assert lab.sums("web1") == sums
 
 
+def test_datasets_follow_a_renamed_cluster(lab: Lab) -> None:
+    lab.add("web1")
+    lab.add("gone")
+    lab.run("gnt-instance remove -f gone")
+    for node in lab.nodes:
+        node.run("sed -i 's/cluster.example.com/& renamed.example.com/' /etc/hosts")
+    lab.run("gnt-cluster rename -f renamed.example.com")
+    try:
+        lab.well()
+        assert lab.mounted("web1")
+        assert "gone" in lab.run("gnt-zfs trash list")
+    finally:
+        lab.run("gnt-cluster rename -f cluster.example.com")
+    lab.well()
+
+
 def test_a_missing_root_is_said_and_vetoes(lab: Lab) -> None:
     # on node2 the guarded directory lies in the pool itself and is gone with it: the configuration file remembers
     lab.node2.run(f"umount {DIRECTORY}; zpool export zfs")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from .conftest import Lab
 
 
@@ -11,7 +13,8 @@ def test_a_node_that_was_cut_off_comes_back_with_its_instances(lab: Lab) -> None
     lab.add("gone")
     kept = lab.fill("gone")
     # aside, as in the middle of a removal
-    lab.node2.run('echo \'{"instance": "gone", "intent": "remove"}\' | gnt-zfs node aside')
+    files = json.dumps([path.rsplit("/", 1)[1] for path in lab.disks("gone")])
+    lab.node2.run(f'echo \'{{"instance": "gone", "intent": "remove", "files": {files}}}\' | gnt-zfs node aside')
     lab.node2.run("zpool sync")
     lab.node2.kill()
     lab.cluster.boot(lab.node2)
@@ -21,4 +24,5 @@ def test_a_node_that_was_cut_off_comes_back_with_its_instances(lab: Lab) -> None
     lab.master.wait("gnt-zfs check --repair")
     assert lab.sums("gone") == kept
     assert lab.mounted("gone")
+    assert "org.zfsganeti:intent" not in lab.node2.run("zfs get -H -s local -o property all zfs/vm/gone")
     lab.run("gnt-instance start gone")
