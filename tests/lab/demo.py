@@ -21,7 +21,8 @@ STORY = (
     ("Its storage is a ZFS dataset of its own:", "gnt-zfs list"),
     (
         "Something worth keeping is written into its first disk:",
-        "{on_node2} 'cd /zfs/vm/web1; echo \"the only copy of the thesis\" | dd of=$(echo *.disk0) conv=notrunc status=none; head -c 28 *.disk0'",
+        "{on_node2} 'cd /zfs/vm/web1; echo the only copy of the thesis | dd of=$(echo *.disk0) conv=notrunc status=none; "
+        "head -c 28 *.disk0'",
     ),
     ("And then somebody types this, on stock and unpatched Ganeti:", "gnt-instance remove -f web1"),
     ("It is gone:", "gnt-instance list; gnt-zfs list"),
