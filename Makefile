@@ -50,14 +50,19 @@ lab-clean: lab-stop
 
 SHARE := $(DESTDIR)/usr/share/zfsganeti
 PACKAGES := $(DESTDIR)/usr/lib/python3/dist-packages
+PROVIDER := $(DESTDIR)/usr/share/ganeti/extstorage/zfs
+VERBS = $(shell cd $(CURDIR) && $(PYTHON) -c 'from zfsganeti.extstorage import NAMES; print(*NAMES)')
 HOOKS = $(shell cd $(CURDIR) && $(PYTHON) -c 'from zfsganeti.links import LINKS; print(*LINKS)')
 
 install:
-	install -d $(PACKAGES)/zfsganeti $(SHARE)/hooks $(SHARE)/patches $(DESTDIR)/usr/sbin
+	install -d $(PACKAGES)/zfsganeti $(SHARE)/hooks $(SHARE)/patches $(PROVIDER) $(DESTDIR)/usr/sbin
 	install -m 644 zfsganeti/*.py $(PACKAGES)/zfsganeti
 	install -m 755 hooks/zfsganeti $(SHARE)/hooks
 	install -m 644 patches/*.patch $(SHARE)/patches
 	install -m 755 gnt-zfs $(DESTDIR)/usr/sbin
+	install -m 755 extstorage/zfs/provider $(PROVIDER)
+	install -m 644 extstorage/zfs/parameters.list $(PROVIDER)
+	for verb in $(VERBS); do ln -sf provider $(PROVIDER)/$$verb || exit 1; done
 	for link in $(HOOKS); do \
 	  install -d $(DESTDIR)/etc/ganeti/hooks/$$(dirname $$link) && \
 	  ln -sf /usr/share/zfsganeti/hooks/zfsganeti $(DESTDIR)/etc/ganeti/hooks/$$link || exit 1; \

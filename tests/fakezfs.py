@@ -151,6 +151,20 @@ class FakeZfs:
             filesystem.snapshots[short] = Snapshot(self._next(), self.clock, read_files(filesystem.files))
 
     @changing
+    def clone(self, snapshot: str, name: str, marks: Mapping[str, str]) -> None:
+        dataset, short = check_snapshot(snapshot).split("@")
+        encode({}, marks)
+        if short not in dict(self._snapshots(dataset)) or check_dataset(name).rpartition("/")[0] not in self._filesystems:
+            raise Missing(f"dataset {name}")
+        if name in self._filesystems:
+            raise Refused(f"dataset {name}", "exists already")
+        self._add(name, {}, marks)
+        self._filesystems[name].origin = (self._must(dataset), short)
+        for file, content in self._filesystems[dataset].snapshots[short].files.items():
+            with open(f"{self._filesystems[name].files}/{file}", "wb") as target:
+                target.write(content)
+
+    @changing
     def rename(self, old: str, new: str) -> None:
         check_dataset(old)
         check_dataset(new)
@@ -247,11 +261,6 @@ class FakeZfs:
     def foreign(self, name: str, marks: Mapping[str, str] | None = None, mountpoint: str | None = None) -> None:
         """Somebody else has made a filesystem."""
         self._add(name, {"mountpoint": mountpoint} if mountpoint else {}, marks or {})
-
-    def clone(self, snapshot: str, name: str) -> None:
-        dataset, short = snapshot.split("@")
-        self._add(name, {}, {})
-        self._filesystems[name].origin = (self._must(dataset), short)
 
     def hold(self, snapshot: str, tag: str = "keep") -> None:
         dataset, short = snapshot.split("@")

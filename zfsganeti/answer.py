@@ -64,6 +64,39 @@ def _aside(here: Here, request: dict[str, Any]) -> Any:
         return here.store.put_aside(instance, _text(request, "intent"), _files(request), _record(request))
 
 
+def _volumes(request: dict[str, Any]) -> list[str]:
+    from zfsganeti.volumes import check_volume
+
+    volumes = request.get("volumes")
+    if not isinstance(volumes, list) or not all(isinstance(name, str) for name in volumes):
+        raise BadInput("request: volumes must be a list of names")
+    return [check_volume(name) for name in volumes]
+
+
+def _keep_records(here: Here, request: dict[str, Any]) -> Any:
+    record = _record(request) or {}
+    if here.has_root():
+        for index, volume in enumerate(_volumes(request)):
+            here.volumes.keep_record(volume, {**record, "disk": index})
+
+
+def _remove_volumes(here: Here, request: dict[str, Any]) -> Any:
+    for volume in _volumes(request):
+        with locked(volume):
+            here.volumes.remove(volume)
+
+
+def _lacking_volumes(here: Here, request: dict[str, Any]) -> Any:
+    volumes = _volumes(request)
+    return [volume for volume in volumes if here.volumes.find(volume) is None] if here.has_root() else volumes
+
+
+def _detach_volume(here: Here, request: dict[str, Any]) -> Any:
+    for volume in _volumes(request):
+        with locked(volume):
+            here.volumes.detach(volume)
+
+
 def _claim(here: Here, request: dict[str, Any]) -> Any:
     instance = _instance(request)
     with locked(instance):
@@ -123,7 +156,10 @@ def _keep_disks(here: Here, request: dict[str, Any]) -> Any:
 
 
 def _trash_reserve(here: Here, request: dict[str, Any]) -> Any:
-    here.trash.mark_restoring(_entry(request), _instance(request))
+    if "token" in request:
+        here.trash.reserve(_entry(request), _text(request, "token"))
+    else:
+        here.trash.mark_restoring(_entry(request), _instance(request))
 
 
 def _trash_release(here: Here, request: dict[str, Any]) -> Any:
@@ -184,6 +220,10 @@ VERBS: dict[str, Verb] = {
     "aside": _aside,
     "home": _home,
     "claim": _claim,
+    "keep-records": _keep_records,
+    "remove-volumes": _remove_volumes,
+    "lacking-volumes": _lacking_volumes,
+    "detach-volumes": _detach_volume,
     "check-space": _check_space,
     "discard": _discard,
     "sweep": _sweep,

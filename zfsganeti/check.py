@@ -52,6 +52,8 @@ def report(here: Here) -> dict[str, Any]:
         "hooks_missing": _missing_hooks(),
         "datasets": [],
         "plain": [],
+        "volumes": [],
+        "stray": [],
         "trash": [],
         "pool": None,
         "patch_problem": patch_problem(),
@@ -59,11 +61,14 @@ def report(here: Here) -> dict[str, Any]:
         "warn_free": here.config.warn_free,
         "leftover_minutes": here.config.leftover_minutes,
     }
+    from zfsganeti import placement
+
     try:
         facts["root"] = here.root.name
         facts["pool"] = _pool(here)
         facts["datasets"] = _datasets(here)
         facts["plain"] = _plain_directories(here)
+        facts.update(placement.report(here))
         facts["trash"] = [entry.as_json(here.config.trash_days) | {"restoring": entry.restoring} for entry in here.trash.entries()]
     except ZfsGanetiError as error:
         facts["root_problem"] = one_line(error)
@@ -101,7 +106,7 @@ def _pool(here: Here) -> dict[str, Any]:
 
 
 def _datasets(here: Here) -> list[dict[str, Any]]:
-    from zfsganeti.datasets import MARKS
+    from zfsganeti.datasets import MARKS, VOLUME
 
     store = here.store
     snapshots: dict[str, int] = {}
@@ -110,7 +115,7 @@ def _datasets(here: Here) -> list[dict[str, Any]]:
     mounts = {mount.path: mount.dataset for mount in here.zfs.mounts() if mount.whole}
     found = []
     for dataset in here.zfs.datasets(here.root.name, depth=1, marks=MARKS):
-        if dataset.name == here.root.name or dataset.short.startswith(HIDDEN):
+        if dataset.name == here.root.name or dataset.short.startswith(HIDDEN) or VOLUME in dataset.marks:
             continue
         home = f"{here.root.path}/{dataset.short}"
         aside = f"{here.root.path}/.aside/{dataset.short}"
@@ -151,7 +156,7 @@ def compare_node(
 ) -> list[Finding]:
     """Return what is wrong on one node; `instances` may be None where only their `names` are known, `busy` have a job running."""
     node = facts["node"]
-    found = [Finding(node, "", text) for text in _node_problems(facts)]
+    found = [Finding(node, "", text) for text in node_problems(facts)]
     lacking = _without_dataset(facts, instances or {})
     for dataset in facts["datasets"]:
         if dataset["ours"]:
@@ -165,7 +170,7 @@ def compare_node(
     return found + _overdue(facts, now)
 
 
-def _node_problems(facts: Mapping[str, Any]) -> list[str]:
+def node_problems(facts: Mapping[str, Any]) -> list[str]:
     if facts["root_problem"]:
         return [facts["root_problem"]]
     problems = []

@@ -109,6 +109,7 @@ def _trash_parser(commands: Any) -> None:
     command = _command(verbs, "restore", _trash_restore, "bring a removed instance back, ready to start", "gnt-zfs trash restore web1")
     command.add_argument("name", help="an instance (its newest entry) or an entry of the trash")
     command.add_argument("--as", dest="new_name", metavar="INSTANCE", help="under another name, with new MAC addresses")
+    command.add_argument("--into", metavar="INSTANCE", help="one -t ext disk, as an additional disk of this instance")
     command.add_argument("--dry-run", action="store_true", help="only say what would be done")
     command = _command(verbs, "empty", _trash_empty, "destroy what is in the trash, for good", "gnt-zfs trash empty --expired")
     command.add_argument("entry", nargs="*", help="only these entries (default: all)")
@@ -208,7 +209,7 @@ def _setup(here: Here, options: argparse.Namespace) -> int:
 
 
 def _findings(here: Here) -> tuple[list[Finding], dict[str, Any]]:
-    from zfsganeti import check
+    from zfsganeti import check, placement
     from zfsganeti.answer import busy_instances
 
     # in this order: what is being added meanwhile is either at work still or in the configuration already
@@ -222,6 +223,8 @@ def _findings(here: Here) -> tuple[list[Finding], dict[str, Any]]:
         else:
             facts["leftover_minutes"] = 0  # which jobs run is known here, so young leftovers are told from new instances
             found += check.compare_node(facts, instances, list(instances), busy, time.time())
+    heard = {node: facts for node, facts in reports.items() if isinstance(facts, dict)}
+    found += placement.compare(heard, instances, busy, time.time())
     return check.keep_safe(found, check.held(reports, instances)), reports
 
 
@@ -269,45 +272,41 @@ def _list(here: Here, options: argparse.Namespace) -> int:
             continue
         if facts["root_problem"]:
             print(f"gnt-zfs: {node}: {facts['root_problem']}", file=sys.stderr)
-        rows += [{"node": node, **dataset} for dataset in facts["datasets"] if dataset["ours"]]
+        rows += [{"node": node, "mounted": dataset["home"], **dataset} for dataset in facts["datasets"] if dataset["ours"]]
+        rows += [{"node": node, "aside": False, **volume} for volume in facts["volumes"]]
     for wanted in options.instance:
-        if not any(wanted in (row["name"], row["name"].split(".")[0]) for row in rows):
+        if not any(wanted in (row["instance"], row["instance"].split(".")[0]) for row in rows):
             raise Missing(f"a dataset of {wanted} on the nodes that answer", "gnt-zfs list shows all")
     if options.instance:
-        rows = [row for row in rows if row["name"] in options.instance or row["name"].split(".")[0] in options.instance]
-    rows.sort(key=lambda row: (row["name"], row["node"]))
+        rows = [row for row in rows if row["instance"] in options.instance or row["instance"].split(".")[0] in options.instance]
+    rows.sort(key=lambda row: (row["instance"], row["node"], row["name"]))
     if options.json:
-        keys = {
-            "dataset": "dataset",
-            "instance": "instance",
-            "node": "node",
-            "used": "used",
-            "referenced": "referenced",
-            "snapshots": "snapshots",
-        }
-        _print_json([{**{key: row[source] for key, source in keys.items()}, "mounted": row["home"]} for row in rows])
+        kept = ("dataset", "instance", "node", "used", "referenced", "snapshots", "mounted")
+        _print_json([{key: row[key] for key in kept} for row in rows])
     elif rows:
-        print(
-            table(
-                ("INSTANCE", "NODE", "DATASET", "USED", "REFER", "SNAPS", "MOUNTED"),
-                [
-                    (
-                        row["instance"],
-                        row["node"].split(".")[0],
-                        row["dataset"],
-                        human(row["used"]),
-                        human(row["referenced"]),
-                        str(row["snapshots"]),
-                        "yes" if row["home"] else "aside" if row["aside"] else "NO",
-                    )
-                    for row in rows
-                ],
-                right=(3, 4, 5),
-            )
-        )
+        print(_table_of_datasets(rows))
     else:
         print("No instance has a dataset yet.")
     return 3 if any(isinstance(facts, ZfsGanetiError) for facts in reports.values()) else 0
+
+
+def _table_of_datasets(rows: list[dict[str, Any]]) -> str:
+    return table(
+        ("INSTANCE", "NODE", "DATASET", "USED", "REFER", "SNAPS", "MOUNTED"),
+        [
+            (
+                row["instance"] or "-",
+                row["node"].split(".")[0],
+                row["dataset"],
+                human(row["used"]),
+                human(row["referenced"]),
+                str(row["snapshots"]),
+                "yes" if row["mounted"] else "aside" if row["aside"] else "NO",
+            )
+            for row in rows
+        ],
+        right=(3, 4, 5),
+    )
 
 
 # trash
@@ -328,14 +327,28 @@ def _trash_list(here: Here, options: argparse.Namespace) -> int:
     elif rows:
         print(
             table(
-                ("ENTRY", "NODE", "USED", "REMOVED (UTC)", "KEPT UNTIL"),
-                [(row["entry"], row["node"].split(".")[0], human(row["used"]), _day(row["removed"]), _day(row["expires"])) for row in rows],
-                right=(2,),
+                ("INSTANCE", "ENTRY", "NODE", "USED", "REMOVED (UTC)", "KEPT UNTIL"),
+                [
+                    (
+                        row["instance"],
+                        row["entry"],
+                        row["node"].split(".")[0],
+                        human(row["used"]),
+                        _day(row["removed"]),
+                        _day(row["expires"]),
+                    )
+                    for row in rows
+                ],
+                right=(3,),
             )
         )
     else:
         print("The trash is empty.")
     return 3 if problems else 0
+
+
+def _size_and_days(row: dict[str, Any]) -> tuple[str, str, str]:
+    return human(row["used"]), _day(row["removed"]), _day(row["expires"])
 
 
 def _day(when: int) -> str:
@@ -346,6 +359,10 @@ def _trash_restore(here: Here, options: argparse.Namespace) -> int:
     from zfsganeti import undo
 
     _must_be_master(here)
+    if options.into:
+        undo.restore_into(here, options.name, options.into, say)
+        say(f"The disk of {options.name} is the last disk of {options.into} now.")
+        return 0
     plan = undo.prepare(here, options.name, options.new_name)
     if options.dry_run:
         for sentence in plan.sentences():

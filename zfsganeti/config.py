@@ -71,6 +71,12 @@ SETTINGS = (
         _integer(0, 90, "percent"),
         "The oldest of the trash is given up while less than this share of the " "root's space is free.",
     ),
+    Setting(
+        "overcommit",
+        "200",
+        _integer(0, 100000, "percent"),
+        "What the sizes of all disks may come to, as a share of the root's space; a `-t ext` disk beyond it is refused, 0 never refuses.",
+    ),
     Setting("warn_free", "15", _integer(0, 90, "percent"), "Cluster verify speaks up when less than this share of the pool is free."),
     Setting("allow_degraded", "0", _integer(0, 1, "switch"), "1 lets instances be added to a pool that is degraded."),
     Setting(
@@ -83,6 +89,12 @@ SETTINGS = (
     Setting("recordsize", "64K", recordsize, "Record size of the datasets that `gnt-zfs setup` makes; applies to new disk files."),
     Setting("compression", "lz4", compression, "Compression of the root that `gnt-zfs setup` makes."),
     Setting("busy_seconds", "30", _integer(0, 600, "seconds"), "How long a dataset that is in use is tried again before giving up."),
+    Setting(
+        "attach_seconds",
+        "60",
+        _integer(0, 600, "seconds"),
+        "How long a disk is waited for that may be there but cannot be looked for, such as on a pool that is suspended.",
+    ),
     Setting("peer_seconds", "120", _integer(5, 800, "seconds"), "How long a peer may take to answer; Ganeti lets a hook run 900 s."),
 )
 
@@ -93,12 +105,14 @@ class Config:
     root: str
     trash_days: int
     trash_min_free: int
+    overcommit: int
     warn_free: int
     allow_degraded: int
     leftover_minutes: int
     recordsize: int
     compression: str
     busy_seconds: int
+    attach_seconds: int
     peer_seconds: int
 
     def __init__(self, **values: object) -> None:

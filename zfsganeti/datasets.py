@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         def mounted_at(self, path: str) -> str | None: ...
         def create(self, name: str, properties: Mapping[str, object], marks: Mapping[str, str]) -> None: ...
         def snapshot(self, names: Any, marks: Mapping[str, str] | None = None) -> None: ...
+        def clone(self, snapshot: str, name: str, marks: Mapping[str, str]) -> None: ...
         def rename(self, old: str, new: str) -> None: ...
         def set(self, name: str, values: Mapping[str, str]) -> None: ...
         def clear(self, name: str, keys: Any) -> None: ...
@@ -56,8 +57,10 @@ if TYPE_CHECKING:
 
 
 PREFIX = "org.zfsganeti:"
-INSTANCE, CLUSTER, INTENT, RECORD, RESTORING = (PREFIX + word for word in ("instance", "cluster", "intent", "record", "restoring"))
-MARKS = (INSTANCE, CLUSTER, INTENT, RECORD, RESTORING)
+INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE = (
+    PREFIX + word for word in ("instance", "volume", "cluster", "intent", "record", "restoring", "opened", "size")
+)
+MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE)
 ASIDE, TRASH = ".aside", ".trash"
 REMOVED = "removed-"  # after our prefix: a snapshot taken before Ganeti unlinked a disk
 RECORD_LIMIT = 8000  # a user property holds 8191 bytes
@@ -209,14 +212,15 @@ class Store:
         return {INSTANCE: instance, CLUSTER: self.cluster}
 
     def is_ours(self, dataset: Dataset) -> bool:
-        return dataset.marks.get(CLUSTER) == self.cluster and INSTANCE in dataset.marks
+        """Tell whether a dataset is an instance's or a volume of this cluster."""
+        return dataset.marks.get(CLUSTER) == self.cluster and (INSTANCE in dataset.marks or VOLUME in dataset.marks)
 
     def find(self, instance: str, way_out: str = CLAIM) -> Dataset | None:
         """Return an instance's dataset, None without one; Foreign when the name is taken by something that is not ours."""
         dataset = self.zfs.get(self.name(instance), marks=MARKS)
         if dataset is None:
             return None
-        if dataset.marks.get(INSTANCE) != instance or dataset.marks.get(CLUSTER) != self.cluster:
+        if VOLUME in dataset.marks or dataset.marks.get(INSTANCE) != instance or dataset.marks.get(CLUSTER) != self.cluster:
             owner = dataset.marks.get(INSTANCE)
             belongs = f"belongs to {owner} of {dataset.marks.get(CLUSTER, 'no cluster')}" if owner else "was not made by zfsganeti"
             raise Foreign(f"dataset {dataset.name}", belongs, way_out)

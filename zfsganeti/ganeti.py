@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DATA_DIR = "/var/lib/ganeti"
 STORAGE_PATHS = "/etc/ganeti/file-storage-paths"
+EXT, PROVIDER = "ext", "zfs"
 HOOKS_DIR = "/etc/ganeti/hooks"
 EXTSTORAGE_LOGS = "/var/log/ganeti/extstorage"
 RUNNING = ("running", "canceling")  # constants.OP_STATUS_*: what has begun and not ended
@@ -42,6 +43,13 @@ def check_name(name: str) -> str:
 def storage_kinds(environ: Mapping[str, str]) -> tuple[str, str]:
     """Return the disk template an instance has and the one it is to get, '' where there is none."""
     return environ.get("GANETI_INSTANCE_DISK_TEMPLATE", ""), environ.get("GANETI_NEW_DISK_TEMPLATE", "")
+
+
+def has_volumes(environ: Mapping[str, str]) -> bool:
+    """Tell whether an existing instance has a disk of our ExtStorage provider."""
+    return any(
+        value == PROVIDER and name.startswith("GANETI_INSTANCE_DISK") for name, value in environ.items() if name.endswith("_PROVIDER")
+    )
 
 
 def hook_name(environ: Mapping[str, str]) -> str:
@@ -104,6 +112,21 @@ class Event:
         """The paths of file disks; empty in the add hooks, which do not know them."""
         names = (f"GANETI_INSTANCE_DISK{index}_ID" for index in range(len(self.sizes)))
         return [self._environ[name] for name in names if self._environ.get(name, "").startswith("/")]
+
+    @property
+    def volumes(self) -> list[str]:
+        """The volumes of disks of our ExtStorage provider."""
+        ours = [index for index in range(len(self.sizes)) if self._environ.get(f"GANETI_INSTANCE_DISK{index}_PROVIDER") == PROVIDER]
+        return [self._must(f"GANETI_INSTANCE_DISK{index}_ID") for index in ours]
+
+    @property
+    def new_primary(self) -> str:
+        return self._must("GANETI_NEW_PRIMARY")
+
+    @property
+    def cleans_up(self) -> bool:
+        """Tell whether a migration or failover only ends what an earlier one left."""
+        return "True" in (self._environ.get("GANETI_MIGRATE_CLEANUP"), self._environ.get("GANETI_FAILOVER_CLEANUP"))
 
     @property
     def post_disk_count(self) -> int:
@@ -255,7 +278,7 @@ class Ssconf:
 
 
 class Disk:
-    """A disk of an instance: its size in bytes, and for -t file its path, for -t ext its volume."""
+    """A disk of an instance: its size in bytes, for -t file its path, for our -t ext its volume and parameters."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.uuid: str = data["uuid"]
@@ -265,6 +288,8 @@ class Disk:
         self.name: str | None = data.get("name")
         logical: list[str] = list(data.get("logical_id") or [])
         self.driver, self.path = logical if len(logical) == 2 else ("", "")
+        self.volume = self.path if self.template == EXT and self.driver == PROVIDER else ""
+        self.parameters: dict[str, Any] = _given(data.get("params"))
 
 
 class Instance:
@@ -298,10 +323,16 @@ class Instance:
             "template": self.template,
             "driver": self.disks[0].driver if self.disks else "",
             "nics": [self._nic(nic) for nic in data.get("nics") or []],
-            "disks": [
-                {"file": os.path.basename(disk.path), "size": disk.size, "mode": disk.mode, "name": disk.name} for disk in self.disks
-            ],
+            "disks": [self._disk(disk) for disk in self.disks],
         }
+
+    @staticmethod
+    def _disk(disk: Disk) -> dict[str, Any]:
+        common = {"size": disk.size, "mode": disk.mode, "name": disk.name}
+        if not disk.volume:
+            return {"file": os.path.basename(disk.path), **common}
+        own = {key: value for key, value in disk.parameters.items() if key not in ("provider", "access", "trash")}
+        return {"volume": disk.volume, "parameters": own, **common}
 
     def _nic(self, nic: Mapping[str, Any]) -> dict[str, Any]:
         params = {key: value for key, value in _given(nic.get("nicparams")).items() if value != ""}
@@ -437,9 +468,32 @@ def fit_nics(
     return fitting, changes
 
 
+def asked_of_disk(disk: Mapping[str, Any]) -> dict[str, object]:
+    """Return what --disk is given for a recorded disk; one of ours on ExtStorage may be taken out of the trash by a token."""
+    asked: dict[str, object] = {"size": f"{disk['size'] >> 20}M", "mode": disk["mode"]}
+    if disk["name"]:
+        asked["name"] = disk["name"]
+    if "volume" in disk:
+        asked |= {"provider": PROVIDER, **disk["parameters"]}
+    if "token" in disk:
+        asked["trash"] = disk["token"]
+    return asked
+
+
 def add_command(record: Mapping[str, Any], *, name: str, node: str, release: tuple[int, int]) -> list[str]:
     """Return the gnt-instance command that makes a recorded instance again, stopped and with empty file disks."""
-    command = ["gnt-instance", "add", "-t", "file", "-n", node, "--no-install", "--no-start", "--no-conflicts-check", "--ignore-ipolicy"]
+    command = [
+        "gnt-instance",
+        "add",
+        "-t",
+        record["template"],
+        "-n",
+        node,
+        "--no-install",
+        "--no-start",
+        "--no-conflicts-check",
+        "--ignore-ipolicy",
+    ]
     if release < (3, 1):  # later series do not check unless asked, and warn about these options
         command += ["--no-name-check", "--no-ip-check"]
     hypervisor = parameters(record["hv"])
@@ -448,15 +502,14 @@ def add_command(record: Mapping[str, Any], *, name: str, node: str, release: tup
         command += ["-B", parameters(record["be"])]
     if record["os"]:
         command += ["-o", record["os"]]
-    if record.get("driver"):
+    if record.get("driver") and record["template"] != EXT:
         command.append(f"--file-driver={record['driver']}")
     if record["osparams"]:
         command += ["-O", parameters(record["osparams"])]
     if record["tags"]:
         command += ["--tags", ",".join(record["tags"])]
     for index, disk in enumerate(record["disks"]):
-        asked = {"size": f"{disk['size'] >> 20}M", "mode": disk["mode"], **({"name": disk["name"]} if disk["name"] else {})}
-        command += ["--disk", f"{index}:{parameters(asked)}"]
+        command += ["--disk", f"{index}:{parameters(asked_of_disk(disk))}"]
     for index, nic in enumerate(record["nics"]):
         command += ["--net", f"{index}:{parameters(nic)}"]
     if not record["nics"]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zfsganeti.trash import Trash
+    from zfsganeti.volumes import Volumes
 
     Verb = Callable[["Here", dict[str, Any]], Any]
 
@@ -60,6 +61,12 @@ class Here:
         from zfsganeti.trash import Trash
 
         return Trash(self.store)
+
+    @cached_property
+    def volumes(self) -> Volumes:
+        from zfsganeti.volumes import Volumes
+
+        return Volumes(self.store)
 
     def has_root(self) -> bool:
         """Tell whether this node stores anything with us; raises when it should but cannot now."""

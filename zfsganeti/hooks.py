@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     Handler = Callable[[Here, ganeti.Event], None]
 
 FILE = "file"
+VOLUME_HOOKS = ("instance-remove-pre", "instance-remove-post", "instance-failover-pre", "instance-migrate-pre")
 NODE_HOOKS = ("cluster-verify-post", "cluster-rename-post", "watcher")
 
 
 def concerns_us(environ: Mapping[str, str]) -> bool:
     """Tell from the environment alone whether a hook can be for one of our instances; this must import nothing."""
-    return FILE in ganeti.storage_kinds(environ) or ganeti.hook_name(environ) in NODE_HOOKS
+    if FILE in ganeti.storage_kinds(environ):
+        return True
+    name = ganeti.hook_name(environ)
+    return name in NODE_HOOKS or (name in VOLUME_HOOKS and ganeti.has_volumes(environ))
 
 
 def main() -> int:
@@ -66,7 +70,8 @@ def handle(environ: dict[str, str]) -> str:
     if name == "cluster-rename-post":
         return follow_cluster(here, environ)
     event = ganeti.Event(environ)
-    for handler in HANDLERS.get(name, ()):
+    handlers = VOLUME_HANDLERS if event.volumes and event.template == ganeti.EXT else HANDLERS
+    for handler in handlers.get(name, ()):
         handler(here, event)
     return ""
 
@@ -346,6 +351,47 @@ HANDLERS: dict[str, tuple[Handler, ...]] = {
     "instance-start-pre": (_make_ready,),
     "instance-reboot-pre": (_make_ready,),
     "instance-reinstall-pre": (_make_ready,),
+}
+
+
+# instances with volumes: ExtStorage's own verbs do the work, but know neither instances nor other nodes
+
+
+def _keep_records(here: Here, event: ganeti.Event) -> None:
+    """Each volume says how its instance was made, before Ganeti has it put into the trash; an offline node is left alone."""
+    if here.node != event.master or event.primary in here.ssconf.offline_nodes or _is_dry_run(here, event):
+        return
+    instance = here.master.instances().get(event.instance)
+    if instance is not None:
+        here.call(event.primary, "keep-records", volumes=event.volumes, record=instance.record())
+
+
+def _discard_volumes(here: Here, event: ganeti.Event) -> None:
+    """Ganeti takes a volume whose attach fails for one that is gone, and never has it removed."""
+    if here.node == event.primary and here.has_root():
+        here.call(here.node, "remove-volumes", volumes=event.volumes)
+
+
+def _refuse_elsewhere(here: Here, event: ganeti.Event) -> None:
+    """Ganeti believes that every node can use the volumes: only one that holds all of them may become primary."""
+    if event.cleans_up or here.node not in (event.master, event.new_primary):
+        return
+    from zfsganeti.errors import Refused
+
+    way_out = f"gnt-zfs move {event.instance} {event.new_primary} moves it"
+    try:
+        lacking = here.call(event.new_primary, "lacking-volumes", volumes=event.volumes)
+    except ZfsGanetiError as error:
+        raise Refused(event.instance, f"whether {event.new_primary} has its disks is not known ({one_line(error)})", way_out) from error
+    if lacking:
+        raise Refused(event.instance, f"its disks are on {event.primary} and not on {event.new_primary}", way_out)
+
+
+VOLUME_HANDLERS: dict[str, tuple[Handler, ...]] = {
+    "instance-remove-pre": (_keep_records,),
+    "instance-remove-post": (_discard_volumes,),
+    "instance-failover-pre": (_refuse_elsewhere,),
+    "instance-migrate-pre": (_refuse_elsewhere,),
 }
 
 

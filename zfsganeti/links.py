@@ -12,7 +12,7 @@ PRE_AND_POST = (
     "instance-modify",
     "instance-export",
 )
-PRE_ONLY = ("instance-start", "instance-reboot", "instance-reinstall", "disk-grow")
+PRE_ONLY = ("instance-start", "instance-reboot", "instance-reinstall", "disk-grow", "instance-failover", "instance-migrate")
 LINKS = (
     *(f"{name}-{phase}.d/{BASENAME}" for name in PRE_AND_POST for phase in ("pre", "post")),
     *(f"{name}-pre.d/{BASENAME}" for name in PRE_ONLY),

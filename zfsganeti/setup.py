@@ -15,7 +15,7 @@ from zfsganeti.here import Here
 from zfsganeti.node import run
 from zfsganeti.zfs import check_dataset
 
-TEMPLATE = "file"
+TEMPLATES = ("file", "ext")
 IGNORE_GENERATOR = "org.openzfs.systemd:ignore"  # zfs-mount-generator(8): a stale cache would make failing units
 
 
@@ -138,21 +138,25 @@ def _cluster_steps(directory: str, cluster: Mapping[str, Any], groups: Mapping[s
     steps = []
     options = []
     enabled = list(cluster.get("enabled_disk_templates") or [])
-    if TEMPLATE not in enabled:
-        options.append(f"--enabled-disk-templates={','.join([*enabled, TEMPLATE])}")
+    if not set(TEMPLATES) <= set(enabled):
+        options.append(f"--enabled-disk-templates={_with_ours(enabled)}")
     allowed = list((cluster.get("ipolicy") or {}).get("disk-templates") or [])
-    if TEMPLATE not in allowed:
-        options.append(f"--ipolicy-disk-templates={','.join([*allowed, TEMPLATE])}")
+    if not set(TEMPLATES) <= set(allowed):
+        options.append(f"--ipolicy-disk-templates={_with_ours(allowed)}")
     if os.path.normpath(cluster.get("file_storage_dir") or "-") != directory:
         options.append(f"--file-storage-dir={directory}")
     if options:
         steps.append(Step("", f"gnt-cluster modify {' '.join(options)}", "modify-cluster", (("options", " ".join(options)),)))
     for name, group in groups.items():
         own = (group.get("ipolicy") or {}).get("disk-templates")
-        if own is not None and TEMPLATE not in own:
-            option = f"--ipolicy-disk-templates={','.join([*own, TEMPLATE])}"
+        if own is not None and not set(TEMPLATES) <= set(own):
+            option = f"--ipolicy-disk-templates={_with_ours(own)}"
             steps.append(Step("", f"gnt-group modify {option} {name}", "modify-group", (("options", option), ("group", name))))
     return steps
+
+
+def _with_ours(templates: list[str]) -> str:
+    return ",".join([*templates, *(template for template in TEMPLATES if template not in templates)])
 
 
 # its execution

@@ -6,12 +6,12 @@ import contextlib
 import os
 import time
 
-from zfsganeti.datasets import CLUSTER, INSTANCE, INTENT, MARKS, RECORD, RESTORING, TRASH, pack_record, unpack_record
+from zfsganeti.datasets import CLUSTER, INSTANCE, INTENT, MARKS, OPENED, RECORD, RESTORING, SIZE, TRASH, VOLUME, pack_record, unpack_record
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from zfsganeti.datasets import Store
@@ -48,8 +48,11 @@ class Entry:
     def __init__(self, dataset: Dataset, node: str = "") -> None:
         self.dataset, self.node = dataset, node
         self.entry = dataset.short
-        self.instance, self.removed = parse_entry(dataset.short)
+        owner, self.removed = parse_entry(dataset.short)
+        self.volume = dataset.marks.get(VOLUME, "")
+        self.instance = dataset.marks.get(INSTANCE, "") if self.volume else owner
         self.used = dataset.used
+        self.size = int(dataset.marks.get(SIZE) or 0)  # of a volume's disk
         self.record = unpack_record(dataset.marks.get(RECORD, ""))
         self.restoring = dataset.marks.get(RESTORING, "")
 
@@ -57,28 +60,32 @@ class Entry:
         return {
             "entry": self.entry,
             "instance": self.instance,
+            "volume": self.volume,
+            "size": self.size,
             "removed": self.removed,
             "expires": self.removed + days * DAY,
             "used": self.used,
             "restorable": self.record is not None,
+            "uuid": (self.record or {}).get("uuid", ""),
+            "disk": (self.record or {}).get("disk", 0),
         }
 
 
-def choose(entries: list[tuple[str, int, bool]], wanted: str) -> str:
+def choose(entries: Sequence[Mapping[str, Any]], wanted: str) -> str:
     """Return the entry meant by an entry's or an instance's name, which may be short.
 
-    Of an instance it is the newest of those that say how it was made: `entries` are (name, removed, restorable).
+    Of an instance it is the newest of those that say how it was made.
     """
-    if any(name == wanted for name, _removed, _restorable in entries):
+    if any(entry["entry"] == wanted for entry in entries):
         return wanted
-    matching = [(restorable, removed, name) for name, removed, restorable in entries if parse_entry(name)[0] == wanted]
+    matching = [entry for entry in entries if entry["instance"] == wanted]
     if not matching:
-        matching = [entry[::-1] for entry in entries if parse_entry(entry[0])[0].split(".")[0] == wanted]
-        if len({parse_entry(name)[0] for _restorable, _removed, name in matching}) > 1:
-            raise BadInput(f"{wanted}: could be any of {', '.join(sorted(name for _restorable, _removed, name in matching))}")
+        matching = [entry for entry in entries if entry["instance"].split(".")[0] == wanted]
+        if len({entry["instance"] for entry in matching}) > 1:
+            raise BadInput(f"{wanted}: could be any of {', '.join(sorted(entry['entry'] for entry in matching))}")
     if not matching:
         raise Missing(f"{wanted} in the trash", "gnt-zfs trash list shows what is there")
-    return max(matching)[2]
+    return str(max(matching, key=lambda entry: (entry["restorable"], entry["removed"], entry["entry"]))["entry"])
 
 
 def plan_giving_up(entries: list[tuple[str, int, int]], *, now: float, days: int, missing: int) -> list[str]:
@@ -141,6 +148,23 @@ class Trash:
             self.destroy(entry)
         return entry
 
+    def put_volume(self, dataset: Dataset, size: int) -> str:
+        """A volume, which is no device any more and whose disk has `size` bytes, is in the trash. With trash_days 0 it is gone."""
+        store = self.store
+        self._make()
+        entry = entry_name(dataset.short, store.now(), lambda name: self.zfs.get(f"{self.name}/{name}") is not None)
+        self.zfs.clear(dataset.name, [mark for mark in (OPENED, INTENT) if mark in dataset.marks])
+        self.zfs.set(dataset.name, {"canmount": "noauto", SIZE: str(size)})
+        home = f"{store.root.path}/{dataset.short}"
+        self.zfs.unmount(home, seconds=store.config.busy_seconds)
+        store.unmount_elsewhere(dataset.name)
+        self.zfs.rename(dataset.name, f"{self.name}/{entry}")
+        with contextlib.suppress(OSError):
+            os.rmdir(home)
+        if store.config.trash_days == 0:
+            self.destroy(entry)
+        return entry
+
     def discard(self, instance: str, record: Mapping[str, Any] | None = None) -> str | None:
         """Nothing of the instance is left under its name: what holds files or snapshots is in the trash, what is empty is gone."""
         dataset = self.store.find(instance)
@@ -160,7 +184,7 @@ class Trash:
         try:
             self.zfs.destroy(
                 found.dataset.name,
-                {INSTANCE: found.dataset.marks[INSTANCE], CLUSTER: self.store.cluster},
+                {mark: value for mark, value in found.dataset.marks.items() if mark in (INSTANCE, VOLUME, CLUSTER)},
                 strangers=strangers,
                 seconds=self.store.config.busy_seconds,
             )
@@ -200,6 +224,13 @@ class Trash:
         if found.restoring not in ("", instance):
             raise Refused(entry, f"is being restored as {found.restoring}", f"gnt-zfs trash restore {entry} --as {found.restoring}")
         self.zfs.set(found.dataset.name, {RESTORING: instance})
+
+    def reserve(self, entry: str, token: str) -> None:
+        """The volume may be taken back by whoever shows the token, and by nobody else."""
+        found = self.find(entry)
+        if not found.volume:
+            raise Refused(entry, "is an instance's dataset, not a volume")
+        self.zfs.set(found.dataset.name, {RESTORING: token})
 
     def unmark(self, entry: str) -> None:
         self.zfs.clear(self.find(entry).dataset.name, [RESTORING])

@@ -6,7 +6,9 @@ files with new names; then, on the node, the old files take those names and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ from zfsganeti import ganeti
 from zfsganeti.errors import BadInput, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.here import Here
 from zfsganeti.node import run
-from zfsganeti.trash import choose
+from zfsganeti.trash import DAY, choose
 
 SHOW = "the command is shown by gnt-zfs trash restore --dry-run"
 
@@ -30,8 +32,11 @@ class Restore:
     command: tuple[str, ...]
     exists: bool  # an earlier try has added the instance already
     changes: tuple[str, ...] = ()  # what cannot be as it was
+    volumes: tuple[tuple[str, str], ...] = ()  # for -t ext: each disk's entry, and the token by which create takes it back
 
     def sentences(self) -> list[str]:
+        if self.volumes:
+            return [*self.changes, " ".join(self.command)]
         made = f"{self.instance} exists already from an earlier try" if self.exists else " ".join(self.command)
         return [*self.changes, made, f"put {self.entry} in the place of its empty disks on {self.node}"]
 
@@ -53,8 +58,8 @@ def entries_by_node(here: Here) -> tuple[dict[str, list[dict[str, Any]]], list[s
 def locate(here: Here, wanted: str) -> tuple[str, str]:
     """Return the node and the entry meant by a name; Unavailable while a node that might have a newer one is not heard."""
     found, problems = entries_by_node(here)
-    everything = [(entry["entry"], entry["removed"], entry["restorable"]) for entries in found.values() for entry in entries]
-    if problems and not any(entry[0] == wanted for entry in everything):
+    everything: list[Mapping[str, Any]] = [entry for entries in found.values() for entry in entries]
+    if problems and not any(entry["entry"] == wanted for entry in everything):
         raise Unavailable(wanted, f"not every trash can be looked into: {'; '.join(problems)}", "name an entry of gnt-zfs trash list")
     try:
         chosen = choose(everything, wanted)
@@ -75,18 +80,92 @@ def prepare(here: Here, wanted: str, name: str | None) -> Restore:
     if record is None:
         raise Refused(entry, "does not say how its instance was made", "gnt-instance add one by hand and copy the files in")
     instance = ganeti.check_name(name or record["name"])
-    restoring = next((found["restoring"] for found in here.call(node, "report")["trash"] if found["entry"] == entry), "")
+    entries = here.call(node, "report")["trash"]
+    restoring = next((found["restoring"] for found in entries if found["entry"] == entry), "")
     exists = instance in instances
-    if exists and restoring != instance:
+    if exists and (restoring != instance or "disk" in record):
         raise Refused(instance, "exists", f"gnt-zfs trash restore {entry} --as ANOTHER-NAME")
     copy = any(other.uuid == record.get("uuid") for other in instances.values()) or name not in (None, record["name"])
     nics, changes = ganeti.fit_nics(record["nics"], networks=here.master.networks(), taken=here.master.macs(), copy=copy)
-    command = ganeti.add_command({**record, "nics": nics}, name=instance, node=node, release=here.ssconf.release)
-    return Restore(node, entry, instance, record, tuple(command), exists, tuple([] if exists else changes))
+    wanted_now = {**record, "nics": nics}
+    volumes: list[tuple[str, str]] = []
+    if "disk" in record:
+        volumes = [(name, f"{name}@{secrets.token_hex(8)}") for name in gather(entries, entry, len(record["disks"]))]
+        wanted_now["disks"] = [{**disk, "token": token} for disk, (_entry, token) in zip(record["disks"], volumes, strict=True)]
+    command = ganeti.add_command(wanted_now, name=instance, node=node, release=here.ssconf.release)
+    return Restore(node, entry, instance, record, tuple(command), exists, tuple([] if exists else changes), tuple(volumes))
+
+
+def gather(entries: list[dict[str, Any]], chosen: str, count: int) -> list[str]:
+    """Return the entries of all volumes that were one instance's disks, in their order.
+
+    Of each disk it is the newest that is not newer than the chosen one by more than a day.
+    """
+    anchor = next(entry for entry in entries if entry["entry"] == chosen)
+    found = []
+    for index in range(count):
+        same = [entry for entry in entries if (entry["uuid"], entry["disk"]) == (anchor["uuid"], index) and entry["volume"]]
+        near = [entry for entry in same if entry["removed"] <= anchor["removed"] + DAY]
+        if not near:
+            raise Missing(
+                f"disk {index} of {anchor['instance']} in the trash", f"gnt-zfs trash restore {chosen} --into INSTANCE restores one"
+            )
+        found.append(chosen if index == anchor["disk"] else max(near, key=lambda entry: (entry["removed"], entry["entry"]))["entry"])
+    return found
 
 
 def execute(here: Here, plan: Restore, say: Callable[[str], None]) -> None:
     """The instance is back, stopped, with its disks; killed anywhere, the same restore goes on from where it was."""
+    if plan.volumes:
+        _execute_volumes(here, plan, say)
+    else:
+        _execute_files(here, plan, say)
+
+
+def _execute_volumes(here: Here, plan: Restore, say: Callable[[str], None]) -> None:
+    for change in plan.changes:
+        say(change)
+    say(f"adding {plan.instance} with its {len(plan.volumes)} disk{'s' if len(plan.volumes) != 1 else ''}")
+    with reserved(here, plan.node, plan.volumes):
+        try:
+            run(*plan.command, seconds=800)
+        except CommandFailed as error:
+            raise Refused(plan.instance, f"Ganeti does not add it: {error.reason}", f"{SHOW} {plan.entry}") from error
+
+
+@contextlib.contextmanager
+def reserved(here: Here, node: str, volumes: Sequence[tuple[str, str]]) -> Iterator[None]:
+    """While this lasts, a disk that is made with one of the tokens is the entry it belongs to; afterwards no token is good."""
+    for entry, token in volumes:
+        here.call(node, "trash-reserve", entry=entry, token=token)
+    try:
+        yield
+    finally:
+        for entry, _token in volumes:
+            here.call(node, "trash-release", entry=entry)
+
+
+def restore_into(here: Here, wanted: str, instance: str, say: Callable[[str], None]) -> None:
+    """One removed disk is another instance's additional disk, on the same node."""
+    node, entry = locate(here, wanted)
+    found = next(found for found in here.call(node, "report")["trash"] if found["entry"] == entry)
+    target = here.master.instances().get(instance)
+    if target is None:
+        raise Missing(f"instance {instance}")
+    if not found["volume"] or target.template != ganeti.EXT:
+        raise Refused(entry, f"is not a -t ext disk, or {instance} has none", "only those can be put into another instance")
+    if target.primary != node:
+        raise Refused(entry, f"is on {node}, {instance} on {target.primary}", f"gnt-zfs move {instance} {node}")
+    token = f"{entry}@{secrets.token_hex(8)}"
+    asked = ganeti.asked_of_disk(
+        {"volume": found["volume"], "size": found["size"], "mode": "rw", "name": None, "parameters": {}, "token": token}
+    )
+    say(f"adding the disk to {instance}")
+    with reserved(here, node, [(entry, token)]):
+        run("gnt-instance", "modify", "--disk", f"add:{ganeti.parameters(asked)}", instance, seconds=800)
+
+
+def _execute_files(here: Here, plan: Restore, say: Callable[[str], None]) -> None:
     here.call(plan.node, "trash-reserve", entry=plan.entry, instance=plan.instance)
     if not plan.exists:
         for change in plan.changes:

@@ -359,6 +359,10 @@ class Zfs:
         whole = [check_snapshot(name).encode() for name in names]
         self._call(whole[0].decode() if whole else "", "lzc_snapshot", whole, encode({}, marks or {}))
 
+    def clone(self, snapshot: str, name: str, marks: Mapping[str, str]) -> None:
+        """The filesystem exists, unmounted, with what the snapshot holds; Refused when the name is taken."""
+        self._call(name, "lzc_clone", check_dataset(name).encode(), check_snapshot(snapshot).encode(), encode({}, marks))
+
     def rename(self, old: str, new: str) -> None:
         """The filesystem bears the new name; where it is mounted it stays mounted."""
         self._call(old, "lzc_rename", check_dataset(old).encode(), check_dataset(new).encode())

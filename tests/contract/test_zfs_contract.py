@@ -55,7 +55,7 @@ class Bench:
         return found
 
     def make_clone(self, snapshot: str, name: str) -> None:
-        raise NotImplementedError
+        self.zfs.clone(snapshot, name, {})
 
     def make_hold(self, snapshot: str) -> None:
         raise NotImplementedError
@@ -73,9 +73,6 @@ class FakeBench(Bench):
         super().__init__(fake, root, directory)
         self.fake = fake
 
-    def make_clone(self, snapshot: str, name: str) -> None:
-        self.fake.clone(snapshot, name)
-
     def make_hold(self, snapshot: str) -> None:
         self.fake.hold(snapshot)
 
@@ -89,9 +86,6 @@ class FakeBench(Bench):
 
 
 class RealBench(Bench):
-    def make_clone(self, snapshot: str, name: str) -> None:
-        command("zfs", "clone", "-o", "canmount=noauto", snapshot, name)
-
     def make_hold(self, snapshot: str) -> None:
         command("zfs", "hold", "keep", snapshot)
 
@@ -144,6 +138,21 @@ def own_root(zfs: Backend, root: str, directory: str) -> tuple[str, str]:
     zfs.create(name, {"mountpoint": path}, {})
     zfs.mount(name, path)
     return name, path
+
+
+def test_a_clone_holds_what_the_snapshot_held(bench: Bench) -> None:
+    name = bench.make_mounted()
+    Path(bench.path("web1"), "disk").write_bytes(b"then")
+    bench.zfs.snapshot([f"{name}@{bench.zfs.ours}one"])
+    Path(bench.path("web1"), "disk").write_bytes(b"now")
+    bench.zfs.clone(f"{name}@{bench.zfs.ours}one", bench.name("copy"), {INSTANCE: "copy"})
+    bench.zfs.mount(bench.name("copy"), bench.path("copy"))
+    assert Path(bench.path("copy"), "disk").read_bytes() == b"then"
+    assert bench.look(bench.name("copy")).marks == {INSTANCE: "copy"}
+    with pytest.raises(Refused):
+        bench.zfs.clone(f"{name}@{bench.zfs.ours}one", bench.name("copy"), {})
+    with pytest.raises(Missing):
+        bench.zfs.clone(f"{name}@{bench.zfs.ours}two", bench.name("other"), {})
 
 
 def test_what_was_set_on_a_filesystem_itself_is_told_from_what_it_inherits(bench: Bench) -> None:

@@ -15,12 +15,14 @@ DEFAULTS = {
     "root": "",
     "trash_days": 7,
     "trash_min_free": 10,
+    "overcommit": 200,
     "warn_free": 15,
     "allow_degraded": 0,
     "leftover_minutes": 60,
     "recordsize": 65536,
     "compression": "lz4",
     "busy_seconds": 30,
+    "attach_seconds": 60,
     "peer_seconds": 120,
 }
 

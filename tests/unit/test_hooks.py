@@ -70,8 +70,9 @@ def test_a_phase_that_ganeti_does_not_have_is_told() -> None:
 def test_every_link_that_is_hung_has_a_handler_and_every_handler_a_link() -> None:
     hung = {link.split("/")[0].removesuffix(".d") for link in links.LINKS}
     assert len(hung) == len(links.LINKS)
-    assert {name for name in hung if name not in hooks.NODE_HOOKS} == set(hooks.HANDLERS)
+    assert {name for name in hung if name not in hooks.NODE_HOOKS} == set(hooks.HANDLERS) | set(hooks.VOLUME_HANDLERS)
     assert set(hooks.NODE_HOOKS) <= hung
+    assert set(hooks.VOLUME_HANDLERS) == set(hooks.VOLUME_HOOKS)
 
 
 def test_ganeti_would_run_what_is_hung() -> None:

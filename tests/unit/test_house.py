@@ -11,9 +11,9 @@ import pytest
 
 HOUSE = Path(__file__).parents[2]
 LEVELS = {
-    **dict.fromkeys(("hooks", "cli", "answer"), 3),
-    **dict.fromkeys(("here", "datasets", "trash", "undo", "check", "setup", "patch"), 2),
-    **dict.fromkeys(("zfs", "ganeti", "node", "config"), 1),
+    **dict.fromkeys(("hooks", "extstorage", "cli", "answer"), 3),
+    **dict.fromkeys(("here", "datasets", "volumes", "trash", "undo", "check", "placement", "setup", "patch"), 2),
+    **dict.fromkeys(("zfs", "ganeti", "node", "loop", "config"), 1),
     **dict.fromkeys(("errors", "process", "links"), 0),
 }
 LONGEST = 600

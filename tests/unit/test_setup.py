@@ -34,9 +34,9 @@ DONE: dict[str, Any] = {
 FRESH = {**DONE, "exists": False, "mountpoint": "", "mounted": "", "configured": "", "listed": False, "logs": False}
 CONFIGURE = Step("node1", "write root = zfs/vm into /etc/zfsganeti.conf", "configure-root", (("root", "zfs/vm"),))
 CLUSTER_DONE: dict[str, Any] = {
-    "enabled_disk_templates": ["plain", "file"],
+    "enabled_disk_templates": ["plain", "file", "ext"],
     "file_storage_dir": "/zfs/vm",
-    "ipolicy": {"disk-templates": ["plain", "file"]},
+    "ipolicy": {"disk-templates": ["plain", "file", "ext"]},
 }
 AT = (("root", "zfs/vm"), ("directory", "/zfs/vm"))
 
@@ -109,29 +109,29 @@ def test_nodes_come_before_the_cluster_and_may_differ() -> None:
     [
         (
             {},
-            "--enabled-disk-templates=file --ipolicy-disk-templates=file --file-storage-dir=/zfs/vm",
+            "--enabled-disk-templates=file,ext --ipolicy-disk-templates=file,ext --file-storage-dir=/zfs/vm",
         ),
         (
-            {"enabled_disk_templates": ["drbd", "plain"], "ipolicy": {"disk-templates": ["drbd"]}, "file_storage_dir": "/srv/ganeti"},
-            "--enabled-disk-templates=drbd,plain,file --ipolicy-disk-templates=drbd,file --file-storage-dir=/zfs/vm",
+            {"enabled_disk_templates": ["drbd", "ext"], "ipolicy": {"disk-templates": ["drbd"]}, "file_storage_dir": "/srv/ganeti"},
+            "--enabled-disk-templates=drbd,ext,file --ipolicy-disk-templates=drbd,file,ext --file-storage-dir=/zfs/vm",
         ),
         ({**CLUSTER_DONE, "file_storage_dir": ""}, "--file-storage-dir=/zfs/vm"),
         ({**CLUSTER_DONE, "file_storage_dir": None}, "--file-storage-dir=/zfs/vm"),
     ],
 )
-def test_the_cluster_keeps_what_it_has_and_gets_file(cluster: dict[str, Any], options: str) -> None:
+def test_the_cluster_keeps_what_it_has_and_gets_ours(cluster: dict[str, Any], options: str) -> None:
     assert setup.plan({"node1": "zfs/vm"}, "/zfs/vm", {"node1": DONE}, cluster, {}) == [
         Step("", f"gnt-cluster modify {options}", "modify-cluster", (("options", options),))
     ]
 
 
-def test_a_group_that_forbids_file_allows_it_after_the_cluster_does() -> None:
+def test_a_group_that_forbids_ours_allows_it_after_the_cluster_does() -> None:
     groups = {
         "default": {"ipolicy": {}},
         "old": {"ipolicy": {"disk-templates": ["drbd"]}},
-        "new": {"ipolicy": {"disk-templates": ["file"]}},
+        "new": {"ipolicy": {"disk-templates": ["ext", "file"]}},
     }
-    option = "--ipolicy-disk-templates=drbd,file"
+    option = "--ipolicy-disk-templates=drbd,file,ext"
     steps = plan(DONE, {**CLUSTER_DONE, "enabled_disk_templates": []}, groups)
     assert [step.action for step in steps] == ["modify-cluster", "modify-group"]
     assert steps[1] == Step("", f"gnt-group modify {option} old", "modify-group", (("options", option), ("group", "old")))

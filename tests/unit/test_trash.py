@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -54,11 +55,15 @@ def test_what_is_no_entry_is_told() -> None:
     assert str(caught.value) == "trash entry web1:yesterday: is not named instance:time"
 
 
+def told(name: str, removed: int, restorable: bool) -> dict[str, Any]:
+    return {"entry": name, "instance": name.split(":")[0], "removed": removed, "restorable": restorable}
+
+
 ENTRIES = [
-    ("web1.example.com:20260101T000000Z", 1, True),
-    ("web1.example.com:20260102T000000Z", 2, True),
-    ("web1.example.com:20260103T000000Z", 3, False),
-    ("db1:20260101T000000Z", 1, False),
+    told("web1.example.com:20260101T000000Z", 1, True),
+    told("web1.example.com:20260102T000000Z", 2, True),
+    told("web1.example.com:20260103T000000Z", 3, False),
+    told("db1:20260101T000000Z", 1, False),
 ]
 
 
@@ -76,12 +81,12 @@ def test_an_entry_is_meant_by_its_name_or_the_newest_of_its_instance_that_can_be
 
 
 def test_a_name_in_full_is_preferred_to_a_short_one() -> None:
-    assert choose([*ENTRIES, ("web1:20250101T000000Z", 0, False)], "web1") == "web1:20250101T000000Z"
+    assert choose([*ENTRIES, told("web1:20250101T000000Z", 0, False)], "web1") == "web1:20250101T000000Z"
 
 
 def test_an_ambiguous_name_is_never_guessed_at() -> None:
     with pytest.raises(BadInput) as caught:
-        choose([*ENTRIES, ("db2.a:20260103T000000Z", 3, True), ("db2.b:20260102T000000Z", 2, True)], "db2")
+        choose([*ENTRIES, told("db2.a:20260103T000000Z", 3, True), told("db2.b:20260102T000000Z", 2, True)], "db2")
     assert str(caught.value) == "db2: could be any of db2.a:20260103T000000Z, db2.b:20260102T000000Z"
 
 
@@ -150,6 +155,10 @@ def test_a_removed_instance_is_whole_in_the_trash(node: Node) -> None:
         "expires": node.fake.clock + 7 * DAY,
         "used": entry.used,
         "restorable": True,
+        "volume": "",
+        "size": 0,
+        "uuid": RECORD_OF_WEB1.get("uuid", ""),
+        "disk": 0,
     }
     assert node.paths() == [".aside"]
 
@@ -242,7 +251,7 @@ def keep(node: Node, what: str) -> None:
         short = "autosnap" if what == "snapshot" else "zfsganeti-1"
         node.fake.snapshot([f"{name}@{short}"])
     if what == "clone":
-        node.fake.clone(f"{name}@zfsganeti-1", "zfs/clone")
+        node.fake.clone(f"{name}@zfsganeti-1", "zfs/clone", {})
     elif what == "hold":
         node.fake.hold(f"{name}@zfsganeti-1")
 

@@ -1,0 +1,442 @@
+"""Volumes, verb by verb, on the fake ZFS with real files; then each verb killed at every point and repeated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fakeloop import FakeLoop
+from tests.killing import dies
+from tests.node import CLUSTER_NAME, Node
+from zfsganeti.datasets import CLUSTER, INSTANCE, OPENED, RECORD, RESTORING, SIZE, VOLUME
+from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
+from zfsganeti.volumes import PARAMETERS, Volumes, check_volume, dataset_properties, parameters_list, parse_parameters, reservation
+
+MIB, GIB = 1 << 20, 1 << 30
+DISK0 = "0b1c0b5e-8f0c-4f2e-9d52-5a5e2b0f7c11.ext.disk0"
+OURS = {VOLUME: DISK0, CLUSTER: CLUSTER_NAME}
+HOUSE = Path(__file__).parents[2]
+quick = settings(max_examples=200, deadline=None, derandomize=True)
+
+
+class Bench:
+    """A node, its loop devices, and what a guest and Ganeti do."""
+
+    def __init__(self, node: Node) -> None:
+        self.node, self.loop = node, FakeLoop(node.fake.reaper)
+        self.volumes = Volumes(node.store, self.loop)
+
+    def create(self, volume: str = DISK0, size: int = MIB, **parameters: Any) -> str:
+        return self.volumes.create(volume, size, parameters)
+
+    def use(self, volume: str = DISK0, instance: str = "web1", content: bytes = b"data") -> None:
+        """The volume is an instance's and holds something."""
+        self.create(volume)
+        self.volumes.set_instance(volume, instance)
+        self.write(content, volume)
+
+    def write(self, content: bytes, volume: str = DISK0) -> None:
+        with open(self.volumes.disk(volume), "r+b") as disk:
+            disk.write(content)
+
+    def read(self, volume: str = DISK0, length: int = 4) -> bytes:
+        with open(self.volumes.disk(volume), "rb") as disk:
+            return disk.read(length)
+
+    def boot(self) -> None:
+        self.node.fake.boot()
+        self.loop.attached.clear()
+
+    def state(self) -> dict[str, Any]:
+        datasets = self.node.fake.state()
+        for dataset in datasets.values():
+            dataset["files"] = {file: content.rstrip(b"\0") for file, content in dataset["files"].items()}
+            if dataset["properties"].get("canmount") == "on":
+                del dataset["properties"]["canmount"]  # the default
+        return {
+            "datasets": datasets,
+            "devices": dict(self.loop.attached),
+            "paths": [path for path in self.node.paths() if path not in (".aside", ".trash")],
+        }
+
+    def entries(self) -> list[str]:
+        return [entry.entry for entry in self.node.trash.entries()]
+
+
+@pytest.fixture
+def bench(node: Node) -> Bench:
+    return Bench(node)
+
+
+# names and parameters
+
+
+@quick
+@given(st.text(max_size=40))
+def test_any_name_is_a_volumes_or_bad(name: str) -> None:
+    try:
+        assert check_volume(name) == name
+    except BadName:
+        return
+    assert "/" not in name
+    assert not name.startswith(".")
+
+
+@pytest.mark.parametrize("name", ["", ".trash", "..", "a/b", "a..b", "a b", "a@b", "x" * 201])
+def test_what_is_no_volume_name_reaches_nothing(bench: Bench, name: str) -> None:
+    before = bench.state()
+    for attempt in (bench.create, bench.volumes.attach, bench.volumes.detach, bench.volumes.remove, bench.volumes.close):
+        with pytest.raises(BadName):
+            attempt(name)
+    assert bench.state() == before
+
+
+def test_parameters_become_properties() -> None:
+    values = parse_parameters({"recordsize": "16k", "compression": "zstd", "reserve": "yes"})
+    assert dataset_properties(values, GIB) == {"recordsize": 16384, "compression": "zstd", "refreservation": reservation(GIB)}
+    assert dataset_properties(parse_parameters({"reserve": "no"}), GIB) == {}
+    assert reservation(GIB) > GIB
+
+
+@pytest.mark.parametrize(
+    ("given_", "said"),
+    [
+        ({"colour": "red"}, f"disk parameter colour: there are {', '.join(PARAMETERS)}"),
+        ({"recordsize": "100K"}, "disk parameter recordsize: '100K' is not a power of two from 512 to 1M"),
+        ({"compression": "gzip"}, "disk parameter compression: 'gzip' is none of off, on, lz4, zstd, zle"),
+        ({"reserve": "maybe"}, "disk parameter reserve: 'maybe' is neither yes nor no"),
+        ({"trash": "entry"}, "disk parameter trash: is given by gnt-zfs trash restore alone"),
+        ({"trash": "../x@y"}, "disk parameter trash: is given by gnt-zfs trash restore alone"),
+    ],
+)
+def test_an_unknown_or_bad_parameter_is_refused_with_the_good_ones(given_: dict[str, str], said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_parameters(given_)
+    assert str(caught.value) == said
+
+
+def test_the_shipped_list_of_parameters_is_the_one_made_from_the_table() -> None:
+    assert (HOUSE / "extstorage/zfs/parameters.list").read_text(encoding="utf-8") == parameters_list()
+
+
+# create
+
+
+def test_a_volume_is_a_sparse_disk_in_a_dataset_of_its_own(bench: Bench) -> None:
+    assert bench.create() == f"/dev/zfsganeti/{DISK0}"
+    assert bench.node.marks(f"zfs/vm/{DISK0}") == OURS
+    status = os.stat(bench.volumes.disk(DISK0))
+    assert (status.st_size, status.st_mode & 0o777) == (MIB, 0o600)
+    assert os.stat(bench.volumes.home(DISK0)).st_mode & 0o777 == 0o700
+    assert bench.loop.find(DISK0)
+
+
+def test_a_volume_that_exists_is_never_made_again(bench: Bench) -> None:
+    bench.use()
+    before = bench.state()
+    with pytest.raises(Refused) as caught:
+        bench.create()
+    assert str(caught.value) == f"volume {DISK0}: exists already: gnt-zfs check says whose it is"
+    assert bench.state() == before
+
+
+def test_what_a_killed_create_left_is_used_but_never_what_was_written_to(bench: Bench) -> None:
+    bench.create(size=MIB)
+    bench.create(size=2 * MIB)
+    assert bench.volumes.size(DISK0) == 2 * MIB
+    bench.write(b"data" * 4096)
+    with pytest.raises(Refused):
+        bench.create()
+
+
+def test_a_dataset_that_is_not_ours_is_not_touched(bench: Bench) -> None:
+    bench.node.fake.foreign(f"zfs/vm/{DISK0}", {VOLUME: DISK0, CLUSTER: "other.example.com"})
+    before = bench.state()
+    for attempt in (bench.create, lambda: bench.volumes.attach(DISK0), lambda: bench.volumes.remove(DISK0)):
+        with pytest.raises(Foreign):
+            attempt()
+    assert bench.state() == before
+
+
+def test_an_instance_dataset_is_no_volume_and_a_volume_no_instance_dataset(bench: Bench) -> None:
+    bench.node.has("web1", disk0=b"data")
+    with pytest.raises(Foreign):
+        bench.volumes.remove("web1")
+    bench.create("db1")
+    with pytest.raises(Foreign):
+        bench.node.store.find("db1")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda fake: setattr(fake, "available", MIB - 1), NoSpace),
+        (lambda fake: setattr(fake, "health", "DEGRADED"), Unavailable),
+    ],
+)
+def test_a_create_that_fails_leaves_nothing(bench: Bench, change: Callable[[Any], None], error: type[Exception]) -> None:
+    change(bench.node.fake)
+    before = bench.state()
+    with pytest.raises(error):
+        bench.create()
+    assert bench.state() == before
+
+
+def test_a_create_whose_device_fails_leaves_nothing(bench: Bench) -> None:
+    def fail(volume: str, path: str) -> str:
+        raise Unavailable(f"a loop device for {volume}", f"{path} cannot be attached")
+
+    before = bench.state()
+    bench.loop.attach = fail  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        bench.create()
+    assert bench.state() == before
+
+
+def test_more_than_the_root_could_ever_hold_is_not_promised(bench: Bench) -> None:
+    bench.node.fake.available = 100 * MIB
+    bench.create(size=90 * MIB)
+    bench.create("second", size=90 * MIB)
+    with pytest.raises(NoSpace) as caught:
+        bench.create("third", size=90 * MIB)
+    assert "20.0M available: 180M are promised already and overcommit = 200 allows 200M in all" in str(caught.value)
+    with pytest.raises(NoSpace):
+        bench.volumes.grow(DISK0, 150 * MIB)
+    bench.node.config.overcommit = 0
+    bench.create("third", size=90 * MIB)
+
+
+# the other verbs
+
+
+def test_attach_tells_what_is_gone_and_what_was_never_finished(bench: Bench) -> None:
+    with pytest.raises(Missing) as caught:
+        bench.volumes.attach(DISK0)
+    assert str(caught.value) == f"volume {DISK0} on this node does not exist: gnt-zfs check says where it is"
+    bench.node.fake.create(f"zfs/vm/{DISK0}", {}, OURS)
+    with pytest.raises(Missing):
+        bench.volumes.attach(DISK0)
+    bench.volumes.remove(DISK0)
+    assert bench.node.datasets() == []
+
+
+def test_after_a_boot_the_device_is_made_again(bench: Bench) -> None:
+    bench.use()
+    bench.boot()
+    bench.node.fake.unmount(bench.volumes.home(DISK0))
+    assert bench.volumes.attach(DISK0) == f"/dev/zfsganeti/{DISK0}"
+    assert bench.read() == b"data"
+
+
+def test_a_volume_in_use_stays(bench: Bench) -> None:
+    bench.use()
+    bench.loop.users.add(DISK0)
+    for verb in (bench.volumes.detach, bench.volumes.remove):
+        with pytest.raises(Busy):
+            verb(DISK0)
+    assert bench.read() == b"data"
+
+
+def test_a_removed_volume_is_whole_in_the_trash(bench: Bench) -> None:
+    bench.use()
+    bench.volumes.keep_record(DISK0, {"name": "web1", "uuid": "u", "disk": 0, "disks": [{"size": MIB}]})
+    bench.volumes.open(DISK0, True)
+    for _again in range(2):
+        bench.volumes.remove(DISK0)
+    (entry,) = bench.node.trash.entries()
+    assert (entry.volume, entry.instance, entry.size) == (DISK0, "web1", MIB)
+    assert bench.node.fake.files(entry.dataset.name)["disk.raw"].rstrip(b"\0") == b"data"
+    assert set(bench.node.marks(entry.dataset.name)) == {VOLUME, CLUSTER, INSTANCE, RECORD, SIZE}
+    assert bench.loop.attached == {}
+
+
+def test_with_no_days_in_the_trash_it_is_gone(bench: Bench) -> None:
+    bench.node.config.trash_days = 0
+    bench.use()
+    bench.volumes.remove(DISK0)
+    assert bench.node.datasets() == [".trash"]
+
+
+def test_a_disk_grows_with_its_device_and_never_shrinks(bench: Bench) -> None:
+    bench.create(reserve=True)
+    for _again in range(2):
+        bench.volumes.grow(DISK0, 2 * MIB)
+    assert bench.loop.attached[DISK0][1] == 2 * MIB
+    assert bench.node.fake.local(f"zfs/vm/{DISK0}")["refreservation"] == str(reservation(2 * MIB))
+    with pytest.raises(Refused) as caught:
+        bench.volumes.grow(DISK0, MIB)
+    assert str(caught.value) == f"volume {DISK0}: has 2.00M and cannot shrink to 1.00M"
+
+
+def test_a_volume_knows_its_instance_also_after_a_rename(bench: Bench) -> None:
+    bench.create()
+    for name in ("web1", "web1", "web2"):
+        bench.volumes.set_instance(DISK0, name)
+        assert bench.node.marks(f"zfs/vm/{DISK0}")[INSTANCE] == name
+
+
+def test_a_snapshot_is_a_volume_that_can_be_removed(bench: Bench) -> None:
+    bench.use(content=b"then")
+    snapshot = f"{DISK0}.snap"
+    for _export_that_was_killed in range(2):
+        bench.volumes.snapshot(DISK0, snapshot)
+        assert bench.loop.flushed
+        bench.volumes.attach(snapshot)
+    bench.write(b"now!")
+    assert bench.read(snapshot) == b"then"
+    for _again in range(2):
+        bench.volumes.remove(snapshot)
+    assert bench.node.datasets() == [DISK0]
+    assert bench.node.fake.snapshots("zfs/vm") == []
+    assert bench.read() == b"now!"
+    with pytest.raises(BadInput):
+        bench.volumes.snapshot(DISK0, "other")
+
+
+def test_exclusive_use_is_recorded_and_sharing_refused(bench: Bench) -> None:
+    bench.create()
+    for _again in range(2):
+        bench.volumes.open(DISK0, True)
+        assert bench.node.marks(f"zfs/vm/{DISK0}")[OPENED] == "exclusive"
+    with pytest.raises(Refused):
+        bench.volumes.open(DISK0, False)
+    for _again in range(2):
+        bench.volumes.close(DISK0)
+        assert OPENED not in bench.node.marks(f"zfs/vm/{DISK0}")
+    bench.volumes.close("gone")
+    with pytest.raises(Missing):
+        bench.volumes.open("gone", True)
+
+
+# out of the trash
+
+
+def removed(bench: Bench) -> str:
+    bench.use()
+    bench.volumes.remove(DISK0)
+    (entry,) = bench.entries()
+    return entry
+
+
+def test_a_reserved_volume_comes_back_under_a_new_name(bench: Bench) -> None:
+    entry = removed(bench)
+    bench.node.trash.reserve(entry, f"{entry}@secret")
+    for _again in range(2):
+        bench.create("new", trash=f"{entry}@secret")
+    assert bench.read("new") == b"data"
+    assert bench.entries() == []
+    bench.volumes.set_instance("new", "web2")
+    assert RESTORING not in bench.node.marks("zfs/vm/new")
+    with pytest.raises(Refused):
+        bench.create("new", trash=f"{entry}@secret")
+
+
+def test_nothing_comes_back_without_its_token_or_with_another_size(bench: Bench) -> None:
+    entry = removed(bench)
+    before = bench.state()
+    with pytest.raises(Refused):
+        bench.create("new", trash=f"{entry}@guess")
+    with pytest.raises(Missing):
+        bench.create("new", trash="nothing:20231114T221320Z@guess")
+    assert bench.state() == before
+    bench.node.trash.reserve(entry, f"{entry}@secret")
+    with pytest.raises(BadInput) as caught:
+        bench.create("new", size=2 * MIB, trash=f"{entry}@secret")
+    assert "holds 1.00M" in str(caught.value)
+    assert bench.node.datasets() == [".trash", f".trash/{entry}"]
+
+
+# killed at every point
+
+
+def nothing(bench: Bench) -> None:
+    assert bench.node.datasets() == []
+
+
+def in_use(bench: Bench) -> None:
+    bench.use()
+
+
+def opened(bench: Bench) -> None:
+    bench.use()
+    bench.volumes.open(DISK0, True)
+
+
+def exported(bench: Bench) -> None:
+    bench.use()
+    bench.volumes.snapshot(DISK0, f"{DISK0}.snap")
+
+
+def reserved(bench: Bench) -> None:
+    entry = removed(bench)
+    bench.node.trash.reserve(entry, f"{entry}@secret")
+
+
+def take_back(bench: Bench) -> None:
+    bench.create("new", trash=f"{DISK0}:20231114T221320Z@secret")
+
+
+def attach_after_boot(bench: Bench) -> None:
+    bench.use()
+    bench.boot()
+    bench.node.fake.unmount(bench.volumes.home(DISK0))
+
+
+VERBS: dict[str, tuple[Callable[[Bench], object], Callable[[Bench], object]]] = {
+    "create": (nothing, lambda bench: bench.create()),
+    "create out of the trash": (reserved, take_back),
+    "attach": (attach_after_boot, lambda bench: bench.volumes.attach(DISK0)),
+    "detach": (in_use, lambda bench: bench.volumes.detach(DISK0)),
+    "remove": (opened, lambda bench: bench.volumes.remove(DISK0)),
+    "remove a snapshot": (exported, lambda bench: bench.volumes.remove(f"{DISK0}.snap")),
+    "grow": (in_use, lambda bench: bench.volumes.grow(DISK0, 2 * MIB)),
+    "setinfo": (in_use, lambda bench: bench.volumes.set_instance(DISK0, "web2")),
+    "snapshot": (in_use, lambda bench: bench.volumes.snapshot(DISK0, f"{DISK0}.snap")),
+    "snapshot again": (exported, lambda bench: bench.volumes.snapshot(DISK0, f"{DISK0}.snap")),
+    "open": (in_use, lambda bench: bench.volumes.open(DISK0, True)),
+    "close": (opened, lambda bench: bench.volumes.close(DISK0)),
+}
+
+
+@pytest.mark.parametrize("boot", [False, True], ids=["", "boot"])
+@pytest.mark.parametrize("name", VERBS)
+def test_a_verb_killed_anywhere_and_repeated_ends_the_same(tmp_path: Path, name: str, boot: bool) -> None:
+    before, does = VERBS[name]
+    count = 0
+
+    def another() -> Bench:
+        nonlocal count
+        if count:
+            os.rename(tmp_path / "node", tmp_path / f"before{count}")
+        count += 1
+        (tmp_path / "node").mkdir()
+        made = Bench(Node(tmp_path / "node"))
+        before(made)
+        return made
+
+    bench = another()
+    needed = any(b"data" in content for dataset in bench.node.fake.state().values() for content in dataset["files"].values())
+    does(bench)
+    goal = bench.state()
+    point = 0
+    died = True
+    while died:
+        point += 1
+        bench = another()
+        died = dies(bench.node.fake.reaper, point, lambda bench=bench: does(bench))  # type: ignore[misc]
+        if boot:
+            bench.boot()
+        files = [content for dataset in bench.node.fake.state().values() for content in dataset["files"].values()]
+        assert not needed or any(b"data" in content for content in files), f"lost at point {point}"
+        does(bench)
+        after = bench.state()
+        if boot:
+            after["devices"] = goal["devices"]  # what a boot takes away, attach brings back
+        assert after == goal, f"killed at point {point}"
+    assert point > 1

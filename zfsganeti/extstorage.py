@@ -1,0 +1,186 @@
+"""The ExtStorage provider `zfs`: what Ganeti calls for each `-t ext` disk, one verb at a time.
+
+Ganeti calls `attach` before every other verb and takes a volume whose attach fails for one that is gone. So attach is first a
+mere look at the kernel, for which next to nothing is imported; and only what is known not to exist fails at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from zfsganeti import loop
+from zfsganeti.errors import BadEnvironment, BadInput, CommandFailed, Missing, Unavailable, ZfsGanetiError, one_line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from zfsganeti.volumes import Volumes
+
+    Verb = Callable[[Volumes, "Request"], object]
+
+PARAMETER = "EXTP_"
+GIVEN_BY_GANETI = ("PROVIDER", "ACCESS")
+MAX_MIB = 1 << 34  # 16 PiB: what no node has
+MIB = 1 << 20
+
+
+def main() -> int:
+    """Return the exit status of the verb under whose name the executable was called; what went wrong is the last line of stderr."""
+    verb = os.path.basename(sys.argv[0])
+    try:
+        said = handle(verb, os.environ)
+    except ZfsGanetiError as error:
+        return _fail(one_line(error), error.exit_code)
+    except OSError as error:
+        return _fail(one_line(error), 1)
+    except Exception as error:  # a defect of ours: Ganeti shows the last line, so that one must say it
+        return _fail(f"zfsganeti failed: {one_line(error)}: please report this", 1)
+    sys.stdout.write(said)
+    return 0
+
+
+def _fail(line: str, status: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"{os.uname().nodename.split('.')[0]}: {line}\n")
+    return status
+
+
+def handle(verb: str, environ: Mapping[str, str]) -> str:
+    """Do what Ganeti asks for and return what it is to read: of attach the device's path, of any other nothing."""
+    if verb == "verify":
+        return _verify()
+    request = Request(environ)
+    if verb == "attach":
+        return loop.find(request.volume) or _attach(request)
+    if verb not in VERBS:
+        raise BadInput(f"verb {verb!r}: there are attach, verify, {', '.join(VERBS)}")
+    volumes = _volumes()
+    from zfsganeti.datasets import locked
+
+    with locked(request.volume):
+        VERBS[verb](volumes, request)
+    return ""
+
+
+class Request:
+    """What Ganeti wants of one volume, read from the environment when it is asked for; sizes are bytes."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.volume = self._name("VOL_NAME")
+
+    def _must(self, variable: str) -> str:
+        value = self._environ.get(variable)
+        if not value:
+            raise BadEnvironment(variable, value, "Ganeti always sets it for this verb")
+        return value
+
+    def _name(self, variable: str) -> str:
+        value = self._must(variable)
+        bad = [character for character in value if not (character.isascii() and (character.isalnum() or character in ".-_"))]
+        if bad or len(value) > 200 or value[0] in ".-_" or ".." in value:
+            raise BadEnvironment(variable, value, "must be letters, digits, '.', '-' and '_', and begin with a letter or digit")
+        return value
+
+    def _mib(self, variable: str) -> int:
+        value = self._must(variable)
+        if not value.isascii() or not value.isdigit() or len(value) > 12 or not 0 < int(value) <= MAX_MIB:
+            raise BadEnvironment(variable, value, f"must be a number of MiB from 1 to {MAX_MIB}")
+        return int(value) * MIB
+
+    @property
+    def size(self) -> int:
+        return self._mib("VOL_SIZE")
+
+    @property
+    def new_size(self) -> int:
+        return self._mib("VOL_NEW_SIZE")
+
+    @property
+    def snapshot(self) -> str:
+        return self._name("VOL_SNAPSHOT_NAME")
+
+    @property
+    def exclusive(self) -> bool:
+        value = self._must("VOL_OPEN_EXCLUSIVE")
+        if value not in ("True", "False"):
+            raise BadEnvironment("VOL_OPEN_EXCLUSIVE", value, "must be True or False")
+        return value == "True"
+
+    @property
+    def instance(self) -> str:
+        """The instance's name, which is all that Ganeti ever says in the metadata: originstname+NAME."""
+        value = self._must("VOL_METADATA")
+        word, plus, name = value.partition("+")
+        if word != "originstname" or not plus:
+            raise BadEnvironment("VOL_METADATA", value, "must be originstname+NAME")
+        from zfsganeti.ganeti import check_name
+
+        return check_name(name)
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The disk's own parameters by their name in lower case, without those that Ganeti adds."""
+        given = {name[len(PARAMETER) :]: value for name, value in self._environ.items() if name.startswith(PARAMETER)}
+        return {name.lower(): value for name, value in given.items() if name not in GIVEN_BY_GANETI}
+
+
+def _volumes() -> Volumes:
+    from zfsganeti.here import Here
+    from zfsganeti.volumes import Volumes
+
+    return Volumes(Here(dict).store)
+
+
+def _attach(request: Request) -> str:
+    """Make the device; while it cannot be said whether the volume exists, try again, for Ganeti forgets what fails to attach."""
+    from zfsganeti import config
+    from zfsganeti.datasets import locked
+
+    deadline = time.monotonic() + config.load().attach_seconds
+    while True:
+        try:
+            volumes = _volumes()
+            with locked(request.volume):
+                return volumes.attach(request.volume)
+        except Missing:
+            raise
+        except (Unavailable, CommandFailed, OSError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+def _create(volumes: Volumes, request: Request) -> None:
+    from zfsganeti.volumes import parse_parameters
+
+    volumes.create(request.volume, request.size, parse_parameters(request.parameters))
+
+
+VERBS: dict[str, Verb] = {
+    "create": _create,
+    "detach": lambda volumes, request: volumes.detach(request.volume),
+    "remove": lambda volumes, request: volumes.remove(request.volume),
+    "grow": lambda volumes, request: volumes.grow(request.volume, request.new_size),
+    "setinfo": lambda volumes, request: volumes.set_instance(request.volume, request.instance),
+    "snapshot": lambda volumes, request: volumes.snapshot(request.volume, request.snapshot),
+    "open": lambda volumes, request: volumes.open(request.volume, request.exclusive),
+    "close": lambda volumes, request: volumes.close(request.volume),
+}
+NAMES = ("attach", "verify", *VERBS)
+
+
+def _verify() -> str:
+    """Return a line that says this node is ready for volumes; what is wrong is raised, all of it at once."""
+    from zfsganeti import check
+    from zfsganeti.here import Here
+
+    here = Here(dict)
+    facts = check.report(here)
+    problems = check.node_problems(facts)
+    if problems:
+        raise Unavailable("this node", "; ".join(problems))
+    return f"{here.node}: ready for -t ext disks in {facts['root']}\n"

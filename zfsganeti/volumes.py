@@ -1,0 +1,345 @@
+"""What a volume is: the dataset of one `-t ext` disk, its sparse `disk.raw`, and the way through each verb of ExtStorage.
+
+Ganeti names a volume once and for all (`<uuid>.ext.disk0`), whatever becomes of its instance, and asks for one verb after the
+other. Every verb can be repeated: a volume is whole when its disk file has a size, which is written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from zfsganeti import loop
+from zfsganeti.config import compression, recordsize
+from zfsganeti.datasets import CLUSTER, INSTANCE, MARKS, OPENED, RECORD, RESTORING, TRASH, VOLUME, pack_record
+from zfsganeti.errors import BadInput, BadName, Foreign, Missing, NoSpace, Refused, human
+from zfsganeti.zfs import Dataset, check_dataset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, Protocol
+
+    from zfsganeti.datasets import Store
+
+    class Devices(Protocol):
+        """What this room needs of loop devices; the room `loop` is the real one."""
+
+        def find(self, volume: str) -> str | None: ...
+        def attach(self, volume: str, path: str) -> str: ...
+        def detach(self, volume: str, path: str) -> None: ...
+        def grow(self, volume: str) -> None: ...
+        def flush(self, volume: str) -> None: ...
+
+
+DISK = "disk.raw"
+SNAPSHOT = ".snap"  # what Ganeti appends to a volume's name for a snapshot of it, which is a volume as well
+NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
+MIB = 1 << 20
+NEVER_WRITTEN = 4096  # bytes that an empty file may occupy
+
+
+def check_volume(name: str) -> str:
+    """Return a name that can be a volume's: Ganeti's own, a UUID with a suffix, always is."""
+    if not name or len(name) > 200 or name[0] in ".-_" or not NAME_CHARACTERS.issuperset(name) or ".." in name:
+        raise BadName("volume", name, "must be 1 to 200 letters, digits, '.', '-' and '_', and begin with a letter or digit")
+    return name
+
+
+# parameters of a disk: provider=zfs,NAME=VALUE
+
+
+def _switch(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError(f"{text!r} is neither yes nor no")
+    return text == "yes"
+
+
+def _token(text: str) -> str:
+    entry, at, secret = text.partition("@")
+    if not at or not entry or not secret or "/" in entry:
+        raise ValueError("is given by gnt-zfs trash restore alone")
+    return text
+
+
+PARAMETERS: dict[str, tuple[Callable[[str], object], str]] = {
+    "recordsize": (recordsize, "size of ZFS's records for this disk: a power of two from 512 to 1M (default: the root's)"),
+    "compression": (compression, "compression of this disk: off, on, lz4, zstd or zle (default: the root's)"),
+    "reserve": (_switch, "yes sets aside the whole size at once, so that writing to the disk never lacks space (default: no)"),
+    "trash": (_token, "used by gnt-zfs trash restore: takes a removed disk back instead of making an empty one"),
+}
+
+
+def parse_parameters(given: Mapping[str, str]) -> dict[str, Any]:
+    """Return the disk's parameters as values; BadInput lists the good ones when one is unknown or bad."""
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        if name not in PARAMETERS:
+            raise BadInput(f"disk parameter {name}: there are {', '.join(PARAMETERS)}")
+        try:
+            values[name] = PARAMETERS[name][0](text)
+        except ValueError as error:
+            raise BadInput(f"disk parameter {name}: {error}") from error
+    return values
+
+
+def parameters_list() -> str:
+    """Return the provider's parameters.list: a name and a description on each line."""
+    return "".join(f"{name} {text}\n" for name, (_parse, text) in PARAMETERS.items())
+
+
+class Volumes:
+    """The volumes of one node under its root."""
+
+    def __init__(self, store: Store, devices: Devices = loop) -> None:
+        self.store, self.zfs, self.devices = store, store.zfs, devices
+
+    # names
+
+    def name(self, volume: str) -> str:
+        return check_dataset(f"{self.store.root.name}/{check_volume(volume)}")
+
+    def home(self, volume: str) -> str:
+        return f"{self.store.root.path}/{check_volume(volume)}"
+
+    def disk(self, volume: str) -> str:
+        return f"{self.home(volume)}/{DISK}"
+
+    def marks(self, volume: str) -> dict[str, str]:
+        return {VOLUME: volume, CLUSTER: self.store.cluster}
+
+    def find(self, volume: str) -> Dataset | None:
+        """Return a volume's dataset, None without one; Foreign when the name is taken by something that is not ours."""
+        dataset = self.zfs.get(self.name(volume), marks=MARKS)
+        if dataset is None:
+            return None
+        if dataset.marks.get(VOLUME) != volume or dataset.marks.get(CLUSTER) != self.store.cluster:
+            raise Foreign(f"dataset {dataset.name}", f"is not volume {volume} of this cluster", "rename it")
+        return dataset
+
+    def must(self, volume: str) -> Dataset:
+        dataset = self.find(volume)
+        if dataset is None:
+            raise Missing(f"volume {volume} on this node", "gnt-zfs check says where it is")
+        return dataset
+
+    def size(self, volume: str) -> int:
+        """Return the size of the disk in bytes, 0 while it was never finished; its dataset must be mounted."""
+        try:
+            return os.stat(self.disk(volume)).st_size
+        except FileNotFoundError:
+            return 0
+
+    # the verbs
+
+    def create(self, volume: str, size: int, parameters: Mapping[str, Any]) -> str:
+        """The volume exists with a disk of `size` bytes, attached; nothing is left of one that fails. Return its device."""
+        existing = self.find(volume)
+        token = parameters.get("trash")
+        if existing is not None and not (token and existing.marks.get(RESTORING) == token):
+            self._refuse_used(volume, existing)
+        self.store.check_pool()
+        if token:
+            if existing is None or existing.marks.get(RESTORING) != token:
+                self._take_back(volume, token, size, existing)
+            return self.attach(volume)
+        self.check_room(volume, size)
+        if existing is None:
+            self.zfs.create(self.name(volume), dataset_properties(parameters, size), self.marks(volume))
+        try:
+            self.bring_home(volume)
+            self._make_disk(volume, size)
+            return self.attach(volume)
+        except BaseException:
+            with contextlib.suppress(Refused, Missing):
+                self.destroy(volume)
+            raise
+
+    def _refuse_used(self, volume: str, dataset: Dataset) -> None:
+        """The volume is what a create that was killed has left: it was never given to an instance and nothing was written to it."""
+        self.bring_home(volume)
+        with contextlib.suppress(FileNotFoundError):
+            written = os.stat(self.disk(volume)).st_blocks * 512
+            if INSTANCE in dataset.marks or written > NEVER_WRITTEN:
+                raise Refused(f"volume {volume}", "exists already", "gnt-zfs check says whose it is")
+
+    def _make_disk(self, volume: str, size: int) -> None:
+        descriptor = os.open(self.disk(volume), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(descriptor, size)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def bring_home(self, volume: str) -> None:
+        """The dataset is mounted at home, where nobody but root can look into it."""
+        home = self.home(volume)
+        if self.zfs.mounted_at(home) != self.name(volume):
+            self.zfs.mount(self.name(volume), home)
+            os.chmod(home, 0o700)
+
+    def attach(self, volume: str) -> str:
+        """Return the path of the volume's block device; Missing when the volume is not on this node."""
+        self.must(volume)
+        self.bring_home(volume)
+        if not self.size(volume):
+            raise Missing(f"the disk of volume {volume}, which was never finished", "gnt-zfs check --repair removes the rest")
+        return self.devices.attach(volume, self.disk(volume))
+
+    def detach(self, volume: str) -> None:
+        """The volume is no device on this node, whether it exists or not; Busy names who has it open."""
+        self.devices.detach(volume, self.disk(volume))
+
+    def remove(self, volume: str) -> None:
+        """The volume is in the trash, a snapshot made for an export is gone; one that is gone already is fine."""
+        self.detach(volume)
+        dataset = self.find(volume)
+        if volume.endswith(SNAPSHOT) and (dataset is None or dataset.origin):
+            self._destroy_snapshot(volume, dataset)
+            return
+        if dataset is None:
+            self._forget_home(volume)
+            return
+        self.bring_home(volume)
+        if not self.size(volume):
+            self.destroy(volume)
+            return
+        from zfsganeti.trash import Trash
+
+        Trash(self.store).put_volume(dataset, self.size(volume))
+
+    def destroy(self, volume: str) -> None:
+        """The volume's dataset is gone for good; snapshots of others, clones and holds keep it."""
+        self.detach(volume)
+        self.zfs.unmount(self.home(volume), seconds=self.store.config.busy_seconds)
+        self.zfs.destroy(self.name(volume), self.marks(volume), seconds=self.store.config.busy_seconds)
+        self._forget_home(volume)
+
+    def _forget_home(self, volume: str) -> None:
+        with contextlib.suppress(OSError):
+            os.rmdir(self.home(volume))
+
+    def grow(self, volume: str, size: int) -> None:
+        """The disk has `size` bytes, also for a guest that has it open."""
+        dataset = self.must(volume)
+        self.bring_home(volume)
+        before = self.size(volume)
+        if size < before:
+            raise Refused(f"volume {volume}", f"has {human(before)} and cannot shrink to {human(size)}")
+        if size > before:
+            self.check_room(volume, size - before)
+            if self.zfs.local(dataset.name).get("refreservation", "0") not in ("0", "none"):
+                self.zfs.set(dataset.name, {"refreservation": str(reservation(size))})
+            self._make_disk(volume, size)
+        self.devices.grow(volume)
+
+    def set_instance(self, volume: str, instance: str) -> None:
+        """The volume says whose it is."""
+        dataset = self.must(volume)
+        if dataset.marks.get(INSTANCE) != instance:
+            self.zfs.set(dataset.name, {INSTANCE: instance})
+        if RESTORING in dataset.marks:
+            self.zfs.clear(dataset.name, [RESTORING])
+
+    def keep_record(self, volume: str, record: Mapping[str, Any]) -> None:
+        """The volume says how the instance is made whose disk it is; one that is not here says nothing."""
+        dataset = self.find(volume)
+        if dataset is not None:
+            self.zfs.set(dataset.name, {RECORD: pack_record(record), INSTANCE: str(record.get("name", ""))})
+
+    def snapshot(self, volume: str, snapshot: str) -> None:
+        """A volume of the snapshot's name holds what the volume held now; one left by an export that was killed is gone."""
+        if snapshot != f"{volume}{SNAPSHOT}":
+            raise BadInput(f"snapshot name {snapshot[:80]!r}: must be {volume}{SNAPSHOT}")
+        self.must(volume)
+        self.detach(snapshot)
+        self._destroy_snapshot(snapshot, self.find(snapshot))
+        if self.devices.find(volume) is not None:
+            self.devices.flush(volume)
+        name = self._origin(snapshot)
+        self.zfs.snapshot([name])
+        self.zfs.clone(name, self.name(snapshot), self.marks(snapshot))
+
+    def _origin(self, snapshot: str) -> str:
+        """Return the snapshot of ZFS that a volume made for an export is a clone of."""
+        return f"{self.name(snapshot.removesuffix(SNAPSHOT))}@{self.zfs.ours}export"
+
+    def _destroy_snapshot(self, snapshot: str, dataset: Dataset | None) -> None:
+        """The clone and what it was made from are gone, whichever of them is left."""
+        if dataset is not None:
+            self.destroy(snapshot)
+        self._forget_home(snapshot)
+        with contextlib.suppress(Missing):
+            self.zfs.destroy_snapshots([self._origin(snapshot)])
+
+    def open(self, volume: str, exclusive: bool) -> None:
+        """The node uses the volume, alone; sharing it with another node is refused, since no other node has it."""
+        dataset = self.must(volume)
+        if not exclusive:
+            raise Refused(f"volume {volume}", "lies on this node alone and cannot be shared for a migration", "gnt-zfs move moves it")
+        if dataset.marks.get(OPENED) != "exclusive":
+            self.zfs.set(dataset.name, {OPENED: "exclusive"})
+
+    def close(self, volume: str) -> None:
+        """The node does not use the volume any more; one that is gone is not in use."""
+        dataset = self.find(volume)
+        if dataset is not None and OPENED in dataset.marks:
+            self.zfs.clear(dataset.name, [OPENED])
+
+    # room
+
+    def check_room(self, volume: str, asked: int) -> None:
+        """There is room for so many bytes more, and the disks' sizes together stay within the configured share of the root's."""
+        self.store.check_space(f"volume {volume}", asked)
+        limit = self.store.config.overcommit
+        root = self.zfs.get(self.store.root.name)
+        if not limit or root is None:
+            return
+        promised, allowed = self.promised(), (root.used + root.available) * limit // 100
+        if promised + asked > allowed:
+            way_out = f"{human(promised)} are promised already and overcommit = {limit} allows {human(allowed)} in all"
+            raise NoSpace(f"volume {volume} on {root.name}", asked, max(0, allowed - promised), way_out)
+
+    def promised(self) -> int:
+        """Return the sizes of all disks under the root together, in bytes: what their guests may fill."""
+        total = 0
+        for entry in os.scandir(self.store.root.path):
+            if entry.is_dir() and not entry.name.startswith("."):
+                with contextlib.suppress(OSError):
+                    total += sum(file.stat().st_size for file in os.scandir(entry.path) if file.is_file())
+        return total
+
+    # out of the trash
+
+    def _take_back(self, volume: str, token: str, size: int, existing: Dataset | None) -> None:
+        """The entry that was reserved with this token is the volume."""
+        entry = token.partition("@")[0]
+        dataset = self.zfs.get(check_dataset(f"{self.store.root.name}/{TRASH}/{entry}"), marks=MARKS)
+        if dataset is None or not self.store.is_ours(dataset) or VOLUME not in dataset.marks:
+            raise Missing(f"{entry} in the trash of this node", "gnt-zfs trash list shows what is there")
+        if dataset.marks.get(RESTORING) != token:
+            raise Refused(entry, "was not reserved for this", "gnt-zfs trash restore takes it back")
+        with self.store.looking_into(dataset) as path:
+            held = os.stat(f"{path}/{DISK}").st_size
+        if held != size:
+            raise BadInput(f"{entry}: holds {human(held)} ({held} bytes), not the {size} bytes asked for")
+        if existing is not None:
+            self.destroy(volume)
+        self.zfs.set(dataset.name, {**self.marks(volume), "canmount": "on"})
+        self.zfs.rename(dataset.name, self.name(volume))
+        self.store.unmount_elsewhere(self.name(volume), self.home(volume))
+        with contextlib.suppress(OSError):
+            os.rmdir(f"{self.store.root.path}/{TRASH}/{entry}")
+
+
+def dataset_properties(parameters: Mapping[str, Any], size: int) -> dict[str, object]:
+    """Return the properties of a volume's dataset that its parameters ask for."""
+    properties: dict[str, object] = {name: parameters[name] for name in ("recordsize", "compression") if name in parameters}
+    if parameters.get("reserve"):
+        properties["refreservation"] = reservation(size)
+    return properties
+
+
+def reservation(size: int) -> int:
+    """Return what a disk of so many bytes can come to occupy: its blocks, and 2% for what ZFS needs to find them."""
+    return size + size // 50 + MIB
