@@ -1,4 +1,8 @@
-"""Running a program to its end with a deadline: the one place that knows `sh` and how its versions differ."""
+"""Running a program to its end with a deadline: the one place that knows `sh` and how its versions differ.
+
+`query` does the same by the standard library alone: every hook and every verb of a disk asks zfs(8) something, and importing
+`sh` takes as long as all the rest of them together.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +40,19 @@ def execute(command: Sequence[str], *, stdin: str = "", seconds: float) -> Done:
     except (sh.TimeoutException, sh.SignalException):
         raise Unavailable(" ".join(command[:2]), f"no end within {seconds:.0f} s") from None
     return Done(done.exit_code, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+def query(command: Sequence[str], *, seconds: float) -> Done:
+    """Run a program that is asked for something, without input, to its end; Unavailable when it is missing or too slow."""
+    import subprocess
+
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, env=ENVIRONMENT, cwd="/", check=False)
+    except FileNotFoundError:
+        raise Unavailable(command[0], "is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise Unavailable(" ".join(command[:2]), f"no end within {seconds:.0f} s") from None
+    return Done(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
 # who else is there

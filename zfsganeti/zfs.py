@@ -13,7 +13,7 @@ import re
 import time
 
 from zfsganeti.errors import BadInput, BadName, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.process import describe, execute, open_files, processes
+from zfsganeti.process import describe, open_files, processes, query
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ class Zfs:
     # reading
 
     def _command(self, program: str, *arguments: str) -> str:
-        done = execute([program, *arguments], seconds=COMMAND_SECONDS)
+        done = query([program, *arguments], seconds=COMMAND_SECONDS)
         if done.status != 0:
             raise self._command_error(program, arguments, done.status, done.stderr)
         return done.stdout
