@@ -47,7 +47,9 @@ def query(command: Sequence[str], *, seconds: float) -> Done:
     import subprocess
 
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, env=ENVIRONMENT, cwd="/", check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, env=ENVIRONMENT, cwd="/", check=False
+        )
     except FileNotFoundError:
         raise Unavailable(command[0], "is not installed") from None
     except subprocess.TimeoutExpired:

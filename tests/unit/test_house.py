@@ -19,7 +19,7 @@ LEVELS = {
 LONGEST = 600
 ROOMS = {path.stem: path for path in (HOUSE / "zfsganeti").glob("*.py") if path.stem != "__init__"}
 TREES = {room: ast.parse(path.read_text(encoding="utf-8")) for room, path in ROOMS.items()}
-OUTSIDE = {"libzfs_core": "zfs", "sh": "process"}  # the one room that may import them
+OUTSIDE = {"libzfs_core": "zfs", "sh": "process", "subprocess": "process"}  # the one room that may import them
 
 rooms = pytest.mark.parametrize("room", sorted(ROOMS))
 
@@ -90,7 +90,7 @@ def test_only_doors_know_the_process_they_are_in(room: str) -> None:
 def test_the_world_outside_has_one_door_each(room: str) -> None:
     imported = {name.split(".")[0] for name in imported_modules(TREES[room])}
     assert {name for name, owner in OUTSIDE.items() if name in imported and room != owner} == set()
-    assert not imported & {"subprocess", "multiprocessing", "requests"}
+    assert not imported & {"multiprocessing", "requests"}
     assert not {"os.system", "os.popen"} & {ast.unparse(node) for node in ast.walk(TREES[room]) if isinstance(node, ast.Attribute)}
 
 
