@@ -72,6 +72,31 @@ class Lab:
         files = " ".join(shlex.quote(path) for path in self.disks(name, node))
         return [line.split()[0] for line in self.node(node).run(f"sha256sum {files}").splitlines()]
 
+    def add_ext(self, name: str, *, node: str = "node2", disks: tuple[str, ...] = ("64M",), more: str = "") -> None:
+        """Add an instance whose disks are volumes; each of `disks` is a size, or a size with parameters."""
+        given = " ".join(f"--disk {index}:size={disk},provider=zfs" for index, disk in enumerate(disks))
+        self.run(self.add_command(name, node=node, disks=(), more=f"{given} {more}").replace("-t file", "-t ext").replace("--no-disks", ""))
+
+    def volumes(self, name: str, node: str = "node2") -> list[str]:
+        """Return an instance's volumes in the order of their disks."""
+        lines = self.node(node).run(f"zfs get -d 1 -H -s local -o name,value org.zfsganeti:instance {ROOTS[node]}").splitlines()
+        names = [line.split("\t")[0].rsplit("/", 1)[1] for line in lines if line.split("\t")[1] == name and ".ext.disk" in line]
+        return sorted(names, key=lambda volume: int(volume.rsplit("disk", 1)[1]))
+
+    def fill_volumes(self, name: str, node: str = "node2") -> list[str]:
+        """Every volume holds a text of its own, at its begin and at its end, written through its device; return their checksums."""
+        for volume in self.volumes(name, node):
+            text = f"{name} {uuid.uuid4()}"
+            self.node(node).run(
+                f"d=/dev/zfsganeti/{volume}; s=$(blockdev --getsize64 $d); echo {text} | dd of=$d conv=notrunc status=none; "
+                f"echo {text} | dd of=$d bs=1 seek=$((s-100)) conv=notrunc status=none; blockdev --flushbufs $d"
+            )
+        return self.volume_sums(name, node)
+
+    def volume_sums(self, name: str, node: str = "node2") -> list[str]:
+        files = " ".join(f"{DIRECTORY}/{volume}/disk.raw" for volume in self.volumes(name, node))
+        return [line.split()[0] for line in self.node(node).run(f"sha256sum {files}").splitlines()]
+
     def datasets(self, node: str = "node2") -> list[str]:
         """Return the short names of the root's children, the trash's entries as .trash/..."""
         root = ROOTS[node]
@@ -142,9 +167,11 @@ class Reset:
 
     def signature(self) -> list[str]:
         """Return what tests change on the nodes, in a form to compare."""
-        seen = "zfs list -H -o name -t all; mount -t zfs; ls -AR /zfs/vm /etc/ganeti/hooks; ls /etc/zfsganeti.conf /var/tmp 2>&1"
+        seen = (
+            "zfs list -H -o name -t all; mount -t zfs; ls -AR /zfs/vm /etc/ganeti/hooks; ls /etc/zfsganeti.conf /var/tmp 2>&1; losetup -a"
+        )
         instances = "grep -o '\"admin_state\"' /var/lib/ganeti/config.data | wc -l"
-        return [node.execute(f"{seen}; {instances}").said for node in self.lab.nodes]
+        return [node.execute(f"{seen} 2>&1; {instances}").said for node in self.lab.nodes]
 
     def between(self) -> None:
         if self.signature() != self.clean:
