@@ -412,12 +412,14 @@ def verify(here: Here) -> str:
     """Return what is wrong on this node in one line, '' on a healthy one."""
     import time
 
-    from zfsganeti import check
+    from zfsganeti import check, placement
 
     if not here.ssconf.storage_directory or not _uses_us(here):
         return ""
-    facts = check.report(here)
-    found = check.compare_node(facts, _instances(here), here.ssconf.instances, set(), time.time())
+    facts, instances = check.report(here), _instances(here)
+    found = check.compare_node(facts, instances, here.ssconf.instances, set(), time.time())
+    if instances is not None and not facts["root_problem"]:
+        found += placement.compare({here.node: facts}, instances, set(), time.time(), everywhere=False)
     return "; ".join(f"{finding.subject}: {finding.text}" if finding.subject else finding.text for finding in found)
 
 

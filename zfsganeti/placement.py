@@ -42,9 +42,14 @@ def report(here: Here) -> dict[str, Any]:
 
 
 def compare(
-    reports: Mapping[str, Mapping[str, Any]], instances: Mapping[str, ganeti.Instance], busy: set[str], now: float
+    reports: Mapping[str, Mapping[str, Any]],
+    instances: Mapping[str, ganeti.Instance],
+    busy: set[str],
+    now: float,
+    *,
+    everywhere: bool = True,
 ) -> list[Finding]:
-    """Return what is wrong with the volumes of the nodes that were heard."""
+    """Return what is wrong with the volumes of the nodes that were heard; unless `everywhere`, others were not even asked."""
     claims = {disk.volume: instance for instance in instances.values() for disk in instance.disks if disk.volume}
     where: dict[str, list[str]] = {}
     for node, facts in reports.items():
@@ -57,7 +62,7 @@ def compare(
         found += [_stray(node, device, volume) for device, volume in facts["stray"] if not _is_worked_on(volume, claims, busy)]
     for instance in instances.values():
         if instance.primary in reports and not reports[instance.primary]["root_problem"] and not is_busy(instance.name, busy):
-            found += _judge_instance(instance, where)
+            found += _judge_instance(instance, where, everywhere)
     return found
 
 
@@ -90,7 +95,7 @@ def _judge(
     return []  # said of the instance, which lacks it
 
 
-def _judge_instance(instance: ganeti.Instance, where: Mapping[str, list[str]]) -> list[Finding]:
+def _judge_instance(instance: ganeti.Instance, where: Mapping[str, list[str]], everywhere: bool) -> list[Finding]:
     """An instance whose primary lacks a volume: where it is, and the way back."""
     lacking = [disk.volume for disk in instance.disks if disk.volume and instance.primary not in where.get(disk.volume, [])]
     if not lacking:
@@ -104,4 +109,5 @@ def _judge_instance(instance: ganeti.Instance, where: Mapping[str, list[str]]) -
         ]
     if places:
         return [Finding(instance.primary, instance.name, f"{said} but on {', '.join(sorted(places))}: gnt-zfs move brings them together")]
-    return [Finding(instance.primary, instance.name, f"{said} nor on any node heard: gnt-zfs trash list may have it")]
+    way_out = "nor on any node heard: gnt-zfs trash list may have it" if everywhere else "and gnt-zfs check says where"
+    return [Finding(instance.primary, instance.name, f"{said} {way_out}")]

@@ -12,7 +12,16 @@ import tempfile
 import time
 from pathlib import Path
 
-MODULES = {"python3-venv": "ensurepip", "python3-sh": "sh"}
+MODULES = {
+    "python3-venv": "ensurepip",
+    "python3-sh": "sh",
+    # what Debian's Ganeti code imports when tests/ganeti runs it
+    "python3-bitarray": "bitarray",
+    "python3-openssl": "OpenSSL",
+    "python3-pycurl": "pycurl",
+    "python3-pyparsing": "pyparsing",
+    "python3-simplejson": "simplejson",
+}
 MINIMUM_QEMU = 10  # bookworm's 7.2 corrupts guests under TCG: kernel oopses within seconds
 PACKAGES = {
     "debootstrap": "debootstrap",
