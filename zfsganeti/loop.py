@@ -41,16 +41,17 @@ def find(volume: str, links: str = LINKS) -> str | None:
     except OSError:
         return None
     try:
-        return link if _backs(descriptor, device, volume) else None
+        path = backing_file(device)
+        ours = os.path.basename(os.path.dirname(path)) == volume and _backs(descriptor, volume, path)
+        return link if ours else None
     finally:
         os.close(descriptor)
 
 
-def _backs(descriptor: int, device: str, volume: str) -> bool:
-    """Tell whether a loop device is for good backed by the disk that is found below the volume's own directory now."""
+def _backs(descriptor: int, volume: str, path: str) -> bool:
+    """Tell whether an open loop device is, for good, the volume's and backed by the file that is found at the path now."""
     info = _status(descriptor)
-    path = backing_file(device)
-    if info is None or _flags(info) & AUTOCLEAR or os.path.basename(os.path.dirname(path)) != volume:
+    if info is None or _flags(info) & AUTOCLEAR or _name(info) != volume[:NAME_LIMIT]:
         return False
     try:
         disk = os.stat(path)
@@ -58,6 +59,10 @@ def _backs(descriptor: int, device: str, volume: str) -> bool:
         return False
     # the kernel keeps a device number in its own encoding here, st_dev is what glibc makes of it
     return _number(info, INODE) == disk.st_ino and _decode(_number(info, DEVICE)) == disk.st_dev
+
+
+def _name(info: bytes) -> str:
+    return info[NAME : NAME + NAME_LIMIT + 1].partition(b"\0")[0].decode(errors="replace")
 
 
 def _decode(device: int) -> int:
@@ -94,13 +99,39 @@ def backing_file(device: str) -> str:
         return ""
 
 
-def below(directory: str) -> Iterator[tuple[str, str]]:
-    """Yield (device, path of the file) of every loop device that is backed by a file below a directory."""
-    for name in sorted(os.listdir("/sys/block")):
-        if name.startswith("loop"):
-            path = backing_file(f"/dev/{name}")
-            if path.startswith(f"{directory}/"):
-                yield f"/dev/{name}", path
+def bound() -> Iterator[tuple[str, str, str]]:
+    """Yield (device, name that it was given, path of its file) of every loop device in use.
+
+    The name outlasts the path: of a file on a filesystem that was unmounted lazily the kernel knows but the rest of the path.
+    """
+    for block in sorted(os.listdir("/sys/block")):
+        device = f"/dev/{block}"
+        path = backing_file(device) if block.startswith("loop") else ""
+        if not path:
+            continue
+        try:
+            descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            info = _status(descriptor)
+        finally:
+            os.close(descriptor)
+        if info is not None:
+            yield device, _name(info), path
+
+
+def ours(directory: str, links: str = LINKS) -> Iterator[tuple[str, str]]:
+    """Yield (device, volume) of every loop device of a file below the directory, or that one of our links leads to."""
+    for device, name, path in bound():
+        try:
+            linked = os.readlink(f"{links}/{name}") == device
+        except OSError:
+            linked = False
+        if linked:
+            yield device, name
+        elif path.startswith(f"{directory}/"):
+            yield device, os.path.basename(os.path.dirname(path))
 
 
 def attach(volume: str, path: str, links: str = LINKS) -> str:
@@ -108,8 +139,8 @@ def attach(volume: str, path: str, links: str = LINKS) -> str:
     there = find(volume, links)
     if there is not None:
         return there
-    for device, backing in below(os.path.dirname(path)):
-        if backing == path and _keep(device, volume):
+    for device, name, _path in bound():
+        if name == volume[:NAME_LIMIT] and _keep(device, volume, path):
             return _link(volume, device, links)
     disk = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -118,8 +149,8 @@ def attach(volume: str, path: str, links: str = LINKS) -> str:
         os.close(disk)
 
 
-def _keep(device: str, volume: str) -> bool:
-    """A device that was to go with its last user stays; False when it is gone already or backed by a file that is not there."""
+def _keep(device: str, volume: str, path: str) -> bool:
+    """A device that was to go with its last user stays; False when it is gone already or backed by another file."""
     try:
         descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -132,7 +163,7 @@ def _keep(device: str, volume: str) -> bool:
             changed = bytearray(info)
             changed[FLAGS : FLAGS + 4] = (_flags(info) & ~AUTOCLEAR).to_bytes(4, "little")
             fcntl.ioctl(descriptor, LOOP_SET_STATUS64, bytes(changed))
-        return _backs(descriptor, device, volume)
+        return _backs(descriptor, volume, path)
     finally:
         os.close(descriptor)
 
@@ -179,17 +210,17 @@ def _link(volume: str, device: str, links: str) -> str:
 
 
 def detach(volume: str, path: str, links: str = LINKS) -> None:
-    """The disk file is no device any more; Busy, with the device as it was, when somebody has it open."""
-    for device, backing in below(os.path.dirname(path)):
-        if backing == path:
-            _clear(device, volume)
+    """The volume is no device any more; Busy, with the device as it was, when somebody has it open."""
+    for device, name, backing in bound():
+        if backing == path or name == volume[:NAME_LIMIT]:
+            _clear(device, volume, path)
     try:
         os.unlink(f"{links}/{volume}")
     except FileNotFoundError:
         pass
 
 
-def _clear(device: str, volume: str) -> None:
+def _clear(device: str, volume: str, path: str) -> None:
     descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.ioctl(descriptor, LOOP_CLR_FD)
@@ -201,8 +232,9 @@ def _clear(device: str, volume: str) -> None:
     deadline = time.monotonic() + PROBED_SECONDS
     while backing_file(device) and time.monotonic() < deadline:
         time.sleep(0.02)
-    if backing_file(device) and _keep(device, volume):
+    if backing_file(device):
         # the kernel would have let it go with its last user: it must not vanish under whoever that is
+        _keep(device, volume, path)
         raise Busy(f"volume {volume}", f"{device} is in use by {', '.join(users(device)) or 'somebody'}")
 
 

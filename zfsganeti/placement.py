@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,8 +33,7 @@ def report(here: Here) -> dict[str, Any]:
         if dataset.marks.get(VOLUME) == dataset.short and here.store.is_ours(dataset)
     ]
     names = {volume["name"] for volume in found}
-    devices = [(device, os.path.basename(os.path.dirname(path))) for device, path in loop.below(here.root.path)]
-    return {"volumes": found, "stray": [list(pair) for pair in devices if pair[1] not in names]}
+    return {"volumes": found, "stray": [[device, volume] for device, volume in loop.ours(here.root.path) if volume not in names]}
 
 
 # the comparison (pure)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +131,13 @@ def _execute_volumes(here: Here, plan: Restore, say: Callable[[str], None]) -> N
             run(*plan.command, seconds=800)
         except CommandFailed as error:
             raise Refused(plan.instance, f"Ganeti does not add it: {error.reason}", f"{SHOW} {plan.entry}") from error
+    forget_tokens(plan.instance, range(len(plan.volumes)))
+
+
+def forget_tokens(instance: str, disks: Iterable[int]) -> None:
+    """Ganeti's configuration does not keep the tokens, which would be shown again to every later create of these disks."""
+    changes = [word for index in disks for word in ("--disk", f"{index}:modify,trash=default")]
+    run("gnt-instance", "modify", *changes, instance, seconds=800)
 
 
 @contextlib.contextmanager
@@ -163,6 +170,7 @@ def restore_into(here: Here, wanted: str, instance: str, say: Callable[[str], No
     say(f"adding the disk to {instance}")
     with reserved(here, node, [(entry, token)]):
         run("gnt-instance", "modify", "--disk", f"add:{ganeti.parameters(asked)}", instance, seconds=800)
+    forget_tokens(instance, [len(target.disks)])
 
 
 def _execute_files(here: Here, plan: Restore, say: Callable[[str], None]) -> None:

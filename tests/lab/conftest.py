@@ -190,6 +190,15 @@ def lab(reset: Reset) -> Iterator[Lab]:
     reset.between()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A story told `on` one generation is left out on the other, unless the whole matrix is asked for."""
+    if os.environ.get("ZFSGANETI_MATRIX"):
+        return
+    elsewhere = [item for item in items if any(mark.args != (GENERATION,) for mark in item.iter_markers("on"))]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in elsewhere]
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """A failure is in the log at once, not after the last of the other tests."""
     if report.failed:

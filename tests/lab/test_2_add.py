@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from .conftest import DIRECTORY, Lab
 
 
@@ -23,6 +25,7 @@ def test_add_makes_a_dataset_on_the_primary_only(lab: Lab) -> None:
     lab.well()
 
 
+@pytest.mark.on("bookworm")
 def test_what_is_in_the_way_or_too_large_vetoes(lab: Lab) -> None:
     lab.node2.run(f"zfs create zfs/vm/foreign; mkdir {DIRECTORY}/full; touch {DIRECTORY}/full/file")
     said = lab.fails(lab.add_command("foreign"))
@@ -41,6 +44,7 @@ def test_what_is_in_the_way_or_too_large_vetoes(lab: Lab) -> None:
     assert lab.datasets() == []
 
 
+@pytest.mark.on("trixie")
 def test_a_pool_that_is_not_healthy_vetoes(lab: Lab) -> None:
     lab.node3.run("truncate -s 20G /var/tmp/second; zpool attach tank vdb /var/tmp/second")
     lab.node3.wait("zpool status tank | grep -q resilvered")
@@ -54,6 +58,7 @@ def test_a_pool_that_is_not_healthy_vetoes(lab: Lab) -> None:
     lab.node3.run("zpool detach tank /var/tmp/second; rm /var/tmp/second")
 
 
+@pytest.mark.on("bookworm")
 def test_a_dry_run_and_an_add_that_fails_later(lab: Lab) -> None:
     lab.run(lab.add_command("maybe", more="--dry-run"))
     assert "maybe" not in lab.datasets(), "a master candidate knows that it is a dry run"
@@ -76,6 +81,7 @@ def test_a_dry_run_and_an_add_that_fails_later(lab: Lab) -> None:
     assert lab.datasets() == ["later"]
 
 
+@pytest.mark.on("trixie")
 def test_forthcoming_and_commit(lab: Lab) -> None:
     lab.run(lab.add_command("soon", more="--forthcoming"))
     # Ganeti commits only what an allocator is named for (it asserts otherwise) and then asks none
@@ -84,6 +90,7 @@ def test_forthcoming_and_commit(lab: Lab) -> None:
     assert len(lab.disks("soon")) == 1
 
 
+@pytest.mark.on("bookworm")
 def test_other_templates_do_not_need_the_library(lab: Lab) -> None:
     """Without our library, instances on LVM go on as if we were not there; those on file storage are refused in one line."""
     package = "/usr/lib/python3/dist-packages/zfsganeti"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from .conftest import DIRECTORY, Lab
 
 NIC = "--net 0:mac=aa:00:00:12:34:56,ip=192.0.2.77,mode=bridged,link=br0"
@@ -70,6 +72,7 @@ def test_the_life_and_return_of_an_instance(lab: Lab) -> None:
     lab.well()
 
 
+@pytest.mark.on("trixie")
 def test_restore_under_another_name_and_trash_that_is_given_up(lab: Lab) -> None:
     lab.add("one", more=NIC)
     sums = lab.fill("one")
@@ -92,6 +95,7 @@ def test_restore_under_another_name_and_trash_that_is_given_up(lab: Lab) -> None
     lab.unconfigure()
 
 
+@pytest.mark.on("trixie")
 def test_an_unreachable_primary_vetoes_and_an_offline_one_does_not(lab: Lab) -> None:
     lab.add("far", node="node3")
     sums = lab.fill("far", "node3")
@@ -109,6 +113,7 @@ def test_an_unreachable_primary_vetoes_and_an_offline_one_does_not(lab: Lab) -> 
     assert len(lab.trash("node3")) == 1
 
 
+@pytest.mark.on("trixie")
 def test_remove_with_the_patch(lab: Lab) -> None:
     assert "unpatched" in lab.node2.run("gnt-zfs patch status")
     lab.node2.run("gnt-zfs patch apply --restart")
@@ -124,6 +129,7 @@ def test_remove_with_the_patch(lab: Lab) -> None:
     assert "unpatched" in lab.node2.run("gnt-zfs patch status")
 
 
+@pytest.mark.on("bookworm")
 def test_export_that_removes(lab: Lab) -> None:
     lab.add("leaving")
     sums = lab.fill("leaving")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from .conftest import DIRECTORY, Lab
 
 
@@ -10,6 +12,7 @@ def rename_command(lab: Lab, old: str, new: str, more: str = "") -> str:
     return f"gnt-instance rename {force} {more} {old} {new}"
 
 
+@pytest.mark.on("trixie")
 def test_renames(lab: Lab) -> None:
     lab.add("old", disks=("64M", "32M"))
     sums = lab.fill("old")
@@ -59,6 +62,7 @@ def test_renames(lab: Lab) -> None:
     lab.well()
 
 
+@pytest.mark.on("bookworm")
 def test_move(lab: Lab) -> None:
     lab.add("mover", disks=("32M", "16M"))
     sums = lab.fill("mover")
@@ -88,6 +92,7 @@ def test_move(lab: Lab) -> None:
     lab.well()
 
 
+@pytest.mark.on("trixie")
 def test_disks_come_and_go(lab: Lab) -> None:
     lab.add("disks")
     lab.run("gnt-instance modify --disk add:size=32M disks")
@@ -125,6 +130,7 @@ def test_disks_come_and_go(lab: Lab) -> None:
     lab.well()
 
 
+@pytest.mark.on("bookworm")
 def test_recreate_disks(lab: Lab) -> None:
     lab.add("again", disks=("32M", "16M"))
     sums = lab.fill("again")
@@ -143,6 +149,7 @@ def test_recreate_disks(lab: Lab) -> None:
     lab.well()
 
 
+@pytest.mark.on("bookworm")
 def test_to_file_and_away(lab: Lab) -> None:
     lab.run(lab.add_command("shape", disks=("32M",)).replace("-t file", "-t plain"))
     device = lab.node2.run("lvs --noheadings -o path ganeti").strip()

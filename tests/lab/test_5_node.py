@@ -7,6 +7,7 @@ import pytest
 from .conftest import DIRECTORY, Lab
 
 
+@pytest.mark.on("bookworm")
 def test_verify_speaks_where_something_is_wrong_and_a_healthy_node_is_silent(lab: Lab) -> None:
     lab.add("web1")
     sums = lab.fill("web1")
@@ -50,6 +51,7 @@ def test_verify_speaks_where_something_is_wrong_and_a_healthy_node_is_silent(lab
     lab.well()
 
 
+@pytest.mark.on("trixie")
 def test_the_only_data_is_never_put_into_the_trash(lab: Lab) -> None:
     """The configuration points at a node without the dataset: that one is not touched, and the way back is said."""
     lab.add("web1")
@@ -63,6 +65,7 @@ def test_the_only_data_is_never_put_into_the_trash(lab: Lab) -> None:
     assert lab.sums("web1") == sums
 
 
+@pytest.mark.on("trixie")
 def test_datasets_follow_a_renamed_cluster(lab: Lab) -> None:
     lab.add("web1")
     lab.add("gone")
@@ -79,6 +82,7 @@ def test_datasets_follow_a_renamed_cluster(lab: Lab) -> None:
     lab.well()
 
 
+@pytest.mark.on("bookworm")
 def test_a_missing_root_is_said_and_vetoes(lab: Lab) -> None:
     # on node2 the guarded directory lies in the pool itself and is gone with it: the configuration file remembers
     lab.node2.run(f"umount {DIRECTORY}; zpool export zfs")
@@ -96,6 +100,7 @@ def test_a_missing_root_is_said_and_vetoes(lab: Lab) -> None:
         lab.node(node).run("zfs mount -a")
 
 
+@pytest.mark.on("trixie")
 @pytest.mark.parametrize(
     ("break_it", "mend_it", "complaint"),
     [

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from .conftest import Lab
 
 
+@pytest.mark.on("bookworm")
 def test_a_node_that_was_cut_off_comes_back_with_its_instances(lab: Lab) -> None:
     lab.add("web1")
     sums = lab.fill("web1")

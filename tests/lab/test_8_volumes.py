@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from .conftest import DIRECTORY, Lab
 
 HERE = Path(__file__).parent
@@ -43,7 +45,12 @@ def test_the_life_and_return_of_volumes(lab: Lab) -> None:
     assert lab.node2.run(f"blockdev --getsize64 /dev/zfsganeti/{volumes[0]}").strip() == str(96 << 20)
     said = lab.fails("gnt-instance grow-disk web1 0 40G")
     assert "40.0G asked for" in said
+    # Ganeti believes that every node can use it
+    veto = "its disks are on node2.example.com and not on node3.example.com: gnt-zfs move web1 node3.example.com moves it"
+    assert veto in lab.fails("gnt-instance migrate -f -n node3.example.com web1")
+    assert veto in lab.fails("gnt-instance failover -f -n node3.example.com web1")
     lab.run("gnt-instance stop web1")
+    assert veto in lab.fails("gnt-instance failover -f -n node3.example.com web1")
     assert not lab.node2.execute("ls /dev/zfsganeti").stdout
     assert lab.volume_sums("web1")[1] == sums[1]
     sums = lab.volume_sums("web1")
@@ -52,11 +59,6 @@ def test_the_life_and_return_of_volumes(lab: Lab) -> None:
     said = lab.fails("gnt-instance recreate-disks web1")
     assert "exists already" in said
     assert lab.volume_sums("web1") == sums
-
-    # Ganeti believes that every node can use it
-    for command in ("failover -f --ignore-consistency", "migrate -f"):
-        said = lab.fails(f"gnt-instance {command} -n node3.example.com web1")
-        assert "its disks are on node2.example.com and not on node3.example.com: gnt-zfs move web1 node3.example.com moves it" in said
 
     lab.run("gnt-instance remove -f web1")
     assert [name for name in lab.datasets() if not name.startswith(".trash")] == []
@@ -67,10 +69,12 @@ def test_the_life_and_return_of_volumes(lab: Lab) -> None:
     assert after == before.replace("64;32", "96;32").replace("64,32", "96,32")
     assert lab.volume_sums("web1") == sums
     assert lab.trash() == []
+    assert '"trash"' not in lab.run("cat /var/lib/ganeti/config.data"), "tokens are good for once"
     lab.run("gnt-instance start web1")
     lab.well()
 
 
+@pytest.mark.on("trixie")
 def test_disks_come_and_go_and_change_their_owner(lab: Lab) -> None:
     lab.add_ext("one", disks=("32M", "16M"))
     lab.add_ext("two", disks=("16M",))
@@ -85,6 +89,7 @@ def test_disks_come_and_go_and_change_their_owner(lab: Lab) -> None:
     lab.well()
 
 
+@pytest.mark.on("trixie")
 def test_a_volume_on_the_wrong_node_is_never_forked(lab: Lab) -> None:
     lab.add_ext("lost", disks=("32M",))
     (volume,) = lab.volumes("lost")
@@ -108,7 +113,7 @@ def test_a_volume_on_the_wrong_node_is_never_forked(lab: Lab) -> None:
     verbs = "/usr/share/ganeti/extstorage/zfs"
     lab.node2.run(f"VOL_NAME=stray.ext.disk0 VOL_SIZE=16 {verbs}/create; VOL_NAME=other.ext.disk0 VOL_SIZE=16 {verbs}/create")
     lab.node2.run("echo data > /dev/zfsganeti/stray.ext.disk0; blockdev --flushbufs /dev/zfsganeti/stray.ext.disk0")
-    lab.node2.run(f"umount -l {DIRECTORY}/other.ext.disk0; zfs rename zfs/vm/other.ext.disk0 zfs/other")
+    lab.node2.run(f"umount -l {DIRECTORY}/other.ext.disk0; zfs rename -u zfs/vm/other.ext.disk0 zfs/other")
     said = lab.run("gnt-zfs check --repair")
     assert "node2.example.com: stray.ext.disk0: zfs/vm/stray.ext.disk0 holds " in said
     assert "and is no instance's disk (repaired)" in said
@@ -120,6 +125,7 @@ def test_a_volume_on_the_wrong_node_is_never_forked(lab: Lab) -> None:
     lab.well()
 
 
+@pytest.mark.on("bookworm")
 def test_other_kinds_of_disks_become_volumes_and_back(lab: Lab) -> None:
     lab.run(lab.add_command("shape", disks=("32M",)).replace("-t file", "-t plain"))
     device = lab.node2.run("lvs --noheadings -o path ganeti").strip()
@@ -143,4 +149,14 @@ def test_other_kinds_of_disks_become_volumes_and_back(lab: Lab) -> None:
     assert lab.volume_sums("shape") == [wanted]
     assert not [name for name in lab.datasets() if name.endswith(".snap")]
     lab.run("gnt-zfs check --repair")
+    lab.well()
+
+
+@pytest.mark.on("bookworm")
+def test_a_verb_that_was_killed_is_repeated(lab: Lab) -> None:
+    lab.node2.write("/tmp/guest_kill.py", (HERE / "guest_kill.py").read_text(encoding="utf-8"))
+    assert lab.node2.run("python3 /tmp/guest_kill.py killed.ext.disk0") == "all is well\n"
+    assert [name.split(":")[0] for name in lab.trash()] == ["killed.ext.disk0"] * 6
+    assert "@" not in lab.node2.run("zfs list -H -o name -t all -r zfs/vm")
+    assert not lab.node2.execute("losetup -a; ls -d /zfs/vm/killed* /dev/zfsganeti/*").stdout
     lab.well()
