@@ -7,7 +7,7 @@ GENERATION ?= trixie
 NODE ?= node1
 LAB := tests/lab/lab
 
-.PHONY: check test demo lab lab-shell lab-run lab-stop lab-clean install deps venv
+.PHONY: check test lab-matrix demo lab lab-shell lab-run lab-stop lab-clean install deps venv
 
 check: venv
 	$(VENV)/bin/python -m ruff check .
@@ -28,6 +28,10 @@ test: deps
 	$(MAKE) check
 	$(VENV)/bin/python -m pytest -q tests/ganeti
 	$(VENV)/bin/python -m tests.lab test
+
+# every story of the lab on both generations, which takes twice as long as make test; the table it writes is committed
+lab-matrix: deps
+	ZFSGANETI_MATRIX=1 $(VENV)/bin/python -m tests.lab test --table docs/lab.md
 
 demo: deps
 	$(LAB) demo --generation $(GENERATION)

@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("command", nargs="+")
         if name == "test":
             command.add_argument("--generation", choices=image.GENERATIONS, action="append")
+            command.add_argument("--table", metavar="FILE", help="write what was told and how it ended, as a table")
             command.add_argument("pytest", nargs="*", help="arguments for pytest")
     return top
 
@@ -122,11 +123,38 @@ def test(options: argparse.Namespace) -> int:
         statuses = [status for generation in generations for status in _wait([_start(generation, arguments)])]
     else:
         statuses = _wait([_start(generation, arguments) for generation in generations])
+    if options.table:
+        _write_table(ROOT / options.table, generations)
     return max(statuses)
 
 
+def _write_table(path: Path, generations: tuple[str, ...]) -> None:
+    """The file has a row for each story with its result on each generation, as the logs of this run have them."""
+    results = {
+        generation: dict(RESULT.findall(_log(generation).read_text(encoding="utf-8").split("= PASSES =")[0])) for generation in generations
+    }
+    names = list(dict.fromkeys(name for found in results.values() for name in found))
+    lines = [
+        "# What the lab has seen",
+        "",
+        "Written by `make lab-matrix`: every story, on real Ganeti and real ZFS, on each generation.",
+        "",
+    ]
+    lines += [f"| story | {' | '.join(generations)} |", f"|---|{'---|' * len(generations)}"]
+    lines += [
+        f"| {name.removeprefix('test_').replace('_', ' ')} | {' | '.join(results[g].get(name, '-').lower() for g in generations)} |"
+        for name in names
+    ]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _log(generation: str) -> Path:
+    return host.cache() / f"test-{generation}.log"
+
+
 def _start(generation: str, arguments: list[str]) -> tuple[str, subprocess.Popen[bytes], Path]:
-    log = host.cache() / f"test-{generation}.log"
+    log = _log(generation)
     command = [sys.executable, "-u", "-m", "pytest", "-v", "-rA", "--tb=short", "--durations=0", "-p", "no:cacheprovider", *arguments]
     with log.open("wb") as file:
         environment = {**os.environ, "ZFSGANETI_GENERATION": generation}
