@@ -50,11 +50,7 @@ def create_and_remove(rounds: int, root: str, directory: str) -> None:
         taken["create"].append(seconds(f"{PROVIDER}/create"))
         seconds(f"{PROVIDER}/remove")
         taken["by hand"].append(seconds("sh", "-c", by_hand))
-        seconds(
-            "sh",
-            "-c",
-            f"losetup -d $(losetup -nO NAME -j {directory}/byhand/disk.raw); umount {directory}/byhand; zfs destroy {root}/byhand",
-        )
+        seconds("sh", "-c", undone)
     show("create to attached", {name: statistics.median(values) for name, values in taken.items()}, "create")
 
 
