@@ -77,7 +77,14 @@ def _keep_records(here: Here, request: dict[str, Any]) -> Any:
     record = _record(request) or {}
     if here.has_root():
         for index, volume in enumerate(_volumes(request)):
-            here.volumes.keep_record(volume, {**record, "disk": index})
+            with locked(volume):
+                here.volumes.keep_record(volume, {**record, "disk": index})
+
+
+def _settle_volumes(here: Here, request: dict[str, Any]) -> Any:
+    for volume in _volumes(request):
+        with locked(volume):
+            here.volumes.settle(volume)
 
 
 def _remove_volumes(here: Here, request: dict[str, Any]) -> Any:
@@ -221,6 +228,7 @@ VERBS: dict[str, Verb] = {
     "home": _home,
     "claim": _claim,
     "keep-records": _keep_records,
+    "settle-volumes": _settle_volumes,
     "remove-volumes": _remove_volumes,
     "lacking-volumes": _lacking_volumes,
     "detach-volumes": _detach_volume,

@@ -224,7 +224,7 @@ def _findings(here: Here) -> tuple[list[Finding], dict[str, Any]]:
             facts["leftover_minutes"] = 0  # which jobs run is known here, so young leftovers are told from new instances
             found += check.compare_node(facts, instances, list(instances), busy, time.time())
     heard = {node: facts for node, facts in reports.items() if isinstance(facts, dict)}
-    found += placement.compare(heard, instances, busy, time.time())
+    found += placement.compare(heard, instances, busy, time.time(), detached=here.master.detached_volumes())
     return check.keep_safe(found, check.held(reports, instances)), reports
 
 

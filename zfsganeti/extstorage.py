@@ -135,6 +135,14 @@ def _volumes() -> Volumes:
     return Volumes(Here(dict).store)
 
 
+def _volumes_if_any() -> Volumes:
+    """Return this node's volumes; without a root nothing is known about them, which is not the same as their being gone."""
+    try:
+        return _volumes()
+    except Missing as error:
+        raise Unavailable("this node", f"has no volumes that could be looked for: {error}") from error
+
+
 def _attach(request: Request) -> str:
     """Make the device; while it cannot be said whether the volume exists, try again, for Ganeti forgets what fails to attach."""
     from zfsganeti import config
@@ -143,11 +151,10 @@ def _attach(request: Request) -> str:
     deadline = time.monotonic() + config.load().attach_seconds
     while True:
         try:
-            volumes = _volumes()
             with locked(request.volume):
-                return volumes.attach(request.volume)
+                return _volumes_if_any().attach(request.volume)
         except Missing:
-            raise
+            raise  # the root is there and has no such volume
         except (Unavailable, CommandFailed, OSError):
             if time.monotonic() > deadline:
                 raise

@@ -386,6 +386,12 @@ class Master:
         found = (Instance(instance, nodes, data.get("disks") or {}, networks) for instance in data["instances"].values())
         return {instance.name: instance for instance in found}
 
+    def detached_volumes(self) -> set[str]:
+        """Return the volumes of disks that were detached from their instance and can be attached again."""
+        data = self.load()
+        attached = {uuid for instance in data["instances"].values() for uuid in instance.get("disks") or []}
+        return {Disk(disk).volume for uuid, disk in (data.get("disks") or {}).items() if uuid not in attached} - {""}
+
     def cluster(self) -> dict[str, Any]:
         """Return the cluster's own settings."""
         settings = self.load()["cluster"]

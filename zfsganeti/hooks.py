@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     Handler = Callable[[Here, ganeti.Event], None]
 
 FILE = "file"
-VOLUME_HOOKS = ("instance-remove-pre", "instance-remove-post", "instance-failover-pre", "instance-migrate-pre")
+VOLUME_HOOKS = (
+    "instance-remove-pre",
+    "instance-remove-post",
+    "instance-export-pre",
+    "instance-export-post",
+    "instance-recreate-disks-pre",
+    "instance-failover-pre",
+    "instance-migrate-pre",
+)
 NODE_HOOKS = ("cluster-verify-post", "cluster-rename-post", "watcher")
 
 
@@ -70,7 +78,7 @@ def handle(environ: dict[str, str]) -> str:
     if name == "cluster-rename-post":
         return follow_cluster(here, environ)
     event = ganeti.Event(environ)
-    handlers = VOLUME_HANDLERS if event.volumes and event.template == ganeti.EXT else HANDLERS
+    handlers = VOLUME_HANDLERS if event.volumes and FILE not in (event.template, event.new_template) else HANDLERS
     for handler in handlers.get(name, ()):
         handler(here, event)
     return ""
@@ -152,8 +160,13 @@ def _aside_by_master(here: Here, event: ganeti.Event, intent: str) -> None:
         return
     instance = here.master.instances().get(event.instance)
     record = instance.record() if instance else None
+    _call_primary(here, event, "aside", instance=event.instance, intent=intent, files=_files(event), record=record)
+
+
+def _call_primary(here: Here, event: ganeti.Event, verb: str, **request: Any) -> None:
+    """The primary has done it; when it cannot be asked, the way out for a node that is lost is said."""
     try:
-        here.call(event.primary, "aside", instance=event.instance, intent=intent, files=_files(event), record=record)
+        here.call(event.primary, verb, **request)
     except Unavailable as error:
         lost = f"if {event.primary} is lost, gnt-node modify --offline=yes {event.primary} lets this go on without it"
         raise Unavailable(error.what, error.why, f"{error.way_out}; {lost}" if error.way_out else lost) from error
@@ -363,7 +376,36 @@ def _keep_records(here: Here, event: ganeti.Event) -> None:
         return
     instance = here.master.instances().get(event.instance)
     if instance is not None:
-        here.call(event.primary, "keep-records", volumes=event.volumes, record=instance.record())
+        volumes = [disk.volume for disk in instance.disks]
+        _call_primary(here, event, "keep-records", volumes=volumes, record=instance.record())
+
+
+def _export_volumes_pre(here: Here, event: ganeti.Event) -> None:
+    if event.export_removes:
+        _keep_records(here, event)
+
+
+def _export_volumes_post(here: Here, event: ganeti.Event) -> None:
+    if event.export_removes:
+        _discard_volumes(here, event)
+
+
+def _refuse_recreated(here: Here, event: ganeti.Event) -> None:
+    """On the master: a volume that exists on any node is not made a second time, empty, under the same name."""
+    if here.node != event.master:
+        return
+    from zfsganeti.errors import Refused
+
+    chosen = [change[0] if isinstance(change, list) else change for change in _opcode(here, event).get("disks") or []]
+    instance = here.master.instances().get(event.instance)
+    disks = instance.disks if instance else []
+    wanted = [disk.volume for index, disk in enumerate(disks) if disk.volume and (not chosen or index in chosen)]
+    for node, lacking in here.answers("lacking-volumes", volumes=wanted).items():
+        there = [volume for volume in wanted if volume not in lacking]
+        if there:
+            elsewhere = f"gnt-instance modify --new-primary={node} {event.instance}"
+            way_out = f"{elsewhere} if it is the one" if node != event.primary else "remove the disk or the instance instead"
+            raise Refused(f"volume {there[0]}", f"exists already on {node}", way_out)
 
 
 def _discard_volumes(here: Here, event: ganeti.Event) -> None:
@@ -390,6 +432,9 @@ def _refuse_elsewhere(here: Here, event: ganeti.Event) -> None:
 VOLUME_HANDLERS: dict[str, tuple[Handler, ...]] = {
     "instance-remove-pre": (_keep_records,),
     "instance-remove-post": (_discard_volumes,),
+    "instance-export-pre": (_export_volumes_pre,),
+    "instance-export-post": (_export_volumes_post,),
+    "instance-recreate-disks-pre": (_refuse_recreated,),
     "instance-failover-pre": (_refuse_elsewhere,),
     "instance-migrate-pre": (_refuse_elsewhere,),
 }
@@ -419,7 +464,8 @@ def verify(here: Here) -> str:
     facts, instances = check.report(here), _instances(here)
     found = check.compare_node(facts, instances, here.ssconf.instances, set(), time.time())
     if instances is not None and not facts["root_problem"]:
-        found += placement.compare({here.node: facts}, instances, set(), time.time(), everywhere=False)
+        detached = here.master.detached_volumes()
+        found += placement.compare({here.node: facts}, instances, set(), time.time(), detached=detached, everywhere=False)
     return "; ".join(f"{finding.subject}: {finding.text}" if finding.subject else finding.text for finding in found)
 
 

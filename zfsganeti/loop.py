@@ -51,7 +51,12 @@ def find(volume: str, links: str = LINKS) -> str | None:
 def _backs(descriptor: int, volume: str, path: str) -> bool:
     """Tell whether an open loop device is, for good, the volume's and backed by the file that is found at the path now."""
     info = _status(descriptor)
-    if info is None or _flags(info) & AUTOCLEAR or _name(info) != volume[:NAME_LIMIT]:
+    return info is not None and not _flags(info) & AUTOCLEAR and _is_of(descriptor, volume, path)
+
+
+def _is_of(descriptor: int, volume: str, path: str) -> bool:
+    info = _status(descriptor)
+    if info is None or _name(info) != volume[:NAME_LIMIT]:
         return False
     try:
         disk = os.stat(path)
@@ -130,7 +135,7 @@ def ours(directory: str, links: str = LINKS) -> Iterator[tuple[str, str]]:
             linked = False
         if linked:
             yield device, name
-        elif path.startswith(f"{directory}/"):
+        elif path.startswith(f"{directory}/") and os.path.basename(path) == "disk.raw" and "/." not in path:
             yield device, os.path.basename(os.path.dirname(path))
 
 
@@ -150,20 +155,20 @@ def attach(volume: str, path: str, links: str = LINKS) -> str:
 
 
 def _keep(device: str, volume: str, path: str) -> bool:
-    """A device that was to go with its last user stays; False when it is gone already or backed by another file."""
+    """A device that was to go with its last user stays; False, and nothing done, when it is gone or backed by another file."""
     try:
-        descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)  # while it is open, its number goes to nobody else
     except OSError:
         return False
     try:
-        info = _status(descriptor)
-        if info is None:
+        if not _is_of(descriptor, volume, path):
             return False
+        info = _status(descriptor) or b""
         if _flags(info) & AUTOCLEAR:
             changed = bytearray(info)
             changed[FLAGS : FLAGS + 4] = (_flags(info) & ~AUTOCLEAR).to_bytes(4, "little")
             fcntl.ioctl(descriptor, LOOP_SET_STATUS64, bytes(changed))
-        return _backs(descriptor, volume, path)
+        return True
     finally:
         os.close(descriptor)
 
@@ -213,16 +218,18 @@ def detach(volume: str, path: str, links: str = LINKS) -> None:
     """The volume is no device any more; Busy, with the device as it was, when somebody has it open."""
     for device, name, backing in bound():
         if backing == path or name == volume[:NAME_LIMIT]:
-            _clear(device, volume, path)
+            _clear(device, volume, path, backing)
     try:
         os.unlink(f"{links}/{volume}")
     except FileNotFoundError:
         pass
 
 
-def _clear(device: str, volume: str, path: str) -> None:
+def _clear(device: str, volume: str, path: str, backing: str) -> None:
     descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     try:
+        if backing_file(device) != backing:
+            return  # it went, and its number may be another's now; from here on it is pinned
         fcntl.ioctl(descriptor, LOOP_CLR_FD)
     except OSError as error:
         if error.errno != errno.ENXIO:
@@ -230,9 +237,9 @@ def _clear(device: str, volume: str, path: str) -> None:
     finally:
         os.close(descriptor)
     deadline = time.monotonic() + PROBED_SECONDS
-    while backing_file(device) and time.monotonic() < deadline:
+    while backing_file(device) == backing and time.monotonic() < deadline:
         time.sleep(0.02)
-    if backing_file(device):
+    if backing_file(device) == backing:
         # the kernel would have let it go with its last user: it must not vanish under whoever that is
         _keep(device, volume, path)
         raise Busy(f"volume {volume}", f"{device} is in use by {', '.join(users(device)) or 'somebody'}")

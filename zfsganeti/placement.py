@@ -12,6 +12,8 @@ from zfsganeti.errors import human
 from zfsganeti.here import Here
 from zfsganeti.volumes import SNAPSHOT
 
+REMOVE = "/usr/share/ganeti/extstorage/zfs/remove"
+
 # the facts of one node
 
 
@@ -45,21 +47,26 @@ def compare(
     busy: set[str],
     now: float,
     *,
+    detached: set[str],
     everywhere: bool = True,
 ) -> list[Finding]:
-    """Return what is wrong with the volumes of the nodes that were heard; unless `everywhere`, others were not even asked."""
+    """Return what is wrong with the volumes of the nodes that were heard; unless `everywhere`, others were not even asked.
+
+    `detached` are volumes of disks that no instance has now and that Ganeti can attach again.
+    """
     claims = {disk.volume: instance for instance in instances.values() for disk in instance.disks if disk.volume}
     where: dict[str, list[str]] = {}
-    for node, facts in reports.items():
-        for volume in facts["volumes"]:
+    for node, known in reports.items():
+        for volume in known["volumes"]:
             where.setdefault(volume["name"], []).append(node)
     found: list[Finding] = []
-    for node, facts in reports.items():
-        for volume in facts["volumes"]:
-            found += _judge(node, volume, claims, where, busy, now - 60 * facts["leftover_minutes"])
-        found += [_stray(node, device, volume) for device, volume in facts["stray"] if not _is_worked_on(volume, claims, busy)]
+    for node, known in reports.items():
+        for volume in (volume for volume in known["volumes"] if volume["name"] not in detached):
+            found += _judge(node, volume, claims, where, busy, now - 60 * known["leftover_minutes"])
+        found += [_stray(node, device, volume) for device, volume in known["stray"] if not _is_worked_on(volume, claims, busy)]
     for instance in instances.values():
-        if instance.primary in reports and not reports[instance.primary]["root_problem"] and not is_busy(instance.name, busy):
+        facts = reports.get(instance.primary)
+        if facts is not None and (facts["rootless"] or not facts["root_problem"]) and not is_busy(instance.name, busy):
             found += _judge_instance(instance, where, everywhere)
     return found
 
@@ -89,7 +96,8 @@ def _judge(
         return []
     said = f"{volume['dataset']} holds {human(volume['referenced'])}, but {owner.name} is on {owner.primary}"
     if owner.primary in where.get(name, []):
-        return [Finding(node, name, f"{said}, which has the volume as well", *repair)]
+        way_out = f"compare them, then VOL_NAME={name} {REMOVE} on the node whose copy is not wanted puts it into the trash"
+        return [Finding(node, name, f"{said}, which has a volume of that name as well: {way_out}")]
     return []  # said of the instance, which lacks it
 
 
@@ -98,14 +106,16 @@ def _judge_instance(instance: ganeti.Instance, where: Mapping[str, list[str]], e
     lacking = [disk.volume for disk in instance.disks if disk.volume and instance.primary not in where.get(disk.volume, [])]
     if not lacking:
         return []
+    wanted = [disk.volume for disk in instance.disks if disk.volume]
     places = {node for volume in lacking for node in where.get(volume, [])}
+    whole = [place for place in sorted(places) if all(place in where.get(volume, []) for volume in wanted)]
     said = f"{len(lacking)} of its disks, such as {lacking[0]}, {'is' if len(lacking) == 1 else 'are'} not on {instance.primary}"
-    if len(places) == 1:
-        (place,) = places
+    if len(whole) == 1:
+        place = whole[0]
         return [
             Finding(instance.primary, instance.name, f"{said} but on {place}: gnt-instance modify --new-primary={place} {instance.name}")
         ]
     if places:
-        return [Finding(instance.primary, instance.name, f"{said} but on {', '.join(sorted(places))}: gnt-zfs move brings them together")]
+        return [Finding(instance.primary, instance.name, f"{said} but on {', '.join(sorted(places))}: no node has all of them")]
     way_out = "nor on any node heard: gnt-zfs trash list may have it" if everywhere else "and gnt-zfs check says where"
     return [Finding(instance.primary, instance.name, f"{said} {way_out}")]

@@ -153,7 +153,7 @@ class Trash:
         store = self.store
         self._make()
         entry = entry_name(dataset.short, store.now(), lambda name: self.zfs.get(f"{self.name}/{name}") is not None)
-        self.zfs.clear(dataset.name, [mark for mark in (OPENED, INTENT) if mark in dataset.marks])
+        self.zfs.clear(dataset.name, [mark for mark in (OPENED, INTENT, RESTORING) if mark in dataset.marks])
         self.zfs.set(dataset.name, {"canmount": "noauto", SIZE: str(size)})
         home = f"{store.root.path}/{dataset.short}"
         self.zfs.unmount(home, seconds=store.config.busy_seconds)
@@ -181,6 +181,8 @@ class Trash:
     def destroy(self, entry: str, *, strangers: bool = False) -> int:
         """The entry is gone for good; return the bytes it used. Snapshots of others keep it unless `strangers`."""
         found = self.find(entry)
+        if found.restoring:
+            raise Busy(entry, "is being restored", f"gnt-zfs trash restore {entry} ends it")
         try:
             self.zfs.destroy(
                 found.dataset.name,

@@ -17,6 +17,7 @@ from zfsganeti.errors import BadInput, CommandFailed, Missing, Refused, Unavaila
 from zfsganeti.here import Here
 from zfsganeti.node import run
 from zfsganeti.trash import DAY, choose
+from zfsganeti.volumes import PARAMETERS
 
 SHOW = "the command is shown by gnt-zfs trash restore --dry-run"
 
@@ -78,7 +79,10 @@ def prepare(here: Here, wanted: str, name: str | None) -> Restore:
     if record is None and original in instances:
         record = instances[original].record()  # a copy left behind by a move: the instance still says how it is made
     if record is None:
-        raise Refused(entry, "does not say how its instance was made", "gnt-instance add one by hand and copy the files in")
+        way_out = "gnt-instance add one by hand and copy the files in"
+        if any(found["entry"] == entry and found["volume"] for found in here.call(node, "report")["trash"]):
+            way_out = f"gnt-zfs trash restore {entry} --into INSTANCE restores the disk"
+        raise Refused(entry, "does not say how its instance was made", way_out)
     instance = ganeti.check_name(name or record["name"])
     entries = here.call(node, "report")["trash"]
     restoring = next((found["restoring"] for found in entries if found["entry"] == entry), "")
@@ -91,9 +95,16 @@ def prepare(here: Here, wanted: str, name: str | None) -> Restore:
     volumes: list[tuple[str, str]] = []
     if "disk" in record:
         volumes = [(name, f"{name}@{secrets.token_hex(8)}") for name in gather(entries, entry, len(record["disks"]))]
-        wanted_now["disks"] = [{**disk, "token": token} for disk, (_entry, token) in zip(record["disks"], volumes, strict=True)]
+        sizes = {found["entry"]: found["size"] for found in entries}
+        wanted_now["disks"] = [_asked_again(disk, sizes[name], token) for disk, (name, token) in zip(record["disks"], volumes, strict=True)]
     command = ganeti.add_command(wanted_now, name=instance, node=node, release=here.ssconf.release)
     return Restore(node, entry, instance, record, tuple(command), exists, tuple([] if exists else changes), tuple(volumes))
+
+
+def _asked_again(disk: Mapping[str, Any], size: int, token: str) -> dict[str, Any]:
+    """Return a recorded disk as it is asked for: of the size that it has, with the parameters that the provider knows."""
+    own = {name: value for name, value in disk["parameters"].items() if name in PARAMETERS}
+    return {**disk, "size": size or disk["size"], "parameters": own, "token": token}
 
 
 def gather(entries: list[dict[str, Any]], chosen: str, count: int) -> list[str]:
@@ -132,6 +143,12 @@ def _execute_volumes(here: Here, plan: Restore, say: Callable[[str], None]) -> N
         except CommandFailed as error:
             raise Refused(plan.instance, f"Ganeti does not add it: {error.reason}", f"{SHOW} {plan.entry}") from error
     forget_tokens(plan.instance, range(len(plan.volumes)))
+    _settle(here, plan.instance)
+
+
+def _settle(here: Here, instance: str) -> None:
+    found = here.master.instances()[instance]
+    here.call(found.primary, "settle-volumes", volumes=[disk.volume for disk in found.disks if disk.volume])
 
 
 def forget_tokens(instance: str, disks: Iterable[int]) -> None:
@@ -171,6 +188,7 @@ def restore_into(here: Here, wanted: str, instance: str, say: Callable[[str], No
     with reserved(here, node, [(entry, token)]):
         run("gnt-instance", "modify", "--disk", f"add:{ganeti.parameters(asked)}", instance, seconds=800)
     forget_tokens(instance, [len(target.disks)])
+    _settle(here, instance)
 
 
 def _execute_files(here: Here, plan: Restore, say: Callable[[str], None]) -> None:

@@ -142,10 +142,13 @@ class Volumes:
         if token:
             if existing is None or existing.marks.get(RESTORING) != token:
                 self._take_back(volume, token, size, existing)
+            # not while it is in the trash, where a boot would mount it
+            self.zfs.set(self.name(volume), {"canmount": "on"})
             return self.attach(volume)
         self.check_room(volume, size)
-        if existing is None:
-            self.zfs.create(self.name(volume), dataset_properties(parameters, size), self.marks(volume))
+        if existing is not None:
+            self.destroy(volume)  # nothing was ever written to it, and it may have been made with other parameters
+        self.zfs.create(self.name(volume), dataset_properties(parameters, size), self.marks(volume))
         try:
             self.bring_home(volume)
             self._make_disk(volume, size)
@@ -156,12 +159,16 @@ class Volumes:
             raise
 
     def _refuse_used(self, volume: str, dataset: Dataset) -> None:
-        """The volume is what a create that was killed has left: it was never given to an instance and nothing was written to it."""
+        if not self._is_unused(volume, dataset):
+            raise Refused(f"volume {volume}", "exists already", "gnt-zfs check says whose it is")
+
+    def _is_unused(self, volume: str, dataset: Dataset) -> bool:
+        """Tell whether a volume is but what a create that was killed has left: no instance ever had it, nothing was written to it."""
+        if INSTANCE in dataset.marks or RECORD in dataset.marks or self.zfs.snapshots(dataset.name, depth=1):
+            return False
         self.bring_home(volume)
-        with contextlib.suppress(FileNotFoundError):
-            written = os.stat(self.disk(volume)).st_blocks * 512
-            if INSTANCE in dataset.marks or written > NEVER_WRITTEN:
-                raise Refused(f"volume {volume}", "exists already", "gnt-zfs check says whose it is")
+        found = os.listdir(self.home(volume))
+        return not found or (found == [DISK] and os.stat(self.disk(volume)).st_blocks * 512 <= NEVER_WRITTEN)
 
     def _make_disk(self, volume: str, size: int) -> None:
         descriptor = os.open(self.disk(volume), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -184,7 +191,9 @@ class Volumes:
         self.bring_home(volume)
         if not self.size(volume):
             raise Missing(f"the disk of volume {volume}, which was never finished", "gnt-zfs check --repair removes the rest")
-        return self.devices.attach(volume, self.disk(volume))
+        device = self.devices.attach(volume, self.disk(volume))
+        self.devices.grow(volume)  # what a grow that was killed has left undone
+        return device
 
     def detach(self, volume: str) -> None:
         """The volume is no device on this node, whether it exists or not; Busy names who has it open."""
@@ -201,7 +210,7 @@ class Volumes:
             self._forget_home(volume)
             return
         self.bring_home(volume)
-        if not self.size(volume):
+        if self._is_unused(volume, dataset):
             self.destroy(volume)
             return
         from zfsganeti.trash import Trash
@@ -240,6 +249,11 @@ class Volumes:
             self.zfs.set(dataset.name, {INSTANCE: instance})
         if RESTORING in dataset.marks:
             self.zfs.clear(dataset.name, [RESTORING])
+
+    def settle(self, volume: str) -> None:
+        """The volume is its instance's for good: what it said of the one that it was restored for is forgotten."""
+        dataset = self.must(volume)
+        self.zfs.clear(dataset.name, [mark for mark in (RECORD, RESTORING) if mark in dataset.marks])
 
     def keep_record(self, volume: str, record: Mapping[str, Any]) -> None:
         """The volume says how the instance is made whose disk it is; one that is not here says nothing."""
@@ -325,7 +339,7 @@ class Volumes:
             raise BadInput(f"{entry}: holds {human(held)} ({held} bytes), not the {size} bytes asked for")
         if existing is not None:
             self.destroy(volume)
-        self.zfs.set(dataset.name, {**self.marks(volume), "canmount": "on"})
+        self.zfs.set(dataset.name, self.marks(volume))
         self.zfs.rename(dataset.name, self.name(volume))
         self.store.unmount_elsewhere(self.name(volume), self.home(volume))
         with contextlib.suppress(OSError):

@@ -13,6 +13,8 @@ from .conftest import Lab
 def test_a_node_that_was_cut_off_comes_back_with_its_instances(lab: Lab) -> None:
     lab.add("web1")
     sums = lab.fill("web1")
+    lab.add_ext("vol")
+    volume_sums = lab.fill_volumes("vol")
     lab.add("gone")
     kept = lab.fill("gone")
     # aside, as in the middle of a removal
@@ -28,4 +30,7 @@ def test_a_node_that_was_cut_off_comes_back_with_its_instances(lab: Lab) -> None
     assert lab.sums("gone") == kept
     assert lab.mounted("gone")
     assert "org.zfsganeti:intent" not in lab.node2.run("zfs get -H -s local -o property all zfs/vm/gone")
-    lab.run("gnt-instance start gone")
+    assert lab.volume_sums("vol") == volume_sums
+    lab.run("gnt-instance start vol")
+    (volume,) = lab.volumes("vol")
+    assert lab.node2.run(f"sha256sum < /dev/zfsganeti/{volume}").split()[0] == volume_sums[0]

@@ -95,6 +95,7 @@ def test_a_volume_on_the_wrong_node_is_never_forked(lab: Lab) -> None:
     (volume,) = lab.volumes("lost")
     sums = lab.fill_volumes("lost")
     lab.run("gnt-instance modify --new-primary=node3.example.com lost")
+    assert f"volume {volume}: exists already on node2.example.com" in lab.fails("gnt-instance recreate-disks lost")
     said = lab.fails("gnt-instance start lost")
     assert f"volume {volume} on this node does not exist" in said
     said = lab.fails("gnt-zfs check")
@@ -134,6 +135,7 @@ def test_other_kinds_of_disks_become_volumes_and_back(lab: Lab) -> None:
     lab.run("gnt-instance modify -t ext -e provider=zfs shape")
     assert lab.volume_sums("shape") == [wanted]
     lab.run("gnt-instance modify -t file shape")
+    assert lab.mounted("shape")
     assert lab.sums("shape") == [wanted]
     lab.run("gnt-instance modify -t ext -e provider=zfs shape")
     assert lab.volume_sums("shape") == [wanted]

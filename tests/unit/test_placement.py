@@ -20,7 +20,7 @@ def volume(name: str = VOL, **differs: Any) -> dict[str, Any]:
 
 
 def node(*volumes: dict[str, Any], **differs: Any) -> dict[str, Any]:
-    return {"volumes": list(volumes), "stray": [], "root_problem": "", "leftover_minutes": 60, **differs}
+    return {"volumes": list(volumes), "stray": [], "root_problem": "", "rootless": False, "leftover_minutes": 60, **differs}
 
 
 def instance(primary: str = "node1", name: str = "web1", provider: str = "zfs") -> ganeti.Instance:
@@ -28,8 +28,11 @@ def instance(primary: str = "node1", name: str = "web1", provider: str = "zfs") 
     return ganeti.Instance({"name": name, "uuid": name, "primary_node": "n", "disks": ["d"]}, {"n": primary}, {"d": disk}, {})
 
 
-def compare(reports: dict[str, Any], *instances: ganeti.Instance, busy: tuple[str, ...] = (), everywhere: bool = True) -> list[Finding]:
-    return placement.compare(reports, {found.name: found for found in instances}, set(busy), NOW, everywhere=everywhere)
+def compare(
+    reports: dict[str, Any], *instances: ganeti.Instance, busy: tuple[str, ...] = (), everywhere: bool = True, detached: str = ""
+) -> list[Finding]:
+    known = {found.name: found for found in instances}
+    return placement.compare(reports, known, set(busy), NOW, detached={detached}, everywhere=everywhere)
 
 
 def test_a_volume_on_its_primary_is_well() -> None:
@@ -55,9 +58,26 @@ def test_what_a_job_may_be_at_work_on_is_left_alone(busy: str) -> None:
     assert compare({"node1": node(volume(f"{VOL}.snap", instance=""))}, instance(), busy=("web1",))[1:] == []
 
 
-def test_a_copy_goes_only_when_the_primary_has_the_volume() -> None:
-    said = "zfs/vm/u.ext.disk0 holds 3.00M, but web1 is on node1, which has the volume as well"
-    assert compare({"node1": node(volume()), "node2": node(volume())}, instance()) == [Finding("node2", VOL, said, *REMOVE)]
+def test_of_two_volumes_of_a_name_a_person_chooses() -> None:
+    (finding,) = compare({"node1": node(volume()), "node2": node(volume())}, instance())
+    assert finding.text.startswith("zfs/vm/u.ext.disk0 holds 3.00M, but web1 is on node1, which has a volume of that name as well: compare")
+    assert (finding.node, finding.repairable) == ("node2", False)
+
+
+def test_a_disk_that_was_detached_is_no_leak() -> None:
+    assert compare({"node1": node(volume())}, detached=VOL) == []
+
+
+def test_a_primary_that_never_had_a_root_lacks_its_volumes() -> None:
+    (finding,) = compare({"node1": node(rootless=True, root_problem="no root"), "node2": node(volume())}, instance())
+    assert finding.text.endswith("is not on node1 but on node2: gnt-instance modify --new-primary=node2 web1")
+
+
+def test_no_way_back_is_named_that_leads_nowhere() -> None:
+    disks = {key: {"uuid": key, "dev_type": "ext", "size": 1, "logical_id": ["zfs", f"{key}.ext"]} for key in ("a", "b")}
+    spread = ganeti.Instance({"name": "web1", "uuid": "w", "primary_node": "n", "disks": ["a", "b"]}, {"n": "node1"}, disks, {})
+    (finding,) = compare({"node1": node(volume("a.ext")), "node2": node(volume("b.ext"))}, spread)
+    assert finding.text == "1 of its disks, such as b.ext, is not on node1 but on node2: no node has all of them"
 
 
 def test_the_way_back_is_said_and_nothing_is_repaired() -> None:

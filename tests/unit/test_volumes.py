@@ -352,6 +352,26 @@ def test_nothing_comes_back_without_its_token_or_with_another_size(bench: Bench)
     assert bench.node.datasets() == [".trash", f".trash/{entry}"]
 
 
+def test_a_disk_whose_file_was_moved_away_is_not_taken_for_an_unfinished_one(bench: Bench) -> None:
+    """Only the file is missing: the volume is an instance's, and what lies beside it may be all that there is."""
+    bench.use()
+    os.rename(bench.volumes.disk(DISK0), f"{bench.volumes.home(DISK0)}/disk.raw.bak")
+    with pytest.raises(Refused):
+        bench.create()
+    bench.volumes.remove(DISK0)
+    (entry,) = bench.entries()
+    assert bench.node.fake.files(f"zfs/vm/.trash/{entry}")["disk.raw.bak"].startswith(b"data")
+
+
+def test_what_is_being_restored_is_not_destroyed(bench: Bench) -> None:
+    entry = removed(bench)
+    bench.node.trash.reserve(entry, f"{entry}@secret")
+    with pytest.raises(Busy):
+        bench.node.trash.destroy(entry)
+    bench.node.trash.unmark(entry)
+    bench.node.trash.destroy(entry)
+
+
 # killed at every point
 
 
