@@ -12,6 +12,7 @@ NIC = "--net 0:mac=aa:00:00:12:34:56,ip=192.0.2.77,mode=bridged,link=br0"
 FIELDS = "name,pnode,os,disk_template,disk.sizes,nic.macs,nic.ips,nic.modes,nic.links,tags,custom_beparams,custom_hvparams,hypervisor"
 
 
+@pytest.mark.on("bookworm")
 def test_the_life_and_return_of_an_instance(lab: Lab) -> None:
     """Removals that do not happen, one that does while the disk is in use, a restore interrupted twice, and the undo complete."""
     lab.add("web1", disks=("64M", "32M", "16M"), more=f"{NIC} --tags blue,green -B vcpus=2,auto_balance=false")

@@ -14,6 +14,7 @@ NIC = "--net 0:mac=aa:00:00:12:34:57,ip=192.0.2.78,mode=bridged,link=br0"
 FIELDS = "name,pnode,os,disk_template,disk.sizes,nic.macs,nic.ips,tags,custom_beparams,hypervisor"
 
 
+@pytest.mark.on("trixie")
 def test_the_life_and_return_of_volumes(lab: Lab) -> None:
     # what is unknown or too large is refused in the last line, and leaves nothing
     for disk, complaint in (
