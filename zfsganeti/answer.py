@@ -81,6 +81,12 @@ def _keep_records(here: Here, request: dict[str, Any]) -> Any:
                 here.volumes.keep_record(volume, {**record, "disk": index})
 
 
+def _claim_volumes(here: Here, request: dict[str, Any]) -> Any:
+    for volume in _volumes(request):
+        with locked(volume):
+            here.volumes.claim(volume)
+
+
 def _settle_volumes(here: Here, request: dict[str, Any]) -> Any:
     for volume in _volumes(request):
         with locked(volume):
@@ -228,6 +234,7 @@ VERBS: dict[str, Verb] = {
     "home": _home,
     "claim": _claim,
     "keep-records": _keep_records,
+    "claim-volumes": _claim_volumes,
     "settle-volumes": _settle_volumes,
     "remove-volumes": _remove_volumes,
     "lacking-volumes": _lacking_volumes,

@@ -273,7 +273,7 @@ def _list(here: Here, options: argparse.Namespace) -> int:
         if facts["root_problem"]:
             print(f"gnt-zfs: {node}: {facts['root_problem']}", file=sys.stderr)
         rows += [{"node": node, "mounted": dataset["home"], **dataset} for dataset in facts["datasets"] if dataset["ours"]]
-        rows += [{"node": node, "aside": False, **volume} for volume in facts["volumes"]]
+        rows += [{"node": node, "aside": False, **volume} for volume in facts["volumes"] if volume["ours"]]
     for wanted in options.instance:
         if not any(wanted in (row["instance"], row["instance"].split(".")[0]) for row in rows):
             raise Missing(f"a dataset of {wanted} on the nodes that answer", "gnt-zfs list shows all")

@@ -30,9 +30,10 @@ def report(here: Here) -> dict[str, Any]:
             "created": dataset.creation,
             "snapshots": snapshots.count(dataset.name),
             "mounted": here.zfs.mounted_at(f"{here.root.path}/{dataset.short}") == dataset.name,
+            "ours": here.store.is_ours(dataset),
         }
         for dataset in here.zfs.datasets(here.root.name, depth=1, marks=MARKS)
-        if dataset.marks.get(VOLUME) == dataset.short and here.store.is_ours(dataset)
+        if dataset.marks.get(VOLUME) == dataset.short
     ]
     names = {volume["name"] for volume in found}
     return {"volumes": found, "stray": [[device, volume] for device, volume in loop.ours(here.root.path) if volume not in names]}
@@ -84,6 +85,8 @@ def _judge(
     node: str, volume: Mapping[str, Any], claims: Mapping[str, ganeti.Instance], where: Mapping[str, list[str]], busy: set[str], old: float
 ) -> list[Finding]:
     name, owner = volume["name"], claims.get(volume["name"])
+    if not volume["ours"]:
+        return _judge_foreign(node, volume, owner)
     if is_busy(volume["instance"], busy) or _is_worked_on(name, claims, busy):
         return []
     repair = ("remove-volumes", {"volumes": [name]})
@@ -99,6 +102,14 @@ def _judge(
         way_out = f"compare them, then VOL_NAME={name} {REMOVE} on the node whose copy is not wanted puts it into the trash"
         return [Finding(node, name, f"{said}, which has a volume of that name as well: {way_out}")]
     return []  # said of the instance, which lacks it
+
+
+def _judge_foreign(node: str, volume: Mapping[str, Any], owner: ganeti.Instance | None) -> list[Finding]:
+    """A volume that bears another cluster's name is this one's when an instance here has it as a disk: the cluster was renamed."""
+    if owner is None or owner.primary != node:
+        return []
+    said = f"{volume['dataset']} is a disk of {owner.name} and marked as another cluster's"
+    return [Finding(node, volume["name"], said, "claim-volumes", {"volumes": [volume["name"]]})]
 
 
 def _judge_instance(instance: ganeti.Instance, where: Mapping[str, list[str]], everywhere: bool) -> list[Finding]:

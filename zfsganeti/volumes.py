@@ -114,7 +114,10 @@ class Volumes:
         if dataset is None:
             return None
         if dataset.marks.get(VOLUME) != volume or dataset.marks.get(CLUSTER) != self.store.cluster:
-            raise Foreign(f"dataset {dataset.name}", f"is not volume {volume} of this cluster", "rename it")
+            way_out = (
+                "gnt-zfs check --repair takes it over if the cluster was renamed" if dataset.marks.get(VOLUME) == volume else "rename it"
+            )
+            raise Foreign(f"dataset {dataset.name}", f"is not volume {volume} of this cluster", way_out)
         return dataset
 
     def must(self, volume: str) -> Dataset:
@@ -249,6 +252,13 @@ class Volumes:
             self.zfs.set(dataset.name, {INSTANCE: instance})
         if RESTORING in dataset.marks:
             self.zfs.clear(dataset.name, [RESTORING])
+
+    def claim(self, volume: str) -> None:
+        """A volume that bears the name which the cluster had before is this cluster's; anything else of that name is Foreign."""
+        dataset = self.zfs.get(self.name(volume), marks=MARKS)
+        if dataset is None or dataset.marks.get(VOLUME) != volume:
+            raise Foreign(f"dataset {self.name(volume)}", f"is not volume {volume} of any cluster", "rename it")
+        self.zfs.set(dataset.name, self.marks(volume))
 
     def settle(self, volume: str) -> None:
         """The volume is its instance's for good: what it said of the one that it was restored for is forgotten."""

@@ -15,7 +15,16 @@ REMOVE = ("remove-volumes", {"volumes": [VOL]})
 
 
 def volume(name: str = VOL, **differs: Any) -> dict[str, Any]:
-    facts = {"name": name, "dataset": f"zfs/vm/{name}", "instance": "web1", "used": 0, "referenced": 3 * MIB, "created": 0, "mounted": True}
+    facts = {
+        "name": name,
+        "dataset": f"zfs/vm/{name}",
+        "instance": "web1",
+        "used": 0,
+        "referenced": 3 * MIB,
+        "created": 0,
+        "mounted": True,
+        "ours": True,
+    }
     return {**facts, "snapshots": 0, **differs}
 
 
@@ -90,6 +99,14 @@ def test_the_way_back_is_said_and_nothing_is_repaired() -> None:
     assert compare({"node1": node()}, instance(), everywhere=False) == [Finding("node1", "web1", f"{said} and gnt-zfs check says where")]
     assert compare({"node2": node(volume())}, instance()) == [], "its primary was not heard"
     assert compare({"node1": node(root_problem="no pool")}, instance()) == []
+
+
+def test_a_volume_of_the_clusters_old_name_is_taken_over_by_its_instance() -> None:
+    said = "zfs/vm/u.ext.disk0 is a disk of web1 and marked as another cluster's"
+    claim = ("claim-volumes", {"volumes": [VOL]})
+    assert compare({"node1": node(volume(ours=False))}, instance()) == [Finding("node1", VOL, said, *claim)]
+    assert compare({"node1": node(volume(ours=False))}) == []
+    assert compare({"node1": node(volume()), "node2": node(volume(ours=False))}, instance()) == []
 
 
 def test_a_device_without_a_volume_is_detached() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.fakeloop import FakeLoop
 from tests.killing import dies
 from tests.node import CLUSTER_NAME, Node
-from zfsganeti.datasets import CLUSTER, INSTANCE, OPENED, RECORD, RESTORING, SIZE, VOLUME
+from zfsganeti.datasets import CLUSTER, INSTANCE, OPENED, RECORD, RESTORING, SIZE, VOLUME, Store
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
 from zfsganeti.volumes import PARAMETERS, Volumes, check_volume, dataset_properties, parameters_list, parse_parameters, reservation
 
@@ -370,6 +370,18 @@ def test_what_is_being_restored_is_not_destroyed(bench: Bench) -> None:
         bench.node.trash.destroy(entry)
     bench.node.trash.unmark(entry)
     bench.node.trash.destroy(entry)
+
+
+def test_a_volume_follows_the_cluster_that_was_renamed(bench: Bench) -> None:
+    bench.use()
+    renamed = Volumes(Store(bench.node.fake, bench.node.root, "new.example.com", bench.node.config), bench.loop)
+    with pytest.raises(Foreign):
+        renamed.attach(DISK0)
+    renamed.claim(DISK0)
+    assert renamed.attach(DISK0)
+    bench.node.fake.foreign("zfs/vm/other")
+    with pytest.raises(Foreign):
+        renamed.claim("other")
 
 
 # killed at every point
