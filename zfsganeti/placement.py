@@ -69,6 +69,20 @@ def compare(
         facts = reports.get(instance.primary)
         if facts is not None and (facts["rootless"] or not facts["root_problem"]) and not is_busy(instance.name, busy):
             found += _judge_instance(instance, where, everywhere)
+    if everywhere and not busy:
+        found += [finding for node, known in reports.items() for finding in _interrupted_restores(node, known["trash"])]
+    return found
+
+
+def _interrupted_restores(node: str, trash: list[Mapping[str, Any]]) -> list[Finding]:
+    """What is reserved in the trash while no job runs: a restore that was interrupted, which keeps it from expiring."""
+    found = []
+    for entry in trash:
+        name, reserved = entry["entry"], entry["restoring"]
+        if reserved and entry["volume"]:
+            found.append(Finding(node, name, "is reserved by a restore that was interrupted", "trash-release", {"entry": name}))
+        elif reserved:
+            found.append(Finding(node, name, f"its restore was interrupted: gnt-zfs trash restore {name} --as {reserved} goes on"))
     return found
 
 

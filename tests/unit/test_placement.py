@@ -29,7 +29,7 @@ def volume(name: str = VOL, **differs: Any) -> dict[str, Any]:
 
 
 def node(*volumes: dict[str, Any], **differs: Any) -> dict[str, Any]:
-    return {"volumes": list(volumes), "stray": [], "root_problem": "", "rootless": False, "leftover_minutes": 60, **differs}
+    return {"volumes": list(volumes), "stray": [], "root_problem": "", "rootless": False, "trash": [], "leftover_minutes": 60, **differs}
 
 
 def instance(primary: str = "node1", name: str = "web1", provider: str = "zfs") -> ganeti.Instance:
@@ -107,6 +107,20 @@ def test_a_volume_of_the_clusters_old_name_is_taken_over_by_its_instance() -> No
     assert compare({"node1": node(volume(ours=False))}, instance()) == [Finding("node1", VOL, said, *claim)]
     assert compare({"node1": node(volume(ours=False))}) == []
     assert compare({"node1": node(volume()), "node2": node(volume(ours=False))}, instance()) == []
+
+
+def test_a_restore_that_was_interrupted_is_told_while_no_job_runs() -> None:
+    entries = [
+        {"entry": "u.ext.disk0:1", "restoring": "u.ext.disk0:1@secret", "volume": VOL},
+        {"entry": "web1:1", "restoring": "web2", "volume": ""},
+        {"entry": "web3:1", "restoring": "", "volume": ""},
+    ]
+    assert compare({"node1": node(trash=entries)}) == [
+        Finding("node1", "u.ext.disk0:1", "is reserved by a restore that was interrupted", "trash-release", {"entry": "u.ext.disk0:1"}),
+        Finding("node1", "web1:1", "its restore was interrupted: gnt-zfs trash restore web1:1 --as web2 goes on"),
+    ]
+    assert compare({"node1": node(trash=entries)}, busy=("other",)) == []
+    assert compare({"node1": node(trash=entries)}, everywhere=False) == []
 
 
 def test_a_device_without_a_volume_is_detached() -> None:
