@@ -225,9 +225,11 @@ def _judge(
         return None  # added or removed this moment: the sources disagree
     if instance is not None and instance.primary != node:
         return _elsewhere(node, dataset, instance, old_enough)
-    if dataset["home"]:
+    if dataset["home"] and not dataset["intent"]:
         return None
     said = f"was put aside ({dataset['intent'].split(' ')[0]} was not finished)" if dataset["aside"] else "is not mounted"
+    if dataset["home"]:  # a boot has mounted it in the middle of an operation
+        said = f"bears the mark of an operation that was not finished ({dataset['intent'].split(' ')[0]})"
     return Finding(node, name, f"dataset {dataset['dataset']} {said}", "home", {"instance": name, "intent": dataset["intent"]})
 
 

@@ -104,6 +104,13 @@ YOUNG = NOW - 60
             "dataset zfs/vm/web1 was put aside (remove was not finished)",
             ("home", {"instance": "web1", "intent": "remove 17"}),
         ),
+        (
+            dataset(intent="remove 17"),
+            "node1",
+            "web1",
+            "dataset zfs/vm/web1 bears the mark of an operation that was not finished (remove)",
+            ("home", {"instance": "web1", "intent": "remove 17"}),
+        ),
         (dataset(files=[]), "", "web1", "empty leftover zfs/vm/web1 without an instance", SWEEP),
         (dataset(), "", "web1", "dataset zfs/vm/web1 holds 3.00M and has no instance", DISCARD),
         (dataset(files=[], snapshots=1), "", "web1", "dataset zfs/vm/web1 holds 3.00M and has no instance", DISCARD),
