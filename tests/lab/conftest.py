@@ -94,6 +94,8 @@ class Lab:
         return self.volume_sums(name, node)
 
     def volume_sums(self, name: str, node: str = "node2") -> list[str]:
+        """Return the checksums of an instance's disks, after what is still in a device's cache has been written to them."""
+        self.node(node).run("for device in /dev/zfsganeti/*; do test ! -b $device || blockdev --flushbufs $device; done")
         files = " ".join(f"{DIRECTORY}/{volume}/disk.raw" for volume in self.volumes(name, node))
         return [line.split()[0] for line in self.node(node).run(f"sha256sum {files}").splitlines()]
 

@@ -71,7 +71,7 @@ def test_datasets_follow_a_renamed_cluster(lab: Lab) -> None:
     lab.add("gone")
     lab.run("gnt-instance remove -f gone")
     for node in lab.nodes:
-        node.run("echo '192.0.2.10 renamed.example.com renamed' >> /etc/hosts")  # a line of its own: the first name of a line counts
+        node.run("echo '192.0.2.11 renamed.example.com renamed' >> /etc/hosts")
     lab.run("gnt-cluster rename -f renamed.example.com")
     try:
         lab.well()
