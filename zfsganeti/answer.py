@@ -9,9 +9,11 @@ from zfsganeti.here import Here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from zfsganeti.here import Verb
+    from zfsganeti.volumes import Volumes
 
 
 def _text(request: dict[str, Any], key: str) -> str:
@@ -81,33 +83,20 @@ def _keep_records(here: Here, request: dict[str, Any]) -> Any:
                 here.volumes.keep_record(volume, {**record, "disk": index})
 
 
-def _claim_volumes(here: Here, request: dict[str, Any]) -> Any:
-    for volume in _volumes(request):
-        with locked(volume):
-            here.volumes.claim(volume)
+def _of_each_volume(does: Callable[[Volumes, str], object]) -> Verb:
+    """Return a verb that does one thing with each of the volumes that a request names, alone on each."""
 
+    def verb(here: Here, request: dict[str, Any]) -> Any:
+        for volume in _volumes(request):
+            with locked(volume):
+                does(here.volumes, volume)
 
-def _settle_volumes(here: Here, request: dict[str, Any]) -> Any:
-    for volume in _volumes(request):
-        with locked(volume):
-            here.volumes.settle(volume)
-
-
-def _remove_volumes(here: Here, request: dict[str, Any]) -> Any:
-    for volume in _volumes(request):
-        with locked(volume):
-            here.volumes.remove(volume)
+    return verb
 
 
 def _lacking_volumes(here: Here, request: dict[str, Any]) -> Any:
     volumes = _volumes(request)
     return [volume for volume in volumes if here.volumes.find(volume) is None] if here.has_root() else volumes
-
-
-def _detach_volume(here: Here, request: dict[str, Any]) -> Any:
-    for volume in _volumes(request):
-        with locked(volume):
-            here.volumes.detach(volume)
 
 
 def _claim(here: Here, request: dict[str, Any]) -> Any:
@@ -234,11 +223,11 @@ VERBS: dict[str, Verb] = {
     "home": _home,
     "claim": _claim,
     "keep-records": _keep_records,
-    "claim-volumes": _claim_volumes,
-    "settle-volumes": _settle_volumes,
-    "remove-volumes": _remove_volumes,
+    "claim-volumes": _of_each_volume(lambda volumes, name: volumes.claim(name)),
+    "settle-volumes": _of_each_volume(lambda volumes, name: volumes.settle(name)),
+    "remove-volumes": _of_each_volume(lambda volumes, name: volumes.remove(name)),
     "lacking-volumes": _lacking_volumes,
-    "detach-volumes": _detach_volume,
+    "detach-volumes": _of_each_volume(lambda volumes, name: volumes.detach(name)),
     "check-space": _check_space,
     "discard": _discard,
     "sweep": _sweep,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zfsganeti import __version__, ganeti
-from zfsganeti.datasets import INSTANCE, INTENT, parse_intent, plain_files
+from zfsganeti.datasets import INSTANCE, INTENT, MARKS, VOLUME, parse_intent, plain_files
 from zfsganeti.errors import BadInput, Missing, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
 
@@ -106,8 +106,6 @@ def _pool(here: Here) -> dict[str, Any]:
 
 
 def _datasets(here: Here) -> list[dict[str, Any]]:
-    from zfsganeti.datasets import MARKS, VOLUME
-
     store = here.store
     snapshots: dict[str, int] = {}
     for name, _created, _used in here.zfs.snapshots(here.root.name):

@@ -347,10 +347,6 @@ def _trash_list(here: Here, options: argparse.Namespace) -> int:
     return 3 if problems else 0
 
 
-def _size_and_days(row: dict[str, Any]) -> tuple[str, str, str]:
-    return human(row["used"]), _day(row["removed"]), _day(row["expires"])
-
-
 def _day(when: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.gmtime(when))
 

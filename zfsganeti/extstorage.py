@@ -130,9 +130,8 @@ class Request:
 
 def _volumes() -> Volumes:
     from zfsganeti.here import Here
-    from zfsganeti.volumes import Volumes
 
-    return Volumes(Here(dict).store)
+    return Here(dict).volumes
 
 
 def _volumes_if_any() -> Volumes:

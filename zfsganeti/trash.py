@@ -133,8 +133,7 @@ class Trash:
         if dataset is None:
             store.remove_directories(instance)
             return None
-        self._make()
-        entry = entry_name(instance, store.now(), lambda name: self.zfs.get(f"{self.name}/{name}") is not None)
+        entry = self._free_entry(instance)
         values = {"canmount": "noauto", **({RECORD: pack_record(record)} if record is not None else {})}
         self.zfs.set(dataset.name, values)
         store.unmount_elsewhere(dataset.name)
@@ -151,8 +150,7 @@ class Trash:
     def put_volume(self, dataset: Dataset, size: int) -> str:
         """A volume, which is no device any more and whose disk has `size` bytes, is in the trash. With trash_days 0 it is gone."""
         store = self.store
-        self._make()
-        entry = entry_name(dataset.short, store.now(), lambda name: self.zfs.get(f"{self.name}/{name}") is not None)
+        entry = self._free_entry(dataset.short)
         self.zfs.clear(dataset.name, [mark for mark in (OPENED, INTENT, RESTORING) if mark in dataset.marks])
         self.zfs.set(dataset.name, {"canmount": "noauto", SIZE: str(size)})
         home = f"{store.root.path}/{dataset.short}"
@@ -172,6 +170,11 @@ class Trash:
             self.store.sweep(instance)
             return None
         return self.put(instance, record)
+
+    def _free_entry(self, name: str) -> str:
+        """Return a name in the trash, which exists now, for something that is removed at this moment."""
+        self._make()
+        return entry_name(name, self.store.now(), lambda taken: self.zfs.get(f"{self.name}/{taken}") is not None)
 
     def _make(self) -> None:
         if self.zfs.get(self.name) is None:

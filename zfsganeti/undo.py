@@ -74,17 +74,17 @@ def prepare(here: Here, wanted: str, name: str | None) -> Restore:
     """Return the plan of a restore; nothing is changed."""
     node, entry = locate(here, wanted)
     record = here.call(node, "trash-record", entry=entry)
+    entries = here.call(node, "report")["trash"]
     original = entry.split(":")[0]
     instances = here.master.instances()
     if record is None and original in instances:
         record = instances[original].record()  # a copy left behind by a move: the instance still says how it is made
     if record is None:
         way_out = "gnt-instance add one by hand and copy the files in"
-        if any(found["entry"] == entry and found["volume"] for found in here.call(node, "report")["trash"]):
+        if any(found["entry"] == entry and found["volume"] for found in entries):
             way_out = f"gnt-zfs trash restore {entry} --into INSTANCE restores the disk"
         raise Refused(entry, "does not say how its instance was made", way_out)
     instance = ganeti.check_name(name or record["name"])
-    entries = here.call(node, "report")["trash"]
     restoring = next((found["restoring"] for found in entries if found["entry"] == entry), "")
     exists = instance in instances
     if exists and (restoring != instance or "disk" in record):
