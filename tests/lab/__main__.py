@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
         ("stop", stop, "stop every lab and forget its disks"),
         ("clean", clean, "also forget built images and saved states"),
         ("test", test, "run the lab's tests on both generations"),
+        ("table", table, "write what the last runs have told and how it ended"),
         ("demo", demo, "show the main job"),
         ("run", run, "run one command on a node, with its exit status"),
         ("shell", shell, "open a shell on a node"),
@@ -51,11 +52,12 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--generation", choices=image.GENERATIONS, default="trixie")
         if name in ("run", "shell", "kill", "boot"):
             command.add_argument("node")
+        if name == "table":
+            command.add_argument("file", type=Path)
         if name == "run":
             command.add_argument("command", nargs="+")
         if name == "test":
             command.add_argument("--generation", choices=image.GENERATIONS, action="append")
-            command.add_argument("--table", metavar="FILE", help="write what was told and how it ended, as a table")
             command.add_argument("pytest", nargs="*", help="arguments for pytest")
     return top
 
@@ -123,21 +125,18 @@ def test(options: argparse.Namespace) -> int:
         statuses = [status for generation in generations for status in _wait([_start(generation, arguments)])]
     else:
         statuses = _wait([_start(generation, arguments) for generation in generations])
-    if options.table:
-        _write_table(ROOT / options.table, generations)
     return max(statuses)
 
 
-def _write_table(path: Path, generations: tuple[str, ...]) -> None:
-    """The file has a row for each story with its result on each generation, as the logs of this run have them."""
-    results = {
-        generation: dict(RESULT.findall(_log(generation).read_text(encoding="utf-8").split("= PASSES =")[0])) for generation in generations
-    }
-    names = list(dict.fromkeys(name for found in results.values() for name in found))
+def table(options: argparse.Namespace) -> None:
+    """The file has a row for each story with its result on each generation, as the logs of the last runs have them."""
+    generations = image.GENERATIONS
+    results = {generation: _results(_log(generation, "rest")) | _results(_log(generation, "test")) for generation in generations}
+    names = sorted({name for found in results.values() for name in found})
     lines = [
         "# What the lab has seen",
         "",
-        "Written by `make lab-matrix`: every story, on real Ganeti and real ZFS, on each generation.",
+        "Written by `make lab-table` after `make test` and `make lab-rest`: every story, on real Ganeti and real ZFS, on each generation.",
         "",
     ]
     lines += [f"| story | {' | '.join(generations)} |", f"|---|{'---|' * len(generations)}"]
@@ -145,12 +144,19 @@ def _write_table(path: Path, generations: tuple[str, ...]) -> None:
         f"| {name.removeprefix('test_').replace('_', ' ')} | {' | '.join(results[g].get(name, '-').lower() for g in generations)} |"
         for name in names
     ]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    options.file.parent.mkdir(exist_ok=True)
+    options.file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _log(generation: str) -> Path:
-    return host.cache() / f"test-{generation}.log"
+def _results(log: Path) -> dict[str, str]:
+    """Return each story's result; none without a log."""
+    if not log.exists():
+        return {}
+    return dict(RESULT.findall(log.read_text(encoding="utf-8", errors="replace").split("= PASSES =")[0]))
+
+
+def _log(generation: str, stories: str = "") -> Path:
+    return host.cache() / f"{stories or os.environ.get('ZFSGANETI_STORIES', 'test')}-{generation}.log"
 
 
 def _start(generation: str, arguments: list[str]) -> tuple[str, subprocess.Popen[bytes], Path]:

@@ -90,7 +90,7 @@ def test_forthcoming_and_commit(lab: Lab) -> None:
     assert len(lab.disks("soon")) == 1
 
 
-@pytest.mark.on("bookworm")
+@pytest.mark.on()
 def test_other_templates_do_not_need_the_library(lab: Lab) -> None:
     """Without our library, instances on LVM go on as if we were not there; those on file storage are refused in one line."""
     package = "/usr/lib/python3/dist-packages/zfsganeti"

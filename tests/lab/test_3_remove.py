@@ -96,7 +96,7 @@ def test_restore_under_another_name_and_trash_that_is_given_up(lab: Lab) -> None
     lab.unconfigure()
 
 
-@pytest.mark.on("trixie")
+@pytest.mark.on()
 def test_an_unreachable_primary_vetoes_and_an_offline_one_does_not(lab: Lab) -> None:
     lab.add("far", node="node3")
     sums = lab.fill("far", "node3")
@@ -114,7 +114,7 @@ def test_an_unreachable_primary_vetoes_and_an_offline_one_does_not(lab: Lab) -> 
     assert len(lab.trash("node3")) == 1
 
 
-@pytest.mark.on("trixie")
+@pytest.mark.on()
 def test_remove_with_the_patch(lab: Lab) -> None:
     assert "unpatched" in lab.node2.run("gnt-zfs patch status")
     lab.node2.run("gnt-zfs patch apply --restart")
@@ -130,7 +130,7 @@ def test_remove_with_the_patch(lab: Lab) -> None:
     assert "unpatched" in lab.node2.run("gnt-zfs patch status")
 
 
-@pytest.mark.on("bookworm")
+@pytest.mark.on()
 def test_export_that_removes(lab: Lab) -> None:
     lab.add("leaving")
     sums = lab.fill("leaving")

@@ -149,7 +149,7 @@ def test_recreate_disks(lab: Lab) -> None:
     lab.well()
 
 
-@pytest.mark.on("bookworm")
+@pytest.mark.on()
 def test_to_file_and_away(lab: Lab) -> None:
     lab.run(lab.add_command("shape", disks=("32M",)).replace("-t file", "-t plain"))
     device = lab.node2.run("lvs --noheadings -o path ganeti").strip()

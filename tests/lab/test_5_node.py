@@ -65,7 +65,7 @@ def test_the_only_data_is_never_put_into_the_trash(lab: Lab) -> None:
     assert lab.sums("web1") == sums
 
 
-@pytest.mark.on("trixie")
+@pytest.mark.on()
 def test_datasets_follow_a_renamed_cluster(lab: Lab) -> None:
     lab.add("web1")
     lab.add("gone")

@@ -163,3 +163,15 @@ def test_a_verb_that_was_killed_is_repeated(lab: Lab) -> None:
     assert "@" not in lab.node2.run("zfs list -H -o name -t all -r zfs/vm")
     assert not lab.node2.execute("losetup -a; ls -d /zfs/vm/killed* /dev/zfsganeti/*").stdout
     lab.well()
+
+
+def test_a_node_does_not_look_into_guests(lab: Lab) -> None:
+    """A guest's volume group is not activated when its disk is attached, or the node and the guest would both write to it."""
+    verbs, volume = "/usr/share/ganeti/extstorage/zfs", "guest.ext.disk0"
+    lab.node2.run(f"VOL_NAME={volume} VOL_SIZE=64 {verbs}/create")
+    lab.node2.run(f"d=$(readlink -f /dev/zfsganeti/{volume}); pvcreate -q $d; vgcreate -q guestvg $d; lvcreate -q -n inside -L 8M guestvg")
+    lab.node2.run(f"vgchange -an guestvg; udevadm settle; VOL_NAME={volume} {verbs}/detach; rm -rf /run/lvm/*_online")
+    lab.node2.run(f"VOL_NAME={volume} {verbs}/attach; udevadm settle")
+    assert "guestvg" not in lab.node2.run("dmsetup ls")
+    assert "ID_FS_TYPE" not in lab.node2.run(f"udevadm info $(readlink -f /dev/zfsganeti/{volume})")
+    lab.node2.run(f"VOL_NAME={volume} {verbs}/remove")
