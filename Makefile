@@ -7,7 +7,7 @@ GENERATION ?= trixie
 NODE ?= node1
 LAB := tests/lab/lab
 
-.PHONY: check test lab-matrix demo lab lab-shell lab-run lab-stop lab-clean install deps venv
+.PHONY: check test lab-rest lab-table demo lab lab-shell lab-run lab-stop lab-clean install deps venv
 
 check: venv
 	$(VENV)/bin/python -m ruff check .
@@ -30,11 +30,11 @@ test: deps
 	$(VENV)/bin/python -m tests.lab test
 
 # what make test leaves out: the stories that it tells on the other generation only, or on none, as long as make test again
-lab-rest: deps
+lab-rest: deps venv
 	ZFSGANETI_STORIES=rest $(VENV)/bin/python -m tests.lab test
 
 # what the last make test and the last make lab-rest have seen, as a table; it is committed
-lab-table:
+lab-table: venv
 	$(VENV)/bin/python -m tests.lab table docs/lab.md
 
 demo: deps
