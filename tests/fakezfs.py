@@ -110,6 +110,14 @@ class FakeZfs:
         found = [(snapshot.number, f"{name}@{short}", snapshot.created) for name in names for short, snapshot in self._snapshots(name)]
         return [(name, created, 0) for _number, name, created in sorted(found)]
 
+    def snapshot_facts(self, root: str, wanted: Iterable[str], *, depth: int) -> dict[str, dict[str, str]]:
+        names = self._below(root, depth - 1) if depth else []
+        found = {f"{name}@{short}": self._facts(name, short, snapshot) for name in names for short, snapshot in self._snapshots(name)}
+        return {name: {prop: facts.get(prop, "-") for prop in wanted} for name, facts in found.items()}
+
+    def _facts(self, name: str, short: str, snapshot: Snapshot) -> dict[str, str]:
+        return {"guid": str(snapshot.number), "creation": str(snapshot.created), "clones": ",".join(self._clones(name, short))}
+
     def pool(self, name: str) -> Pool:
         pool = name.split("/")[0]
         if pool not in self._filesystems:
@@ -151,14 +159,14 @@ class FakeZfs:
             filesystem.snapshots[short] = Snapshot(self._next(), self.clock, read_files(filesystem.files))
 
     @changing
-    def clone(self, snapshot: str, name: str, marks: Mapping[str, str]) -> None:
+    def clone(self, snapshot: str, name: str, marks: Mapping[str, str], properties: Mapping[str, object] | None = None) -> None:
         dataset, short = check_snapshot(snapshot).split("@")
-        encode({}, marks)
+        encode(properties or {}, marks)
         if short not in dict(self._snapshots(dataset)) or check_dataset(name).rpartition("/")[0] not in self._filesystems:
             raise Missing(f"dataset {name}")
         if name in self._filesystems:
             raise Refused(f"dataset {name}", "exists already")
-        self._add(name, {}, marks)
+        self._add(name, {key: str(value) for key, value in (properties or {}).items()}, marks)
         self._filesystems[name].origin = (self._must(dataset), short)
         for file, content in self._filesystems[dataset].snapshots[short].files.items():
             with open(f"{self._filesystems[name].files}/{file}", "wb") as target:
@@ -211,6 +219,7 @@ class FakeZfs:
         marks: Mapping[str, str],
         *,
         strangers: bool = False,
+        also: str = "",
         seconds: float = 0,  # noqa: ARG002 - nothing frees itself here, so waiting is left out
         only_check: bool = False,
     ) -> None:
@@ -218,7 +227,7 @@ class FakeZfs:
         for key, value in marks.items():
             if filesystem.marks.get(key) != value:
                 raise Foreign(f"dataset {name}", f"is not ours as expected (property {key})")
-        self._check_kept(name, filesystem, strangers)
+        self._check_kept(name, filesystem, strangers, also)
         users = self._users(filesystem)
         if users:
             raise Busy(f"dataset {name}", f"is in use by {', '.join(users)}")
@@ -357,11 +366,23 @@ class FakeZfs:
             "used": str(used),
             "referenced": str(allocated(filesystem.files)),
             "available": str(self.available),
+            "written": str(self._written(filesystem)),
             "creation": str(filesystem.created),
             "guid": str(filesystem.number),
             "origin": f"{self._name_of(filesystem.origin[0])}@{filesystem.origin[1]}" if filesystem.origin else "-",
         }
         return Dataset(name, native, {key: value for key, value in filesystem.marks.items() if key in wanted})
+
+    @staticmethod
+    def _written(filesystem: Filesystem) -> int:
+        """Return the bytes that differ from the newest snapshot, or from the one that it is a clone of; a mere growth is nothing."""
+        before: dict[str, bytes] = {}
+        if filesystem.snapshots:
+            before = max(filesystem.snapshots.values(), key=lambda snapshot: snapshot.number).files
+        elif filesystem.origin is not None and filesystem.origin[1] in filesystem.origin[0].snapshots:
+            before = filesystem.origin[0].snapshots[filesystem.origin[1]].files
+        now = read_files(filesystem.files)
+        return sum(len(content) for name, content in now.items() if content.rstrip(b"\0") != before.get(name, b"").rstrip(b"\0"))
 
     @staticmethod
     def _check_settable(name: str, key: str, value: str) -> None:
@@ -378,7 +399,7 @@ class FakeZfs:
         origin = self._filesystems[name]
         return [clone for clone, filesystem in self._filesystems.items() if filesystem.origin == (origin, short)]
 
-    def _check_kept(self, name: str, filesystem: Filesystem, strangers: bool) -> None:
+    def _check_kept(self, name: str, filesystem: Filesystem, strangers: bool, also: str) -> None:
         """The order is that of the channel program: what it finds first is what it says."""
         for child in self._below(name, 1)[1:]:
             raise Busy(f"dataset {name}", f"has the child {child}")
@@ -387,7 +408,7 @@ class FakeZfs:
                 raise Busy(f"dataset {name}", f"has the clone {clone}")
             for tag in sorted(snapshot.holds):
                 raise Busy(f"dataset {name}", f"snapshot {name}@{short} ({tag}) is held")
-        others = [short for short in filesystem.snapshots if not short.startswith(self.ours)]
+        others = [short for short in filesystem.snapshots if not short.startswith(self.ours) and short != also]
         if others and not strangers:
             raise Busy(f"dataset {name}", f"has {len(others)} snapshots that are not ours, such as {others[-1]}")
 

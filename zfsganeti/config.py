@@ -48,6 +48,14 @@ def _root(text: str) -> str:
     return text
 
 
+def _directories(text: str) -> tuple[str, ...]:
+    found = tuple(text.split())
+    for directory in found:
+        if not directory.startswith("/") or os.path.normpath(directory) in ("/", "//"):
+            raise ValueError(f"{directory!r} is not the absolute path of a directory of its own")
+    return found
+
+
 class Setting:
     """A setting: its default in the file's notation, how it is read, and what a person should know of it."""
 
@@ -76,6 +84,19 @@ SETTINGS = (
         "200",
         _integer(0, 100000, "percent"),
         "What the sizes of all disks may come to, as a share of the root's space; a `-t ext` disk beyond it is refused, 0 never refuses.",
+    ),
+    Setting(
+        "fill_directories",
+        "",
+        _directories,
+        "Directories, separated by spaces, below which the disk parameter fill may take its files: whoever may add instances can read "
+        "what is in them.",
+    ),
+    Setting(
+        "image_max",
+        "4096",
+        _integer(1, 1 << 20, "GiB"),
+        "The largest disk, in GiB, that an image may have: what claims to be larger is refused.",
     ),
     Setting("warn_free", "15", _integer(0, 90, "percent"), "Cluster verify speaks up when less than this share of the pool is free."),
     Setting("allow_degraded", "0", _integer(0, 1, "switch"), "1 lets instances be added to a pool that is degraded."),
@@ -106,6 +127,8 @@ class Config:
     trash_days: int
     trash_min_free: int
     overcommit: int
+    fill_directories: tuple[str, ...]
+    image_max: int
     warn_free: int
     allow_degraded: int
     leftover_minutes: int

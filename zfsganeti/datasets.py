@@ -44,23 +44,31 @@ if TYPE_CHECKING:
         def mounted_at(self, path: str) -> str | None: ...
         def create(self, name: str, properties: Mapping[str, object], marks: Mapping[str, str]) -> None: ...
         def snapshot(self, names: Any, marks: Mapping[str, str] | None = None) -> None: ...
-        def clone(self, snapshot: str, name: str, marks: Mapping[str, str]) -> None: ...
+        def snapshot_facts(self, root: str, wanted: Any, *, depth: int) -> dict[str, dict[str, str]]: ...
+        def clone(self, snapshot: str, name: str, marks: Mapping[str, str], properties: Mapping[str, object] | None = None) -> None: ...
         def rename(self, old: str, new: str) -> None: ...
         def set(self, name: str, values: Mapping[str, str]) -> None: ...
         def clear(self, name: str, keys: Any) -> None: ...
         def destroy_snapshots(self, names: Any) -> None: ...
         def destroy(
-            self, name: str, marks: Mapping[str, str], *, strangers: bool = False, seconds: float = 0, only_check: bool = False
+            self,
+            name: str,
+            marks: Mapping[str, str],
+            *,
+            strangers: bool = False,
+            also: str = "",
+            seconds: float = 0,
+            only_check: bool = False,
         ) -> None: ...
         def mount(self, name: str, path: str) -> None: ...
         def unmount(self, path: str, *, lazy: bool = False, seconds: float = 0) -> None: ...
 
 
 PREFIX = "org.zfsganeti:"
-INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE = (
-    PREFIX + word for word in ("instance", "volume", "cluster", "intent", "record", "restoring", "opened", "size")
+INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH = (
+    PREFIX + word for word in ("instance", "volume", "cluster", "intent", "record", "restoring", "opened", "size", "image", "detach")
 )
-MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE)
+MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH)
 ASIDE, TRASH = ".aside", ".trash"
 REMOVED = "removed-"  # after our prefix: a snapshot taken before Ganeti unlinked a disk
 RECORD_LIMIT = 8000  # a user property holds 8191 bytes
@@ -172,7 +180,7 @@ def unpack_record(value: str) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def locked(instance: str, *, seconds: float = 120, directory: str = LOCKS) -> Iterator[None]:
+def locked(instance: str, *, seconds: float = 120, directory: str = LOCKS, what: str = "") -> Iterator[None]:
     """Nobody else of us works on the instance's dataset on this node; Unavailable when another one does for too long."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     descriptor = os.open(f"{directory}/{instance}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -184,7 +192,7 @@ def locked(instance: str, *, seconds: float = 120, directory: str = LOCKS) -> It
                 break
             except OSError as error:
                 if error.errno != errno.EWOULDBLOCK or time.monotonic() > deadline:
-                    raise Unavailable(f"instance {instance}", "another operation of ours is at work on it") from error
+                    raise Unavailable(what or f"instance {instance}", "another operation of ours is at work on it") from error
                 time.sleep(0.05)
         yield
     finally:
@@ -526,7 +534,7 @@ def plain_files(directory: str) -> list[str]:
     return sorted(name for name in names if stat.S_ISREG(os.lstat(f"{directory}/{name}").st_mode))
 
 
-def copy_sparse(source: str, target: str) -> None:
+def copy_sparse(source: str, target: str, progress: Callable[[int, int], None] = lambda _done, _size: None) -> None:
     """The target is a copy of the source with the same holes, on disk; it appears under its name only when whole."""
     partial = f"{target}.partial"
     with open(source, "rb") as reader, open(partial, "wb") as writer:
@@ -541,6 +549,7 @@ def copy_sparse(source: str, target: str) -> None:
                     raise Unavailable(source, "became shorter while it was copied")
                 os.pwrite(writer.fileno(), block, offset)
                 offset += len(block)
+                progress(offset, size)
         os.fsync(writer.fileno())
     os.rename(partial, target)
 

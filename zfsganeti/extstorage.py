@@ -161,7 +161,7 @@ def _attach(request: Request) -> str:
 
 
 def _create(volumes: Volumes, request: Request) -> None:
-    from zfsganeti.volumes import parse_parameters
+    from zfsganeti.contents import parse_parameters
 
     volumes.create(request.volume, request.size, parse_parameters(request.parameters))
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from zfsganeti import ganeti
+from zfsganeti.contents import PARAMETERS
 from zfsganeti.errors import BadInput, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.here import Here
 from zfsganeti.node import run
 from zfsganeti.trash import DAY, choose
-from zfsganeti.volumes import PARAMETERS
 
 SHOW = "the command is shown by gnt-zfs trash restore --dry-run"
 

@@ -10,14 +10,14 @@ import contextlib
 import os
 
 from zfsganeti import loop
-from zfsganeti.config import compression, recordsize
-from zfsganeti.datasets import CLUSTER, INSTANCE, MARKS, OPENED, RECORD, RESTORING, TRASH, VOLUME, pack_record
+from zfsganeti.contents import CREATE, Content, reservation
+from zfsganeti.datasets import CLUSTER, IMAGE, INSTANCE, INTENT, MARKS, OPENED, RECORD, RESTORING, TRASH, VOLUME, pack_record
 from zfsganeti.errors import BadInput, BadName, Foreign, Missing, NoSpace, Refused, human
 from zfsganeti.zfs import Dataset, check_dataset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import Any, Protocol
 
     from zfsganeti.datasets import Store
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 DISK = "disk.raw"
 SNAPSHOT = ".snap"  # what Ganeti appends to a volume's name for a snapshot of it, which is a volume as well
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
-MIB = 1 << 20
 NEVER_WRITTEN = 4096  # bytes that an empty file may occupy
+NEVER_CHANGED = 1 << 20  # bytes that mounting a clone and giving its disk another size write
 
 
 def check_volume(name: str) -> str:
@@ -44,48 +44,6 @@ def check_volume(name: str) -> str:
     if not name or len(name) > 200 or name[0] in ".-_" or not NAME_CHARACTERS.issuperset(name) or ".." in name:
         raise BadName("volume", name, "must be 1 to 200 letters, digits, '.', '-' and '_', and begin with a letter or digit")
     return name
-
-
-# parameters of a disk: provider=zfs,NAME=VALUE
-
-
-def _switch(text: str) -> bool:
-    if text not in ("yes", "no"):
-        raise ValueError(f"{text!r} is neither yes nor no")
-    return text == "yes"
-
-
-def _token(text: str) -> str:
-    entry, at, secret = text.partition("@")
-    if not at or not entry or not secret or "/" in entry:
-        raise ValueError("is given by gnt-zfs trash restore alone")
-    return text
-
-
-PARAMETERS: dict[str, tuple[Callable[[str], object], str]] = {
-    "recordsize": (recordsize, "size of ZFS's records for this disk: a power of two from 512 to 1M (default: the root's)"),
-    "compression": (compression, "compression of this disk: off, on, lz4, zstd or zle (default: the root's)"),
-    "reserve": (_switch, "yes sets aside the whole size at once, so that writing to the disk never lacks space (default: no)"),
-    "trash": (_token, "used by gnt-zfs trash restore: takes a removed disk back instead of making an empty one"),
-}
-
-
-def parse_parameters(given: Mapping[str, str]) -> dict[str, Any]:
-    """Return the disk's parameters as values; BadInput lists the good ones when one is unknown or bad."""
-    values: dict[str, Any] = {}
-    for name, text in given.items():
-        if name not in PARAMETERS:
-            raise BadInput(f"disk parameter {name}: there are {', '.join(PARAMETERS)}")
-        try:
-            values[name] = PARAMETERS[name][0](text)
-        except ValueError as error:
-            raise BadInput(f"disk parameter {name}: {error}") from error
-    return values
-
-
-def parameters_list() -> str:
-    """Return the provider's parameters.list: a name and a description on each line."""
-    return "".join(f"{name} {text}\n" for name, (_parse, text) in PARAMETERS.items())
 
 
 class Volumes:
@@ -138,37 +96,53 @@ class Volumes:
     def create(self, volume: str, size: int, parameters: Mapping[str, Any]) -> str:
         """The volume exists with a disk of `size` bytes, attached; nothing is left of one that fails. Return its device."""
         existing = self.find(volume)
-        token = parameters.get("trash")
-        if existing is not None and not (token and existing.marks.get(RESTORING) == token):
-            self._refuse_used(volume, existing)
+        self._refuse_used(volume, existing, parameters)
         self.store.check_pool()
-        if token:
+        if token := parameters.get("trash"):
             if existing is None or existing.marks.get(RESTORING) != token:
                 self._take_back(volume, token, size, existing)
             # not while it is in the trash, where a boot would mount it
             self.zfs.set(self.name(volume), {"canmount": "on"})
             return self.attach(volume)
         self.check_room(volume, size)
+        content = Content(self, parameters)
+        if existing is not None and content.is_begun(existing):
+            return self._complete(volume, size, content)
+        content.check(size)
         if existing is not None:
             self.destroy(volume)  # nothing was ever written to it, and it may have been made with other parameters
-        self.zfs.create(self.name(volume), dataset_properties(parameters, size), self.marks(volume))
+        content.begin(volume, size)
         try:
-            self.bring_home(volume)
-            self._make_disk(volume, size)
-            return self.attach(volume)
+            return self._complete(volume, size, content)
         except BaseException:
             with contextlib.suppress(Refused, Missing):
-                self.destroy(volume)
+                self.remove(volume) if content.outlives else self.destroy(volume)
             raise
 
-    def _refuse_used(self, volume: str, dataset: Dataset) -> None:
+    def _complete(self, volume: str, size: int, content: Content) -> str:
+        self.bring_home(volume)
+        self._make_disk(volume, size)
+        content.end(volume)
+        return self.attach(volume)
+
+    def _refuse_used(self, volume: str, dataset: Dataset | None, parameters: Mapping[str, Any]) -> None:
+        if dataset is None or (parameters.get("trash") and dataset.marks.get(RESTORING) == parameters["trash"]):
+            return
         if not self._is_unused(volume, dataset):
             raise Refused(f"volume {volume}", "exists already", "gnt-zfs check says whose it is")
 
     def _is_unused(self, volume: str, dataset: Dataset) -> bool:
         """Tell whether a volume is but what a create that was killed has left: no instance ever had it, nothing was written to it."""
-        if INSTANCE in dataset.marks or RECORD in dataset.marks or self.zfs.snapshots(dataset.name, depth=1):
+        if INSTANCE in dataset.marks or RECORD in dataset.marks or OPENED in dataset.marks:
             return False
+        if IMAGE in dataset.marks:
+            return True  # the image goes back to the catalogue, whatever is in it
+        if self.zfs.snapshots(dataset.name, depth=1):
+            return False
+        if dataset.marks.get(INTENT, "").startswith(CREATE):
+            return True
+        if dataset.origin:
+            return dataset.written <= NEVER_CHANGED
         self.bring_home(volume)
         found = os.listdir(self.home(volume))
         return not found or (found == [DISK] and os.stat(self.disk(volume)).st_blocks * 512 <= NEVER_WRITTEN)
@@ -212,6 +186,9 @@ class Volumes:
         if dataset is None:
             self._forget_home(volume)
             return
+        if IMAGE in dataset.marks:
+            self._give_back(volume, dataset)
+            return
         self.bring_home(volume)
         if self._is_unused(volume, dataset):
             self.destroy(volume)
@@ -219,6 +196,16 @@ class Volumes:
         from zfsganeti.trash import Trash
 
         Trash(self.store).put_volume(dataset, self.size(volume))
+
+    def _give_back(self, volume: str, dataset: Dataset) -> None:
+        """The image that an instance had for itself is in the catalogue again, as the instance has left it."""
+        from zfsganeti.images import Images
+
+        self.bring_home(volume)
+        size = self.size(volume)
+        self.zfs.unmount(self.home(volume), seconds=self.store.config.busy_seconds)
+        Images(self.store).take_back(dataset, size)
+        self._forget_home(volume)
 
     def destroy(self, volume: str) -> None:
         """The volume's dataset is gone for good; snapshots of others, clones and holds keep it."""
@@ -354,16 +341,3 @@ class Volumes:
         self.store.unmount_elsewhere(self.name(volume), self.home(volume))
         with contextlib.suppress(OSError):
             os.rmdir(f"{self.store.root.path}/{TRASH}/{entry}")
-
-
-def dataset_properties(parameters: Mapping[str, Any], size: int) -> dict[str, object]:
-    """Return the properties of a volume's dataset that its parameters ask for."""
-    properties: dict[str, object] = {name: parameters[name] for name in ("recordsize", "compression") if name in parameters}
-    if parameters.get("reserve"):
-        properties["refreservation"] = reservation(size)
-    return properties
-
-
-def reservation(size: int) -> int:
-    """Return what a disk of so many bytes can come to occupy: its blocks, and 2% for what ZFS needs to find them."""
-    return size + size // 50 + MIB

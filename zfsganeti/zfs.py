@@ -26,7 +26,7 @@ COMPONENT = re.compile(r"[A-Za-z0-9._:-]+")
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MNT_DETACH = 2, 4, 8, 1024, 2
 ZFS_SUPER_MAGIC = 0x2FC12FC1  # f_type of statfs(2)
 COMPRESSION = {"on": 1, "off": 2, "zle": 14, "lz4": 15, "zstd": 16}  # enum zio_compress, include/sys/zio_compress.h
-NATIVE = ("mountpoint", "canmount", "mounted", "used", "referenced", "available", "creation", "guid", "origin")
+NATIVE = ("mountpoint", "canmount", "mounted", "used", "referenced", "available", "written", "creation", "guid", "origin")
 SNAPSHOTS_PER_TXG = 100  # a program destroys in one txg and stalls it; more are destroyed before, in batches
 
 
@@ -130,6 +130,7 @@ class Dataset:
         self.used = _number(native.get("used"))
         self.referenced = _number(native.get("referenced"))
         self.available = _number(native.get("available"))
+        self.written = _number(native.get("written"))  # since its newest snapshot, or since the one that it is a clone of
         self.creation = _number(native.get("creation"))
         self.guid = native.get("guid", "")
         self.origin = "" if native.get("origin", "-") == "-" else native["origin"]
@@ -193,7 +194,8 @@ for snap in zfs.list.snapshots(fs) do
   snaps[count] = snap
   for clone in zfs.list.clones(snap) do return no("clone", clone) end
   for tag in zfs.list.holds(snap) do return no("hold", snap .. " (" .. tag .. ")") end
-  if not string.find(snap, "@" .. a["prefix"], 1, true) then strangers = strangers + 1; stranger = snap end
+  local own = string.find(snap, "@" .. a["prefix"], 1, true) or snap == fs .. "@" .. a["also"]
+  if not own then strangers = strangers + 1; stranger = snap end
 end
 if strangers > 0 and not a["strangers"] then return { ok = false, why = "snapshot", what = stranger, count = strangers } end
 for i = 1, count do
@@ -280,6 +282,15 @@ class Zfs:
         )
         return [(name, int(created), _number(used)) for name, created, used in (line.split("\t") for line in lines.splitlines())]
 
+    def snapshot_facts(self, root: str, wanted: Iterable[str], *, depth: int) -> dict[str, dict[str, str]]:
+        """Return the wanted properties of each snapshot at and below `root`, by its name; `-` where one has no value."""
+        arguments = ("get", "-Hp", "-d", str(depth), "-t", "snapshot", "-o", "name,property,value", ",".join(wanted), check_dataset(root))
+        found: dict[str, dict[str, str]] = {}
+        for line in self._command("zfs", *arguments).splitlines():
+            name, prop, value = line.split("\t")
+            found.setdefault(name, {})[prop] = value
+        return found
+
     def local(self, name: str) -> dict[str, str]:
         """Return the properties that were set on a filesystem itself, neither inherited nor left at their default."""
         lines = self._command("zfs", "get", "-Hp", "-s", "local", "-o", "property,value", "all", check_dataset(name)).splitlines()
@@ -359,9 +370,9 @@ class Zfs:
         whole = [check_snapshot(name).encode() for name in names]
         self._call(whole[0].decode() if whole else "", "lzc_snapshot", whole, encode({}, marks or {}))
 
-    def clone(self, snapshot: str, name: str, marks: Mapping[str, str]) -> None:
+    def clone(self, snapshot: str, name: str, marks: Mapping[str, str], properties: Mapping[str, object] | None = None) -> None:
         """The filesystem exists, unmounted, with what the snapshot holds; Refused when the name is taken."""
-        self._call(name, "lzc_clone", check_dataset(name).encode(), check_snapshot(snapshot).encode(), encode({}, marks))
+        self._call(name, "lzc_clone", check_dataset(name).encode(), check_snapshot(snapshot).encode(), encode(properties or {}, marks))
 
     def rename(self, old: str, new: str) -> None:
         """The filesystem bears the new name; where it is mounted it stays mounted."""
@@ -385,23 +396,30 @@ class Zfs:
             self._call(whole[0].decode(), "lzc_destroy_snaps", whole, False)
 
     def destroy(
-        self, name: str, marks: Mapping[str, str], *, strangers: bool = False, seconds: float = 0, only_check: bool = False
+        self,
+        name: str,
+        marks: Mapping[str, str],
+        *,
+        strangers: bool = False,
+        also: str = "",
+        seconds: float = 0,
+        only_check: bool = False,
     ) -> None:
         """The filesystem and its snapshots are gone in one txg, or nothing has changed.
 
-        It must carry `marks` locally, have no child, clone or hold, and no snapshot but ours unless `strangers`. What is in use is
-        tried again for `seconds`; then Busy names who uses it. A filesystem that does not exist is Missing.
+        It must carry `marks` locally, have no child, clone or hold, and no snapshot but ours and `also` unless `strangers`. What is
+        in use is tried again for `seconds`; then Busy names who uses it. A filesystem that does not exist is Missing.
         """
         deadline = time.monotonic() + seconds
         pause = 0.05
         while True:
-            answer = self._program(name, marks, strangers, only_check=True)
+            answer = self._program(name, marks, strangers, also, only_check=True)
             if answer["ok"]:
                 if only_check:
                     return
                 if answer["count"] > SNAPSHOTS_PER_TXG:
                     self._thin(name)
-                answer = self._program(name, marks, strangers, only_check=False)
+                answer = self._program(name, marks, strangers, also, only_check=False)
                 if answer["ok"]:
                     return
             if answer["why"] not in ("mounted", "sending", "again") or time.monotonic() > deadline:
@@ -414,10 +432,11 @@ class Zfs:
         for first in range(0, len(names), SNAPSHOTS_PER_TXG):
             self.destroy_snapshots(names[first : first + SNAPSHOTS_PER_TXG])
 
-    def _program(self, name: str, marks: Mapping[str, str], strangers: bool, *, only_check: bool) -> dict[str, Any]:
+    def _program(self, name: str, marks: Mapping[str, str], strangers: bool, also: str, *, only_check: bool) -> dict[str, Any]:
         argv = {
             b"fs": check_dataset(name).encode(),
             b"prefix": self.ours.encode(),
+            b"also": also.encode(),
             b"strangers": strangers,
             b"only_check": only_check,
             b"marks": {key.encode(): value.encode() for key, value in marks.items()},

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from zfsganeti.contents import PARAMETERS
 from zfsganeti.extstorage import NAMES
-from zfsganeti.volumes import PARAMETERS
 
 from .debian import SERIES, package_tree
 

@@ -16,6 +16,8 @@ DEFAULTS = {
     "trash_days": 7,
     "trash_min_free": 10,
     "overcommit": 200,
+    "fill_directories": (),
+    "image_max": 4096,
     "warn_free": 15,
     "allow_degraded": 0,
     "leftover_minutes": 60,

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tests.fakeloop import FakeLoop
 from tests.killing import dies
 from tests.node import CLUSTER_NAME, Node
+from zfsganeti.contents import PARAMETERS, dataset_properties, parameters_list, parse_parameters, reservation
 from zfsganeti.datasets import CLUSTER, INSTANCE, OPENED, RECORD, RESTORING, SIZE, VOLUME, Store
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
-from zfsganeti.volumes import PARAMETERS, Volumes, check_volume, dataset_properties, parameters_list, parse_parameters, reservation
+from zfsganeti.volumes import Volumes, check_volume
 
 MIB, GIB = 1 << 20, 1 << 30
 DISK0 = "0b1c0b5e-8f0c-4f2e-9d52-5a5e2b0f7c11.ext.disk0"

@@ -1,0 +1,511 @@
+"""The catalogue of golden images on the fake ZFS: nothing half-made is seen, nothing used is lost, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fakeloop import FakeLoop
+from tests.killing import dies
+from tests.node import CLUSTER_NAME, DAY, Node
+from zfsganeti.contents import find_directory, parse_parameters
+from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT
+from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
+from zfsganeti.images import FORMAT, Image, Images, newest
+from zfsganeti.names import check_image, family
+from zfsganeti.volumes import Volumes
+
+MIB = 1 << 20
+DISK0, DISK1 = (f"0b1c0b5e-8f0c-4f2e-9d52-5a5e2b0f7c1{number}.ext.disk0" for number in (1, 2))
+GOLD = b"golden"
+quick = settings(max_examples=200, deadline=None, derandomize=True)
+
+
+def holding(content: bytes = GOLD, size: int = MIB) -> Callable[[str], Mapping[str, str]]:
+    def fill(home: str) -> Mapping[str, str]:
+        Path(home, "download").write_bytes(b"leftover")
+        Path(home, "disk.raw").write_bytes(content)
+        os.truncate(f"{home}/disk.raw", size)
+        return {FORMAT: "raw"}
+
+    return fill
+
+
+class Bench:
+    """A node with a catalogue, and the volumes that use it."""
+
+    def __init__(self, node: Node) -> None:
+        self.node, self.loop = node, FakeLoop(node.fake.reaper)
+        self.images, self.volumes = Images(node.store), Volumes(node.store, self.loop)
+
+    def make(self, name: str = "debian-12", content: bytes = GOLD) -> Image:
+        return self.images.make(name, "file:/debian.qcow2", holding(content))
+
+    def create(self, volume: str = DISK0, size: int = 2 * MIB, **parameters: Any) -> str:
+        return self.volumes.create(volume, size, {"image": "debian-12", **parameters})
+
+    def use(self, volume: str = DISK0, **parameters: Any) -> None:
+        self.create(volume, **parameters)
+        self.volumes.set_instance(volume, "web1")
+
+    def read(self, volume: str = DISK0) -> bytes:
+        return Path(self.volumes.disk(volume)).read_bytes()
+
+    def write(self, content: bytes, volume: str = DISK0) -> None:
+        with open(self.volumes.disk(volume), "r+b") as disk:
+            disk.write(content)
+
+    def names(self) -> list[str]:
+        return [image.name for image in self.images.all()]
+
+    def later(self, seconds: int) -> None:
+        self.node.fake.clock += seconds
+
+    def state(self) -> dict[str, Any]:
+        datasets = self.node.fake.state()
+        for dataset in datasets.values():
+            dataset["files"] = {file: content.rstrip(b"\0") for file, content in dataset["files"].items()}
+            dataset["snapshots"] = {
+                short: {file: content.rstrip(b"\0") for file, content in files.items()} for short, files in dataset["snapshots"].items()
+            }
+            dataset["properties"].pop("canmount", None) if dataset["properties"].get("canmount") == "on" else None
+        places = (".aside", ".trash", ".images", ".images/.partial")
+        return {
+            "datasets": {name: dataset for name, dataset in datasets.items() if not name.endswith(places)},
+            "paths": [path for path in self.node.paths() if path not in places],
+            "devices": dict(self.loop.attached),
+        }
+
+
+@pytest.fixture
+def bench(node: Node) -> Bench:
+    return Bench(node)
+
+
+# names
+
+
+@quick
+@given(st.text(max_size=40) | st.from_regex(r"[a-z0-9.:_-]{1,20}", fullmatch=True))
+def test_any_name_is_an_images_or_bad(name: str) -> None:
+    try:
+        assert check_image(name) == name
+    except BadName:
+        return
+    assert "/" not in name
+    assert "@" not in name
+    assert family(name)
+    assert not name.startswith(".")
+
+
+@pytest.mark.parametrize("name", ["", ":", "a:", ":a", "a:b:c", ".partial", "a/b", "a@b", "a b", "a..b", "-x", "x" * 101, "a:.b"])
+def test_what_is_no_image_name_reaches_nothing(bench: Bench, name: str) -> None:
+    for attempt in (bench.make, bench.images.find, bench.images.delete, bench.images.resolve, bench.images.retire):
+        with pytest.raises(BadName):
+            attempt(name)
+    with pytest.raises(BadInput):
+        parse_parameters({"image": name})
+    assert bench.node.datasets() == []
+
+
+# making
+
+
+def test_an_image_appears_whole_with_what_is_known_of_it(bench: Bench) -> None:
+    seen: list[list[str]] = []
+
+    def fill(home: str) -> Mapping[str, str]:
+        seen.append(bench.names())
+        return holding()(home)
+
+    made = bench.images.make("debian-12:2026-11-01", "https://example.com/debian.qcow2", fill)
+    assert seen == [[]]
+    assert (made.name, made.size, made.source, made.format) == ("debian-12:2026-11-01", MIB, "https://example.com/debian.qcow2", "raw")
+    assert made.imported == bench.node.fake.clock
+    assert made.clones == []
+    assert list(bench.node.fake.files(made.dataset)) == ["disk.raw"]
+    assert bench.node.fake.state()[made.dataset]["properties"] == {"canmount": "noauto", "readonly": "on"}
+    assert bench.names() == ["debian-12:2026-11-01"]
+
+
+def test_a_name_is_given_once(bench: Bench) -> None:
+    bench.make()
+    with pytest.raises(Refused) as caught:
+        bench.make()
+    assert str(caught.value) == "image debian-12: exists already: choose another version, such as debian-12:2023-11-14"
+    bench.node.fake.foreign("zfs/vm/.images/other")
+    with pytest.raises(Foreign):
+        bench.make("other")
+    assert bench.names() == ["debian-12"]
+
+
+def test_what_fails_leaves_nothing_and_what_could_not_be_reached_is_gone_on_with(bench: Bench) -> None:
+    bench.make("other")
+    before = bench.state()
+
+    def failing(error: Exception) -> Callable[[str], Mapping[str, str]]:
+        def fill(home: str) -> Mapping[str, str]:
+            Path(home, "download.part").write_bytes(b"half")
+            raise error
+
+        return fill
+
+    for error in (Refused("x", "is truncated"), OSError(28, "full"), ValueError("a defect")):
+        with pytest.raises((Refused, ValueError)):
+            bench.images.make("debian-12", "http://example.com/x", failing(error))
+        assert bench.state() == before
+    with pytest.raises(Unavailable):
+        bench.images.make("debian-12", "http://example.com/x", failing(Unavailable("example.com", "cannot be reached")))
+    assert bench.names() == ["other"]
+    found: list[str] = []
+
+    def fill(home: str) -> Mapping[str, str]:
+        found.extend(os.listdir(home))
+        return holding()(home)
+
+    bench.images.make("debian-12", "http://example.com/x", fill)
+    assert found == ["download.part"]
+
+
+def test_another_source_begins_anew(bench: Bench) -> None:
+    def unreachable(home: str) -> Mapping[str, str]:
+        Path(home, "download.part").write_bytes(b"half")
+        raise Unavailable("example.com", "cannot be reached")
+
+    def empty(home: str) -> Mapping[str, str]:
+        assert os.listdir(home) == []
+        return holding()(home)
+
+    with pytest.raises(Unavailable):
+        bench.images.make("debian-12", "http://example.com/x", unreachable)
+    bench.images.make("debian-12", "http://example.com/y", empty)
+
+
+def test_a_half_made_image_is_swept_after_a_day(bench: Bench) -> None:
+    def unreachable(_home: str) -> Mapping[str, str]:
+        raise Unavailable("example.com", "cannot be reached")
+
+    with pytest.raises(Unavailable):
+        bench.images.make("debian-12", "http://example.com/x", unreachable)
+    assert bench.images.sweep() == []
+    bench.later(DAY)
+    assert bench.images.sweep() == [".partial/debian-12"]
+    assert bench.node.datasets() == [".images", ".images/.partial"]
+
+
+def test_an_import_stops_before_the_root_is_full(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        f_bavail, f_frsize, f_blocks = 1, 1 << 20, 1000
+
+    def fill(home: str) -> Mapping[str, str]:
+        monkeypatch.setattr(os, "statvfs", lambda _path: Full)
+        bench.images.watched("debian-12", lambda *_: None)("convert", 64 << 20, 0)
+        return holding()(home)
+
+    with pytest.raises(NoSpace) as caught:
+        bench.images.make("debian-12", "file:/x", fill)
+    assert "must keep 50.0M free: 50.0M asked for, 1.00M available" in str(caught.value)
+    assert bench.names() == []
+
+
+# using
+
+
+def test_a_name_without_version_means_the_newest(bench: Bench) -> None:
+    for version in ("2026-11-01", "2026-10-01", "2026-11-20"):
+        bench.make(f"debian-12:{version}")
+        bench.later(10)
+    bench.make("debian-13")
+    assert bench.images.resolve("debian-12").name == "debian-12:2026-11-20"
+    assert bench.images.resolve("debian-12:2026-10-01").name == "debian-12:2026-10-01"
+    bench.images.retire("debian-12:2026-11-20")
+    assert bench.images.resolve("debian-12").name == "debian-12:2026-10-01"
+    for missing in ("debian", "debian-12:2026-11-20", "debian-12:1"):
+        with pytest.raises(Missing) as caught:
+            bench.images.resolve(missing)
+        assert str(caught.value).endswith(f"gnt-zfs image push {missing} on a node that has it brings it here")
+    assert newest([], "debian-12") is None
+
+
+def test_a_disk_is_a_clone_with_the_size_asked_for(bench: Bench) -> None:
+    bench.make()
+    bench.create(recordsize=16384)
+    assert bench.read() == GOLD.ljust(2 * MIB, b"\0")
+    assert bench.images.must("debian-12").clones == [f"zfs/vm/{DISK0}"]
+    assert bench.node.fake.state()[f"zfs/vm/{DISK0}"]["properties"]["recordsize"] == "16384"
+    bench.write(b"mine")
+    assert bench.images.must("debian-12").written == 0
+
+
+def test_what_does_not_fit_or_is_not_here_leaves_nothing(bench: Bench) -> None:
+    bench.make()
+    before = bench.state()
+    with pytest.raises(Refused) as caught:
+        bench.create(size=MIB - 512)
+    assert str(caught.value).endswith("size=1M or more")
+    with pytest.raises(Missing):
+        bench.create(image="debian-13")
+    assert bench.state() == before
+
+
+def test_a_clone_that_nobody_had_is_made_again_and_one_in_use_never(bench: Bench) -> None:
+    bench.make()
+    bench.create()
+    bench.create()
+    bench.volumes.set_instance(DISK0, "web1")
+    bench.write(b"mine")
+    with pytest.raises(Refused):
+        bench.create()
+    assert bench.read().startswith(b"mine")
+    bench.volumes.remove(DISK0)
+    assert len(bench.node.trash.entries()) == 1
+
+
+def test_a_clone_that_was_written_to_is_never_made_again(bench: Bench) -> None:
+    bench.make()
+    bench.create()
+    bench.write(b"x" * MIB + b"y")
+    with pytest.raises(Refused):
+        bench.create()
+
+
+def test_a_copy_is_marked_to_become_independent(bench: Bench) -> None:
+    bench.make()
+    bench.create(mode="copy")
+    assert DETACH in bench.node.marks(f"zfs/vm/{DISK0}")
+
+
+def test_a_persistent_image_is_used_by_one_alone_and_goes_back(bench: Bench) -> None:
+    bench.make()
+    guid = bench.images.must("debian-12").guid
+    bench.use(mode="persistent")
+    assert bench.names() == []
+    with pytest.raises(Missing):
+        bench.create(DISK1)
+    bench.write(b"changed")
+    bench.volumes.remove(DISK0)
+    image = bench.images.must("debian-12")
+    assert image.size == 2 * MIB
+    assert image.guid != guid
+    assert bench.node.fake.files(image.dataset)["disk.raw"].startswith(b"changed")
+    assert bench.node.marks(image.dataset).keys() & {IMAGE, CLUSTER} == {IMAGE, CLUSTER}
+    assert bench.node.trash.entries() == []
+    bench.create(DISK1)
+    assert bench.read(DISK1).startswith(b"changed")
+    with pytest.raises(Busy) as caught:
+        bench.create(mode="persistent")
+    assert "1 disks are clones of it" in str(caught.value)
+
+
+def test_a_lent_image_does_not_overwrite_one_of_its_name(bench: Bench) -> None:
+    bench.make()
+    bench.use(mode="persistent")
+    bench.make(content=b"another")
+    with pytest.raises(Refused) as caught:
+        bench.volumes.remove(DISK0)
+    assert str(caught.value).endswith("gnt-zfs image rename debian-12 NEW first")
+    bench.images.rename("debian-12", "other")
+    bench.volumes.remove(DISK0)
+    assert bench.names() == ["debian-12", "other"]
+
+
+# other contents
+
+
+def test_swap_and_a_filesystem_with_files(bench: Bench, tmp_path: Path) -> None:
+    bench.volumes.create(DISK0, 4 * MIB, {"swap": True})
+    assert bench.read()[4086:4096] == b"SWAPSPACE2"
+    bench.volumes.create(DISK1, 4 * MIB, {"swap": 2 * MIB})
+    with pytest.raises(BadInput):
+        bench.volumes.create("other", 4 * MIB, {"swap": 8 * MIB})
+    (tmp_path / "fill/rescue/etc").mkdir(parents=True)
+    (tmp_path / "fill/rescue/etc/hello").write_text("hello from a directory")
+    bench.node.config.fill_directories = (str(tmp_path / "fill"),)
+    bench.volumes.create("filled", 8 * MIB, {"fill": "rescue"})
+    said = subprocess.run(["debugfs", "-R", "cat etc/hello", bench.volumes.disk("filled")], capture_output=True, text=True, check=True)
+    assert said.stdout == "hello from a directory"
+    assert INTENT not in bench.node.marks("zfs/vm/filled")
+    with pytest.raises(Refused) as caught:
+        (tmp_path / "fill/rescue/big").write_bytes(b"x" * (9 * MIB))
+        bench.volumes.create("small", 8 * MIB, {"fill": "rescue"})
+    assert "a disk of 8.00M takes 8.00M at most" in str(caught.value)
+    assert bench.node.datasets() == [DISK0, DISK1, "filled"]
+
+
+def test_nothing_outside_the_listed_directories_is_read(tmp_path: Path) -> None:
+    (tmp_path / "fill/good").mkdir(parents=True)
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "fill/out").symlink_to(tmp_path / "secret")
+    allowed = (str(tmp_path / "fill"),)
+    assert find_directory(allowed, "good") == str(tmp_path / "fill/good")
+    for name in ("out", ".", "nothing", "good/../../secret"):
+        with pytest.raises(Missing):
+            find_directory(allowed, name)
+    for name in ("/etc", "../secret", "", "a/../b"):
+        with pytest.raises(BadInput):
+            parse_parameters({"fill": name})
+    with pytest.raises(Missing) as caught:
+        find_directory((), "good")
+    assert str(caught.value).endswith("fill_directories of this node's configuration is empty")
+
+
+@pytest.mark.parametrize(
+    ("given_", "said"),
+    [
+        ({"image": "a", "swap": "yes"}, "disk parameters image and swap: only one of them says what the disk holds"),
+        ({"mode": "copy"}, "disk parameter mode: says how an image is used, and image is not given"),
+        ({"image": "a", "mode": "link"}, "disk parameter mode: 'link' is none of clone, copy, persistent"),
+        ({"swap": "4"}, "disk parameter swap: '4' is no size such as 512M or 4G"),
+        ({"swap": "-1G"}, "disk parameter swap: '-1G' is no size such as 512M or 4G"),
+    ],
+)
+def test_contradictions_are_refused(given_: dict[str, str], said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_parameters(given_)
+    assert str(caught.value) == said
+    assert parse_parameters({"swap": "4G"}) == {"swap": 4 << 30}
+
+
+# retiring and deleting
+
+
+def test_a_deleted_image_stays_for_its_clones_and_for_the_days_of_the_trash(bench: Bench) -> None:
+    bench.make()
+    bench.use()
+    assert not bench.images.delete("debian-12", now=True)
+    with pytest.raises(Missing):
+        bench.create(DISK1)
+    bench.later(8 * DAY)
+    assert bench.images.sweep() == []
+    bench.volumes.remove(DISK0)
+    assert bench.images.sweep() == [], "the disk in the trash is a clone still"
+    bench.node.trash.destroy(bench.node.trash.entries()[0].entry)
+    assert bench.images.sweep() == ["debian-12"]
+    assert bench.names() == []
+
+
+def test_what_was_deleted_can_be_had_back(bench: Bench) -> None:
+    bench.make()
+    assert not bench.images.delete("debian-12")
+    bench.later(DAY)
+    assert bench.images.sweep() == []
+    bench.images.restore("debian-12")
+    bench.later(30 * DAY)
+    assert bench.images.sweep() == []
+    bench.create()
+    assert bench.images.delete("debian-12", now=True) is False
+    bench.volumes.destroy(DISK0)
+    assert bench.images.delete("debian-12", now=True) is True
+
+
+def test_snapshots_of_others_keep_an_image(bench: Bench) -> None:
+    image = bench.make()
+    bench.node.fake.snapshot([f"{image.dataset}@autosnap_daily"])
+    with pytest.raises(Busy):
+        bench.images.delete("debian-12", now=True)
+    bench.later(8 * DAY)
+    assert bench.images.sweep() == []
+    assert bench.names() == ["debian-12"]
+
+
+# killed at every point
+
+
+def nothing(_bench: Bench) -> None:
+    pass
+
+
+def made(bench: Bench) -> None:
+    bench.make()
+
+
+def lent(bench: Bench) -> None:
+    bench.make()
+    bench.use(mode="persistent")
+
+
+def deleted(bench: Bench) -> None:
+    bench.make()
+    bench.images.delete("debian-12")
+    bench.later(8 * DAY)
+
+
+def make_unless_made(bench: Bench) -> None:
+    if not bench.names():
+        bench.make()
+
+
+def rename_unless_renamed(bench: Bench) -> None:
+    if bench.names() == ["debian-12"]:
+        bench.images.rename("debian-12", "new")
+
+
+OPERATIONS: dict[str, tuple[Callable[[Bench], object], Callable[[Bench], object]]] = {
+    "make": (nothing, make_unless_made),
+    "clone": (made, lambda bench: bench.create()),
+    "lend": (made, lambda bench: bench.create(mode="persistent")),
+    "take back": (lent, lambda bench: bench.volumes.remove(DISK0)),
+    "rename": (made, rename_unless_renamed),
+    "sweep": (deleted, lambda bench: bench.images.sweep()),
+    "swap": (nothing, lambda bench: bench.volumes.create(DISK0, MIB, {"swap": True})),
+}
+
+
+@pytest.mark.parametrize("boot", [False, True], ids=["", "boot"])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_what_was_killed_anywhere_and_repeated_ends_the_same(tmp_path: Path, name: str, boot: bool) -> None:
+    before, does = OPERATIONS[name]
+    count = 0
+
+    def another() -> Bench:
+        nonlocal count
+        if count:
+            os.rename(tmp_path / "node", tmp_path / f"before{count}")
+        count += 1
+        (tmp_path / "node").mkdir()
+        bench = Bench(Node(tmp_path / "node"))
+        before(bench)
+        return bench
+
+    def settled(bench: Bench) -> dict[str, Any]:
+        state = bench.state()
+        for dataset in state["datasets"].values():
+            if any(content.startswith(b"\0" * 1024) for content in dataset["files"].values()):  # swap has a UUID of its own
+                dataset["files"] = {}
+            dataset["marks"].pop(IMAGE, None) if name == "rename" else None
+        return state
+
+    bench = another()
+    does(bench)
+    goal = settled(bench)
+    point, died = 0, True
+    while died:
+        point += 1
+        bench = another()
+        died = dies(bench.node.fake.reaper, point, lambda bench=bench: does(bench))  # type: ignore[misc]
+        if boot:
+            bench.node.fake.boot()
+            bench.loop.attached.clear()
+        assert all(image.size == MIB for image in bench.images.all() if name != "take back"), "nothing half-made is seen"
+        does(bench)
+        after = settled(bench)
+        if boot:
+            after["devices"] = goal["devices"]
+        assert after == goal, f"killed at point {point}"
+
+
+def test_the_cluster_of_an_image_is_ours(bench: Bench) -> None:
+    bench.node.fake.create("zfs/vm/.images", {}, {})
+    bench.node.fake.create("zfs/vm/.images/theirs", {}, {IMAGE: "theirs", CLUSTER: "other.example.com"})
+    bench.node.fake.snapshot(["zfs/vm/.images/theirs@golden"])
+    assert bench.names() == []
+    with pytest.raises(Foreign):
+        bench.images.must("theirs")
+    assert CLUSTER_NAME != "other.example.com"

@@ -1,0 +1,434 @@
+"""What a golden image is: a dataset below `.images` with a read-only disk, its snapshot `@golden`, and where it came from.
+
+An image is made under `.images/.partial` and renamed when it is whole, so that none is ever seen half-done. Volumes and
+instances are clones of its snapshot, which therefore cannot go before they do: an image that is deleted is retired first,
+makes no more clones, and goes when the last of them has gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from zfsganeti.datasets import CLUSTER, IMAGE, INSTANCE, INTENT, OPENED, PREFIX, RECORD, SIZE, copy_sparse, locked
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
+from zfsganeti.names import check_image, family
+from zfsganeti.zfs import Dataset, check_dataset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    from zfsganeti.datasets import Store
+
+    Progress = Callable[[str, int, int], None]  # what is being done, bytes done, bytes in all or 0
+
+SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED, RETIRED, DELETED = (
+    PREFIX + word for word in ("source", "sha256", "content", "format", "imported", "retired", "deleted")
+)
+PROVENANCE = (IMAGE, CLUSTER, SIZE, SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED)
+IMAGE_MARKS = (*PROVENANCE, RETIRED, DELETED)
+IMAGES, PARTIAL = ".images", ".partial"
+GOLDEN = "golden"
+DISK = "disk.raw"
+DAY = 86400
+PARTIAL_SECONDS = DAY  # how long a download that was interrupted can be gone on with
+KEPT_FREE_PERCENT = 5  # of the root's space: an import must not stop the instances that are there
+PROBE_BYTES = 64 << 20
+
+
+def quiet(_what: str, _done: int, _all: int) -> None:
+    """Nobody watches."""
+
+
+class Image:
+    """An image as it was when listed; sizes are bytes, times seconds since 1970."""
+
+    def __init__(self, dataset: Dataset, golden: Mapping[str, str]) -> None:
+        marks = dataset.marks
+        self.name, self.dataset = dataset.short, dataset.name  # the mark follows a rename a moment later
+        self.marks = {mark: marks[mark] for mark in (IMAGE, CLUSTER)}
+        self.guid = golden["guid"]
+        self.clones = [clone for clone in golden["clones"].split(",") if clone not in ("", "-")]
+        self.size = int(marks.get(SIZE) or 0)
+        self.used, self.referenced, self.written = dataset.used, dataset.referenced, dataset.written
+        self.source, self.format = marks.get(SOURCE, ""), marks.get(FORMAT, "")
+        self.checksum, self.content = marks.get(CHECKSUM, ""), marks.get(CONTENT, "")
+        self.imported = int(marks.get(IMPORTED) or 0)
+        self.deleted = int(marks.get(DELETED) or 0)
+        self.retired = RETIRED in marks or bool(self.deleted)
+
+    @property
+    def snapshot(self) -> str:
+        return f"{self.dataset}@{GOLDEN}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "guid": self.guid,
+            "size": self.size,
+            "used": self.used,
+            "referenced": self.referenced,
+            "clones": [clone.rsplit("/", 1)[1] for clone in self.clones],
+            "source": self.source,
+            "sha256": self.checksum,
+            "format": self.format,
+            "imported": self.imported,
+            "retired": self.retired,
+            "deleted": self.deleted,
+        }
+
+
+def newest(images: list[Image], wanted: str) -> Image | None:
+    """Return the image that a name means to somebody who wants a disk of it: without a version the newest, retired ones never."""
+    usable = [image for image in images if not image.retired]
+    if ":" in wanted:
+        return next((image for image in usable if image.name == wanted), None)
+    matching = [image for image in usable if family(image.name) == wanted]
+    return max(matching, key=lambda image: (image.imported, image.name)) if matching else None
+
+
+class Images:
+    """The catalogue of one node's root."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.zfs = store, store.zfs
+        self.root = f"{store.root.name}/{IMAGES}"
+
+    # looking
+
+    def dataset(self, name: str) -> str:
+        return check_dataset(f"{self.root}/{check_image(name)}")
+
+    def all(self) -> list[Image]:
+        """Return the images of this cluster on this node, by name; what is half-made or not ours is none."""
+        if self.zfs.get(self.root) is None:
+            return []
+        return self._found(self.root, 1)
+
+    def _found(self, name: str, depth: int) -> list[Image]:
+        golden = self.zfs.snapshot_facts(name, ("guid", "clones"), depth=depth + 1)
+        datasets = [dataset for dataset in self.zfs.datasets(name, depth=depth, marks=IMAGE_MARKS) if self._is_ours(dataset)]
+        return [Image(dataset, golden[snapshot]) for dataset in datasets if (snapshot := f"{dataset.name}@{GOLDEN}") in golden]
+
+    def _is_ours(self, dataset: Dataset) -> bool:
+        return dataset.marks.get(CLUSTER) == self.store.cluster and IMAGE in dataset.marks
+
+    def find(self, name: str) -> Image | None:
+        """Return the image of exactly this name; Foreign when the name is taken by something that is no image of ours."""
+        dataset = self.zfs.get(self.dataset(name), marks=IMAGE_MARKS)
+        if dataset is None:
+            return None
+        found = self._found(dataset.name, 0)
+        if not found:
+            raise Foreign(f"dataset {dataset.name}", "is no image of this cluster", "rename it or choose another name")
+        return found[0]
+
+    def must(self, name: str) -> Image:
+        image = self.find(name)
+        if image is None:
+            raise Missing(f"image {name} on this node", "gnt-zfs image list shows what is here")
+        return image
+
+    def resolve(self, name: str) -> Image:
+        """Return the image that a disk is to be made of; Missing says how it comes here."""
+        check_image(name)
+        image = newest(self.all(), name)
+        if image is None:
+            raise Missing(f"image {name} on this node", f"gnt-zfs image push {name} on a node that has it brings it here")
+        return image
+
+    # making
+
+    def make(self, name: str, source: str, fill: Callable[[str], Mapping[str, str]]) -> Image:
+        """The image exists with what `fill` put into the disk of the directory that it is given, or nothing is seen of it.
+
+        `fill` returns what is known of the image. When the source cannot be reached the half-made one is kept for a day, so
+        that the same import goes on from there.
+        """
+        with self._alone(name):
+            if self.find(name) is not None:
+                raise Refused(f"image {name}", "exists already", f"choose another version, such as {family(name)}:{self._today()}")
+            partial = self._begin(name, source)
+            try:
+                known = fill(self._partial_home(name))
+                return self._finish(name, partial, known)
+            except (Unavailable, KeyboardInterrupt):
+                self._leave(name)
+                raise
+            except OSError as error:
+                self._drop(name)
+                raise Refused(f"image {name}", os.strerror(error.errno or 0)) from error
+            except Exception:
+                self._drop(name)
+                raise
+
+    def _today(self) -> str:
+        return time.strftime("%Y-%m-%d", time.gmtime(self.store.now()))
+
+    def _alone(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return locked(f".image.{check_image(name)}", seconds=0, what=f"image {name}")
+
+    def _partial(self, name: str) -> str:
+        return check_dataset(f"{self.root}/{PARTIAL}/{check_image(name)}")
+
+    def _partial_home(self, name: str) -> str:
+        return f"{self.store.root.path}/{IMAGES}/{PARTIAL}/{name}"
+
+    def _begin(self, name: str, source: str) -> str:
+        """An empty dataset for the image is mounted, or that of an interrupted import of the same source."""
+        self.store.check_pool()
+        self._watch_space(name)
+        for parent in (self.root, f"{self.root}/{PARTIAL}"):
+            if self.zfs.get(parent) is None:
+                with contextlib.suppress(Refused):  # made this moment by another import
+                    self.zfs.create(parent, {"canmount": "off"}, {})
+        partial, marks = self._partial(name), {IMAGE: name, CLUSTER: self.store.cluster, SOURCE: source}
+        existing = self.zfs.get(partial, marks=IMAGE_MARKS)
+        if existing is not None and {mark: existing.marks.get(mark) for mark in marks} != marks:
+            self._drop(name)
+            existing = None
+        if existing is None:
+            self.zfs.create(partial, {"canmount": "noauto"}, marks)
+        else:
+            self.zfs.destroy_snapshots([f"{partial}@{GOLDEN}"])
+            self.zfs.set(partial, {"readonly": "off"})
+        self.zfs.mount(partial, self._partial_home(name))
+        os.chmod(self._partial_home(name), 0o700)
+        return partial
+
+    def _finish(self, name: str, partial: str, known: Mapping[str, str]) -> Image:
+        home = self._partial_home(name)
+        for file in os.listdir(home):
+            if file != DISK:
+                os.unlink(f"{home}/{file}")
+        size = os.stat(f"{home}/{DISK}").st_size
+        self._leave(name)
+        self.zfs.set(partial, {**known, SIZE: str(size), IMPORTED: f"{self.store.now():.0f}"})
+        self._crown(partial)
+        self.zfs.rename(partial, self.dataset(name))
+        return self.must(name)
+
+    def _crown(self, dataset: str) -> None:
+        """The dataset is read-only and what it holds now is its golden snapshot."""
+        self.zfs.set(dataset, {"readonly": "on", "canmount": "noauto"})
+        self.zfs.snapshot([f"{dataset}@{GOLDEN}"])
+
+    def _leave(self, name: str) -> None:
+        home = self._partial_home(name)
+        self.zfs.unmount(home, seconds=self.store.config.busy_seconds)
+        with contextlib.suppress(OSError):
+            os.rmdir(home)
+
+    def _drop(self, name: str) -> None:
+        """Nothing is left of a half-made image."""
+        partial = self._partial(name)
+        dataset = self.zfs.get(partial, marks=IMAGE_MARKS)
+        if dataset is not None:
+            if dataset.marks.get(IMAGE) != name:
+                raise Foreign(f"dataset {partial}", "is no half-made image", "rename it")
+            self._leave(name)
+            self.zfs.destroy(partial, {IMAGE: name}, also=GOLDEN, seconds=self.store.config.busy_seconds)
+        with contextlib.suppress(OSError):
+            os.rmdir(self._partial_home(name))
+
+    def _watch_space(self, name: str) -> None:
+        """The root keeps a share of its space free, which instances need more than an image that is being made."""
+        found = os.statvfs(self.store.root.path)
+        free, all_of_it = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+        kept = all_of_it * KEPT_FREE_PERCENT // 100
+        if free < kept:
+            raise NoSpace(
+                f"image {name}: {self.store.root.name} must keep {human(kept)} free", kept, free, "gnt-zfs trash empty may make room"
+            )
+
+    def watched(self, name: str, progress: Progress) -> Progress:
+        """Return a progress that also stops when the root becomes full."""
+        seen = [0]
+
+        def report(what: str, done: int, all_of_it: int) -> None:
+            if abs(done - seen[0]) >= PROBE_BYTES:
+                seen[0] = done
+                self._watch_space(name)
+            progress(what, done, all_of_it)
+
+        return report
+
+    def import_from(self, name: str, source: str, *, sha256: str = "", kind: str = "", progress: Progress = quiet) -> Image:
+        """The image holds what a URL or a file holds, as a raw, sparse disk."""
+        from zfsganeti import sources
+
+        watch = self.watched(name, progress)
+
+        def fill(home: str) -> dict[str, str]:
+            fetched = sources.fetch(source, f"{home}/download", sha256=sha256, progress=watch)
+            limit = self.store.config.image_max << 30
+            raw = sources.to_raw(fetched.path, f"{home}/{DISK}", name=sources.shown(source), kind=kind, limit=limit, progress=watch)
+            return {CHECKSUM: fetched.sha256, FORMAT: raw.format, CONTENT: raw.content}
+
+        return self.make(name, sources.shown(source), fill)
+
+    def save(self, name: str, snapshot: str, file: str, source: str, progress: Progress = quiet) -> Image:
+        """The image holds what a disk's file held in a snapshot; nothing of it depends on the instance any more."""
+        from zfsganeti import sources
+
+        watch = self.watched(name, progress)
+
+        def fill(home: str) -> dict[str, str]:
+            with self._looking_into_snapshot(name, snapshot) as path:
+                copy_sparse(f"{path}/{file}", f"{home}/{DISK}", lambda done, size: watch("copy", done, size))
+            os.chmod(f"{home}/{DISK}", 0o600)
+            return {FORMAT: "raw", CONTENT: sources.content_digest(f"{home}/{DISK}", watch)}
+
+        return self.make(name, source, fill)
+
+    @contextlib.contextmanager
+    def _looking_into_snapshot(self, name: str, snapshot: str) -> Iterator[str]:
+        """Yield a directory with what a snapshot holds: a clone of it for the while."""
+        clone = f"{self.root}/{PARTIAL}/{name}.look"
+        marks = {IMAGE: f"{name}.look", CLUSTER: self.store.cluster}
+        self._drop(f"{name}.look")
+        self.zfs.clone(snapshot, clone, marks, {"canmount": "noauto"})
+        try:
+            home = self._partial_home(f"{name}.look")
+            self.zfs.mount(clone, home)
+            yield home
+        finally:
+            self._drop(f"{name}.look")
+
+    # using
+
+    def check_fits(self, image: Image, size: int) -> None:
+        if size < image.size:
+            mib = -(-image.size >> 20)
+            raise Refused(
+                f"image {image.name}", f"has {human(image.size)} and does not fit on a disk of {human(size)}", f"size={mib}M or more"
+            )
+
+    def clone(self, image: Image, dataset: str, marks: Mapping[str, str], properties: Mapping[str, object] | None = None) -> None:
+        """The dataset is a clone of the image, unmounted."""
+        self.zfs.clone(image.snapshot, dataset, marks, properties)
+
+    def check_unused(self, image: Image) -> None:
+        """The image can be lent to one instance: nothing is a clone of it."""
+        if image.clones:
+            why = f"{len(image.clones)} disks are clones of it, such as {image.clones[0].rsplit('/', 1)[1]}"
+            raise Busy(f"image {image.name}", why, "gnt-zfs image save makes another image to be used persistently")
+
+    def lend(self, image: Image, dataset: str, marks: Mapping[str, str], properties: Mapping[str, object]) -> None:
+        """The image itself is the dataset, marked with its name so that `take_back` knows it; the catalogue has it no longer."""
+        native = {name: str(value) for name, value in properties.items()}
+        self._unmount(image)
+        self.zfs.set(image.dataset, {**marks, IMAGE: image.name, "readonly": "off", "canmount": "on", **native})
+        self.zfs.rename(image.dataset, dataset)
+
+    def take_back(self, dataset: Dataset, size: int) -> None:
+        """What was lent, unmounted by now, is the image again, with a golden snapshot of what it holds."""
+        name = dataset.marks[IMAGE]
+        with self._alone(name):
+            if self.zfs.get(self.dataset(name)) is not None:
+                raise Refused(
+                    f"image {name}", f"exists again, and {dataset.name} was to become it", f"gnt-zfs image rename {name} NEW first"
+                )
+            self.zfs.destroy_snapshots([f"{dataset.name}@{GOLDEN}"])
+            self.zfs.set(dataset.name, {SIZE: str(size), IMPORTED: f"{self.store.now():.0f}", "refreservation": "0"})
+            # the mark of the volume that it was stays, or this could not be repeated
+            stale = [mark for mark in (INSTANCE, INTENT, OPENED, RECORD) if mark in dataset.marks]
+            self.zfs.clear(dataset.name, [*stale, CONTENT, CHECKSUM])
+            self._crown(dataset.name)
+            self.zfs.rename(dataset.name, self.dataset(name))
+
+    # changing
+
+    def rename(self, name: str, new: str) -> None:
+        """The image bears the new name; its clones go on as they are."""
+        with self._alone(name), self._alone(new):
+            image = self.must(name)
+            if self.find(new) is not None:
+                raise Refused(f"image {new}", "exists already", "gnt-zfs image list shows what is here")
+            self._unmount(image)
+            self.zfs.rename(image.dataset, self.dataset(new))
+            self.zfs.set(self.dataset(new), {IMAGE: new})
+
+    def retire(self, name: str) -> None:
+        """No disk is made of the image any more; it stays."""
+        image = self.must(name)
+        self.zfs.set(image.dataset, {RETIRED: f"{self.store.now():.0f}"})
+
+    def restore(self, name: str) -> None:
+        """An image that was retired or deleted is as before."""
+        self.zfs.clear(self.must(name).dataset, [RETIRED, DELETED])
+
+    def delete(self, name: str, *, now: bool = False) -> bool:
+        """The image goes when its last clone has gone and the days of the trash are over; True when it is gone already."""
+        with self._alone(name):
+            image = self.must(name)
+            if not image.deleted:
+                self.zfs.set(image.dataset, {DELETED: f"{self.store.now():.0f}"})
+            if image.clones or not (now or self.store.config.trash_days == 0):
+                return False
+            self._destroy(image)
+            return True
+
+    def _destroy(self, image: Image) -> None:
+        self._unmount(image)
+        self.zfs.destroy(image.dataset, image.marks, also=GOLDEN, seconds=self.store.config.busy_seconds)
+
+    def _unmount(self, image: Image) -> None:
+        self.store.unmount_elsewhere(image.dataset)
+
+    def goes_at(self, image: Image) -> int:
+        """Return when a deleted image goes, in seconds since 1970, if it has no clones then."""
+        return image.deleted + self.store.config.trash_days * DAY
+
+    def sweep(self) -> list[str]:
+        """Deleted images whose time is over and half-made ones that nobody goes on with are gone; return what went."""
+        gone = []
+        for image in self.all():
+            if image.deleted and not image.clones and self.goes_at(image) <= self.store.now():
+                with contextlib.suppress(Busy, Foreign, Missing, Unavailable, CommandFailed), self._alone(image.name):
+                    self._destroy(image)
+                    gone.append(image.name)
+        for name in self._abandoned():
+            with contextlib.suppress(Refused, Missing, Unavailable, CommandFailed), self._alone(name.removesuffix(".look")):
+                self._drop(name)
+                gone.append(f"{PARTIAL}/{name}")
+        return gone
+
+    def _abandoned(self) -> list[str]:
+        parent = f"{self.root}/{PARTIAL}"
+        if self.zfs.get(self.root) is None or self.zfs.get(parent) is None:
+            return []
+        found = [dataset for dataset in self.zfs.datasets(parent, depth=1, marks=IMAGE_MARKS) if dataset.name != parent]
+        old_enough = self.store.now() - PARTIAL_SECONDS
+        return [dataset.short for dataset in found if dataset.marks.get(IMAGE) == dataset.short and dataset.creation <= old_enough]
+
+    def verify(self, name: str, progress: Progress = quiet) -> None:
+        """The image holds what it held when it was made; Refused says what is wrong with it."""
+        from zfsganeti import sources
+
+        image = self.must(name)
+        if not image.content:
+            raise BadInput(f"image {name}: its checksum was not recorded")
+        with self.open(image) as path:
+            found = sources.content_digest(path, progress)
+        if found != image.content or image.written:
+            raise Refused(
+                f"image {name}",
+                "does not hold any more what it held when it was made",
+                f"gnt-zfs image delete {name}, then import it again",
+            )
+
+    @contextlib.contextmanager
+    def open(self, image: Image) -> Iterator[str]:
+        """Yield the path of the image's disk, to be read."""
+        home = f"{self.store.root.path}/{IMAGES}/{image.name}"
+        self.zfs.mount(image.dataset, home)
+        try:
+            yield f"{home}/{DISK}"
+        finally:
+            self.zfs.unmount(home, lazy=True)
+            with contextlib.suppress(OSError):
+                os.rmdir(home)
