@@ -5,7 +5,7 @@ from __future__ import annotations
 from zfsganeti.datasets import ABSORB_LIMIT, INTENT, locked
 from zfsganeti.errors import BadInput, Busy, Missing, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
-from zfsganeti.here import Here
+from zfsganeti.here import COMMAND, Here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -196,6 +196,51 @@ def _trash_give_up(here: Here, _request: dict[str, Any]) -> Any:
     return {"gone": gone, "kept": kept}
 
 
+def _images(here: Here, _request: dict[str, Any]) -> Any:
+    from zfsganeti.images import Images
+
+    if not here.has_root():
+        return []
+    images = Images(here.store)
+    return [{**image.as_json(), "goes": images.goes_at(image) if image.deleted else 0} for image in images.all()]
+
+
+def _image_save(here: Here, request: dict[str, Any]) -> Any:
+    from zfsganeti.disks import Disk
+
+    return Disk(here, request).save(_text(request, "image"))
+
+
+def _disk_swap(here: Here, request: dict[str, Any]) -> Any:
+    from zfsganeti.disks import Disk
+
+    Disk(here, request).make_swap()
+
+
+def _disk_fill(here: Here, request: dict[str, Any]) -> Any:
+    from zfsganeti.disks import Disk
+
+    Disk(here, request).fill(_text(request, "directory"))
+
+
+def _detach(here: Here, request: dict[str, Any]) -> Any:
+    """The datasets that are clones are to become independent, and that goes on in the background; return which they are."""
+    from zfsganeti.process import background
+    from zfsganeti.volumes import check_volume
+
+    datasets = request.get("datasets")
+    if not isinstance(datasets, list) or not all(isinstance(name, str) for name in datasets):
+        raise BadInput("request: datasets must be a list of names")
+    wanted = [check_volume(name) for name in datasets if here.independent.want(check_volume(name))]
+    if wanted:
+        background([COMMAND, "node", "detach-work"])
+    return wanted
+
+
+def _detach_work(here: Here, _request: dict[str, Any]) -> Any:
+    return here.independent.work()
+
+
 def _running(here: Here, _request: dict[str, Any]) -> Any:
     return sorted(busy_instances(here))
 
@@ -240,6 +285,12 @@ VERBS: dict[str, Verb] = {
     "trash-record": _trash_record,
     "trash-destroy": _trash_destroy,
     "trash-give-up": _trash_give_up,
+    "images": _images,
+    "image-save": _image_save,
+    "disk-swap": _disk_swap,
+    "disk-fill": _disk_fill,
+    "detach": _detach,
+    "detach-work": _detach_work,
     "running": _running,
     "setup-facts": _setup_facts,
     "setup-apply": _setup_apply,

@@ -7,13 +7,14 @@ import sys
 import time
 
 from zfsganeti import __version__
-from zfsganeti.errors import BadInput, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
+from zfsganeti.errors import Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
+from zfsganeti.terminal import command, confirm, day, must_be_master, print_json, say, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from zfsganeti.check import Finding
@@ -32,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser().parse_args(words)
         if os.geteuid() != 0:
             raise Unavailable("gnt-zfs", "works with pools and mounts", "run it as root")
-        command: Command = options.run
-        return command(here, options)
+        run: Command = options.run
+        return run(here, options)
     except ZfsGanetiError as error:
         print(f"gnt-zfs: {one_line(error)}", file=sys.stderr)
         return error.exit_code
@@ -65,38 +66,35 @@ def _answer(here: Here, verb: str) -> int:
 def parser() -> argparse.ArgumentParser:
     import argparse
 
+    from zfsganeti.image_cli import detach_parser, disk_parser, image_parser
+
     top = argparse.ArgumentParser(prog="gnt-zfs", description="Ganeti instances on the node's own ZFS.")
     top.add_argument("--version", action="version", version=f"gnt-zfs {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     _setup_parser(commands)
-    command = _command(commands, "check", _check, "say what is wrong on any node, and put it right with --repair", "gnt-zfs check --repair")
-    command.add_argument(
+    made = command(commands, "check", _check, "say what is wrong on any node, and put it right with --repair", "gnt-zfs check --repair")
+    made.add_argument(
         "--repair", action="store_true", help="do what is safe: mount, finish what was interrupted, put orphans into the trash"
     )
-    command.add_argument("--json", action="store_true", help="for programs")
-    command = _command(commands, "list", _list, "show the datasets of instances on all nodes", "gnt-zfs list web1")
-    command.add_argument("instance", nargs="*", help="only these")
-    command.add_argument("--json", action="store_true", help="for programs")
+    made.add_argument("--json", action="store_true", help="for programs")
+    made = command(commands, "list", _list, "show the datasets of instances on all nodes", "gnt-zfs list web1")
+    made.add_argument("instance", nargs="*", help="only these")
+    made.add_argument("--json", action="store_true", help="for programs")
     _trash_parser(commands)
+    image_parser(commands)
+    disk_parser(commands)
+    detach_parser(commands)
     _patch_parser(commands)
     return top
 
 
-def _command(commands: Any, name: str, function: Command, text: str, example: str) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"Example: {example}"
-    )
-    made.set_defaults(run=function)
-    return made
-
-
 def _setup_parser(commands: Any) -> None:
-    command = _command(commands, "setup", _setup, "make the cluster ready for instances on ZFS", "gnt-zfs setup zfs/vm node3=tank/vm")
-    command.add_argument(
+    made = command(commands, "setup", _setup, "make the cluster ready for instances on ZFS", "gnt-zfs setup zfs/vm node3=tank/vm")
+    made.add_argument(
         "root", nargs="+", metavar="ROOT", help="the dataset for VM disks, such as zfs/vm, then NODE=ROOT for nodes where it differs"
     )
-    command.add_argument("--directory", help="the cluster's file storage directory, where the root is mounted (default: /ROOT)")
-    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    made.add_argument("--directory", help="the cluster's file storage directory, where the root is mounted (default: /ROOT)")
+    made.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
 def _trash_parser(commands: Any) -> None:
@@ -104,20 +102,20 @@ def _trash_parser(commands: Any) -> None:
         "trash", help="list, restore or destroy what was removed", description="What was removed and can come back."
     )
     verbs = trash.add_subparsers(metavar="VERB", required=True)
-    command = _command(verbs, "list", _trash_list, "show what can be restored", "gnt-zfs trash list")
-    command.add_argument("--json", action="store_true", help="for programs")
-    command = _command(verbs, "restore", _trash_restore, "bring a removed instance back, ready to start", "gnt-zfs trash restore web1")
-    command.add_argument("name", help="an instance (its newest entry) or an entry of the trash")
-    command.add_argument("--as", dest="new_name", metavar="INSTANCE", help="under another name, with new MAC addresses")
-    command.add_argument("--into", metavar="INSTANCE", help="one -t ext disk, as an additional disk of this instance")
-    command.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    command = _command(verbs, "empty", _trash_empty, "destroy what is in the trash, for good", "gnt-zfs trash empty --expired")
-    command.add_argument("entry", nargs="*", help="only these entries (default: all)")
-    command.add_argument(
+    made = command(verbs, "list", _trash_list, "show what can be restored", "gnt-zfs trash list")
+    made.add_argument("--json", action="store_true", help="for programs")
+    made = command(verbs, "restore", _trash_restore, "bring a removed instance back, ready to start", "gnt-zfs trash restore web1")
+    made.add_argument("name", help="an instance (its newest entry) or an entry of the trash")
+    made.add_argument("--as", dest="new_name", metavar="INSTANCE", help="under another name, with new MAC addresses")
+    made.add_argument("--into", metavar="INSTANCE", help="one -t ext disk, as an additional disk of this instance")
+    made.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    made = command(verbs, "empty", _trash_empty, "destroy what is in the trash, for good", "gnt-zfs trash empty --expired")
+    made.add_argument("entry", nargs="*", help="only these entries (default: all)")
+    made.add_argument(
         "--expired", action="store_true", help="only what is older than the configured time, and the oldest where space is short"
     )
-    command.add_argument("--with-snapshots", action="store_true", help="also entries that have snapshots of others, such as sanoid's")
-    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    made.add_argument("--with-snapshots", action="store_true", help="also entries that have snapshots of others, such as sanoid's")
+    made.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
 def _patch_parser(commands: Any) -> None:
@@ -127,49 +125,10 @@ def _patch_parser(commands: Any) -> None:
         description="The optional patch of Ganeti's backend " "on this node; nothing here needs it, see the README of patches/.",
     )
     verbs = patch.add_subparsers(metavar="VERB", required=True)
-    _command(verbs, "status", _patch_status, "show every installed series of Ganeti", "gnt-zfs patch status")
+    command(verbs, "status", _patch_status, "show every installed series of Ganeti", "gnt-zfs patch status")
     for name, function, text in (("apply", _patch_apply, "apply the patch"), ("revert", _patch_revert, "take the patch back")):
-        command = _command(verbs, name, function, text, f"gnt-zfs patch {name} --restart")
-        command.add_argument("--restart", action="store_true", help="restart noded, which otherwise still runs the old code")
-
-
-# output
-
-
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Return rows as aligned columns under their titles; the columns of `right` are numbers."""
-    lines = [list(titles), *[list(row) for row in rows]]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
-    shown = []
-    for line in lines:
-        cells = [cell.rjust(widths[index]) if index in right else cell.ljust(widths[index]) for index, cell in enumerate(line)]
-        shown.append("  ".join(cells).rstrip())
-    return "\n".join(shown)
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    print(json.dumps(value, indent=2, sort_keys=True))
-
-
-def confirm(question: str) -> bool:
-    """Tell whether the person at the terminal agrees; without a terminal nobody does."""
-    if not sys.stdin.isatty():
-        raise BadInput("nobody can be asked, standard input is no terminal: --yes does it without asking")
-    try:
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _must_be_master(here: Here) -> None:
-    if not here.is_master():
-        raise Unavailable("this command", f"works on the master node only, which is {here.ssconf.master}")
+        made = command(verbs, name, function, text, f"gnt-zfs patch {name} --restart")
+        made.add_argument("--restart", action="store_true", help="restart noded, which otherwise still runs the old code")
 
 
 # setup
@@ -178,7 +137,7 @@ def _must_be_master(here: Here) -> None:
 def _setup(here: Here, options: argparse.Namespace) -> int:
     from zfsganeti import setup
 
-    _must_be_master(here)
+    must_be_master(here)
     online = [node for node in here.ssconf.nodes if node not in here.ssconf.offline_nodes]
     roots = setup.parse_roots(options.root, online)
     shared = next(word for word in options.root if "=" not in word)
@@ -197,7 +156,8 @@ def _setup(here: Here, options: argparse.Namespace) -> int:
         return 1
     for step in steps:
         if step.node:
-            here.call(step.node, "setup-apply", **step.request())
+            request: dict[str, Any] = step.request()
+            here.call(step.node, "setup-apply", **request)
         else:
             setup.apply_cluster_step(step)
     say(f"Done: {len(steps)} step{'s' if len(steps) != 1 else ''}.")
@@ -229,7 +189,7 @@ def _findings(here: Here) -> tuple[list[Finding], dict[str, Any]]:
 
 
 def _check(here: Here, options: argparse.Namespace) -> int:
-    _must_be_master(here)
+    must_be_master(here)
     found, reports = _findings(here)
     failed = False
     lines = []
@@ -240,7 +200,7 @@ def _check(here: Here, options: argparse.Namespace) -> int:
             failed = failed or result != "repaired"
         lines.append((finding, result))
     if options.json:
-        _print_json([{**finding.as_json(), "result": result} for finding, result in lines])
+        print_json([{**finding.as_json(), "result": result} for finding, result in lines])
     elif lines:
         print(
             "\n".join(
@@ -263,7 +223,7 @@ def _repair(here: Here, finding: Finding) -> str:
 
 
 def _list(here: Here, options: argparse.Namespace) -> int:
-    _must_be_master(here)
+    must_be_master(here)
     rows = []
     reports = here.call_all("report")
     for node, facts in reports.items():
@@ -282,7 +242,7 @@ def _list(here: Here, options: argparse.Namespace) -> int:
     rows.sort(key=lambda row: (row["instance"], row["node"], row["name"]))
     if options.json:
         kept = ("dataset", "instance", "node", "used", "referenced", "snapshots", "mounted")
-        _print_json([{key: row[key] for key in kept} for row in rows])
+        print_json([{key: row[key] for key in kept} for row in rows])
     elif rows:
         print(_table_of_datasets(rows))
     else:
@@ -315,7 +275,7 @@ def _table_of_datasets(rows: list[dict[str, Any]]) -> str:
 def _trash_list(here: Here, options: argparse.Namespace) -> int:
     from zfsganeti import undo
 
-    _must_be_master(here)
+    must_be_master(here)
     found, problems = undo.entries_by_node(here)
     for problem in problems + [f"{node} is offline: its trash is not shown" for node in here.ssconf.offline_nodes]:
         print(f"gnt-zfs: {problem}", file=sys.stderr)
@@ -323,7 +283,7 @@ def _trash_list(here: Here, options: argparse.Namespace) -> int:
         ({**entry, "node": node} for node, entries in found.items() for entry in entries), key=lambda row: (row["removed"], row["entry"])
     )
     if options.json:
-        _print_json([{key: row[key] for key in ("entry", "instance", "node", "removed", "expires", "used", "restorable")} for row in rows])
+        print_json([{key: row[key] for key in ("entry", "instance", "node", "removed", "expires", "used", "restorable")} for row in rows])
     elif rows:
         print(
             table(
@@ -334,8 +294,8 @@ def _trash_list(here: Here, options: argparse.Namespace) -> int:
                         row["entry"],
                         row["node"].split(".")[0],
                         human(row["used"]),
-                        _day(row["removed"]),
-                        _day(row["expires"]),
+                        day(row["removed"]),
+                        day(row["expires"]),
                     )
                     for row in rows
                 ],
@@ -347,14 +307,10 @@ def _trash_list(here: Here, options: argparse.Namespace) -> int:
     return 3 if problems else 0
 
 
-def _day(when: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(when))
-
-
 def _trash_restore(here: Here, options: argparse.Namespace) -> int:
     from zfsganeti import undo
 
-    _must_be_master(here)
+    must_be_master(here)
     if options.into:
         undo.restore_into(here, options.name, options.into, say)
         say(f"The disk of {options.name} is the last disk of {options.into} now.")
@@ -374,7 +330,7 @@ def _trash_restore(here: Here, options: argparse.Namespace) -> int:
 def _trash_empty(here: Here, options: argparse.Namespace) -> int:
     from zfsganeti import undo
 
-    _must_be_master(here)
+    must_be_master(here)
     if options.expired:
         return _give_up(here)
     found, problems = undo.entries_by_node(here)

@@ -69,7 +69,8 @@ INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETAC
     PREFIX + word for word in ("instance", "volume", "cluster", "intent", "record", "restoring", "opened", "size", "image", "detach")
 )
 MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH)
-ASIDE, TRASH = ".aside", ".trash"
+ASIDE, TRASH, COPIES = ".aside", ".trash", ".copies"
+READY = "ready"  # the DETACH mark of a copy that is whole and takes the place of what it is a copy of
 REMOVED = "removed-"  # after our prefix: a snapshot taken before Ganeti unlinked a disk
 RECORD_LIMIT = 8000  # a user property holds 8191 bytes
 LOCKS = "/run/zfsganeti"  # not /run/lock, where every user may take a name before us

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from zfsganeti.images import Images
+    from zfsganeti.independent import Independent
     from zfsganeti.trash import Trash
     from zfsganeti.volumes import Volumes
 
@@ -68,6 +70,19 @@ class Here:
 
         return Volumes(self.store)
 
+    @cached_property
+    def images(self) -> Images:
+        from zfsganeti.images import Images
+
+        return Images(self.store)
+
+    @cached_property
+    def independent(self) -> Independent:
+        from zfsganeti.independent import Independent
+        from zfsganeti.streams import Streams
+
+        return Independent(self.volumes, Streams())
+
     def has_root(self) -> bool:
         """Tell whether this node stores anything with us; raises when it should but cannot now."""
         try:
@@ -77,11 +92,11 @@ class Here:
 
     # peers
 
-    def call(self, peer: str, verb: str, **request: Any) -> Any:
-        """Return a node's answer to one of our verbs; this node answers itself without ssh."""
+    def call(self, peer: str, verb: str, *, seconds: float = 0, **request: Any) -> Any:
+        """Return a node's answer to one of our verbs, within `seconds` (default: peer_seconds); this node answers itself without ssh."""
         if peer == self.node:
             return self._verbs()[verb](self, request)
-        return node.ask(peer, [*self.ssconf.ssh(peer), COMMAND, "node", verb], request, seconds=self.config.peer_seconds)
+        return node.ask(peer, [*self.ssconf.ssh(peer), COMMAND, "node", verb], request, seconds=seconds or self.config.peer_seconds)
 
     def call_all(self, verb: str, nodes: list[str] | None = None, **request: Any) -> dict[str, Any]:
         """Return every online node's answer, or the exception it ended with, all asked at once."""

@@ -505,6 +505,12 @@ def watch(here: Here) -> str:
                 problems.append(one_line(error))
     gone = here.trash.give_up()
     here.store.forget_disks()
+    here.images.sweep()
+    if here.independent.wanted():
+        from zfsganeti.here import COMMAND
+        from zfsganeti.process import background
+
+        background([COMMAND, "node", "detach-work"])  # it may take longer than a hook has
     return "; ".join(problems + gone[1])
 
 

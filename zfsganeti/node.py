@@ -65,11 +65,11 @@ def ask(node: str, command: Sequence[str], request: dict[str, Any], *, seconds: 
 
 
 def read_request(text: str) -> dict[str, Any]:
-    """Return a request that a peer sent; BadInput when it is none."""
+    """Return a request that a peer sent, nothing at all being one without details; BadInput when it is none."""
     import json
 
     try:
-        request = json.loads(text)
+        request = json.loads(text or "{}")
     except ValueError:
         raise BadInput("the request is no JSON") from None
     if not isinstance(request, dict):

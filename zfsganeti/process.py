@@ -57,6 +57,23 @@ def query(command: Sequence[str], *, seconds: float) -> Done:
     return Done(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
+def background(command: Sequence[str]) -> None:
+    """A program goes on by itself, whatever becomes of us."""
+    import subprocess
+
+    if os.path.isdir("/run/systemd/system"):
+        command = ["systemd-run", "--quiet", "--collect", "--", *command]  # not in the service of whoever called us, which may be restarted
+    subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=ENVIRONMENT,
+        cwd="/",
+        start_new_session=True,
+    )
+
+
 # who else is there
 
 

@@ -163,6 +163,14 @@ class Trash:
             self.destroy(entry)
         return entry
 
+    def put_aside(self, dataset: str, name: str) -> str:
+        """A dataset of ours that nothing uses any more is in the trash as something that was removed under that name."""
+        entry = self._free_entry(name)
+        self.zfs.set(dataset, {"canmount": "noauto"})
+        self.store.unmount_elsewhere(dataset)
+        self.zfs.rename(dataset, f"{self.name}/{entry}")
+        return entry
+
     def discard(self, instance: str, record: Mapping[str, Any] | None = None) -> str | None:
         """Nothing of the instance is left under its name: what holds files or snapshots is in the trash, what is empty is gone."""
         dataset = self.store.find(instance)

@@ -11,7 +11,22 @@ import os
 
 from zfsganeti import loop
 from zfsganeti.contents import CREATE, Content, reservation
-from zfsganeti.datasets import CLUSTER, IMAGE, INSTANCE, INTENT, MARKS, OPENED, RECORD, RESTORING, TRASH, VOLUME, pack_record
+from zfsganeti.datasets import (
+    CLUSTER,
+    COPIES,
+    DETACH,
+    IMAGE,
+    INSTANCE,
+    INTENT,
+    MARKS,
+    OPENED,
+    READY,
+    RECORD,
+    RESTORING,
+    TRASH,
+    VOLUME,
+    pack_record,
+)
 from zfsganeti.errors import BadInput, BadName, Foreign, Missing, NoSpace, Refused, human
 from zfsganeti.zfs import Dataset, check_dataset
 
@@ -79,10 +94,18 @@ class Volumes:
         return dataset
 
     def must(self, volume: str) -> Dataset:
-        dataset = self.find(volume)
+        dataset = self.find(volume) or self._take_copy(volume)
         if dataset is None:
             raise Missing(f"volume {volume} on this node", "gnt-zfs check says where it is")
         return dataset
+
+    def _take_copy(self, volume: str) -> Dataset | None:
+        """Return the copy that was to take the place of a volume when that was stopped half-way, None without one."""
+        copy = self.zfs.get(f"{self.store.root.name}/{COPIES}/{volume}", marks=MARKS)
+        if copy is None or copy.marks.get(DETACH) != READY or copy.marks.get(VOLUME) != volume:
+            return None
+        self.zfs.rename(copy.name, self.name(volume))
+        return self.find(volume)
 
     def size(self, volume: str) -> int:
         """Return the size of the disk in bytes, 0 while it was never finished; its dataset must be mounted."""

@@ -31,6 +31,9 @@ PACKAGES = {
     "ssh": "openssh-client",
     "make": "make",
     "tar": "tar",
+    "zstd": "zstd",
+    "bzip2": "bzip2",
+    "xz": "xz-utils",
 }
 
 

@@ -11,8 +11,10 @@ import pytest
 
 HOUSE = Path(__file__).parents[2]
 LEVELS = {
-    **dict.fromkeys(("hooks", "extstorage", "cli", "answer"), 3),
-    **dict.fromkeys(("here", "datasets", "volumes", "contents", "images", "trash", "undo", "check", "placement", "setup", "patch"), 2),
+    **dict.fromkeys(("hooks", "extstorage", "cli", "image_cli", "terminal", "answer"), 3),
+    **dict.fromkeys(
+        ("here", "datasets", "volumes", "contents", "images", "disks", "trash", "undo", "check", "placement", "setup", "patch"), 2
+    ),
     **dict.fromkeys(("zfs", "ganeti", "node", "loop", "config"), 1),
     **dict.fromkeys(("errors", "process", "links", "names"), 0),
 }

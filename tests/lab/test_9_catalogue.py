@@ -1,0 +1,111 @@
+"""Golden images: made of files, used as disks, sent to other nodes, never half-done and never pulled from under their clones."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from .conftest import DIRECTORY, Lab
+
+SOURCE = (
+    "cd /tmp && head -c 3M /dev/urandom > disk.raw && truncate -s 64M disk.raw && head -c 1M /dev/urandom >> disk.raw && "
+    "qemu-img convert -f raw -O qcow2 -c disk.raw debian.qcow2 && xz -1 -k -f debian.qcow2 && sha256sum < debian.qcow2.xz"
+)
+
+
+def content(lab: Lab, volume: str, node: str = "node2") -> str:
+    """Return the checksum of what an image's 65 MiB are on a volume."""
+    path = f"{DIRECTORY}/{volume}/disk.raw"
+    return (
+        lab.node(node)
+        .run(f"test ! -b /dev/zfsganeti/{volume} || blockdev --flushbufs /dev/zfsganeti/{volume}; head -c 65M {path} | sha256sum")
+        .split()[0]
+    )
+
+
+def origin(lab: Lab, name: str, node: str = "node2") -> str:
+    root = {"node3": "tank/vm"}.get(node, "zfs/vm")
+    return lab.node(node).run(f"zfs get -H -o value origin {root}/{name}").strip()
+
+
+def test_disks_are_clones_of_images(lab: Lab) -> None:
+    checksum = lab.node2.run(SOURCE).split()[0]
+    wanted = lab.node2.run("sha256sum < /tmp/disk.raw").split()[0]
+
+    # what is wrong is refused and leaves nothing; what is right is an image, and its disks are clones
+    said = lab.node2.fails(f"gnt-zfs image import debian-12 /tmp/debian.qcow2.xz --sha256 {'0' * 64}")
+    assert "sha256" in said
+    lab.node2.run("cd /tmp; qemu-img create -q -f qcow2 -b /etc/shadow -F raw lying.qcow2 1G; head -c 300K debian.qcow2.xz > short.xz")
+    assert "backing file" in lab.node2.fails("gnt-zfs image import lying /tmp/lying.qcow2")
+    lab.node2.fails("gnt-zfs image import short /tmp/short.xz")
+    assert [name for name in lab.datasets() if name not in (".images", ".images/.partial")] == []
+    lab.node2.run(f"gnt-zfs image import debian-12:2026-11-01 file:///tmp/debian.qcow2.xz --sha256 {checksum}")
+    (image,) = json.loads(lab.node2.run("gnt-zfs image list --json"))
+    assert (image["name"], image["size"], image["format"], image["sha256"]) == ("debian-12:2026-11-01", 65 << 20, "qcow2", checksum)
+    lab.node2.run("gnt-zfs image verify debian-12:2026-11-01")
+    lab.add_ext("web1", disks=("96M,image=debian-12", "64M,swap=yes"))
+    root_disk, swap = lab.volumes("web1")
+    assert content(lab, root_disk) == wanted
+    assert origin(lab, root_disk) == "zfs/vm/.images/debian-12:2026-11-01@golden"
+    assert lab.node2.run(f"blockdev --getsize64 /dev/zfsganeti/{root_disk}").strip() == str(96 << 20)
+    assert "swap" in lab.node2.run(f"blkid -p -o value -s TYPE /dev/zfsganeti/{swap}")
+    small = lab.add_command("small", disks=(), more="--disk 0:size=32M,provider=zfs,image=debian-12").replace("-t file", "-t ext")
+    assert "image debian-12:2026-11-01: has 65.0M and does not fit on a disk of 32.0M: size=65M or more" in lab.fails(
+        small.replace("--no-disks", "")
+    )
+
+    # the image goes to a node that lacks it, with the same GUID
+    far = lab.add_command("far", node="node3", disks=(), more="--disk 0:size=96M,provider=zfs,image=debian-12").replace("-t file", "-t ext")
+    assert "gnt-zfs image push debian-12 on a node that has it brings it here" in lab.fails(far.replace("--no-disks", ""))
+    lab.node2.run("gnt-zfs image push debian-12 node3")
+    lab.run(far.replace("--no-disks", ""))
+    (volume,) = lab.volumes("far", "node3")
+    assert content(lab, volume, "node3") == wanted
+    everywhere = json.loads(lab.run("gnt-zfs image list --all-nodes --json"))
+    assert [(row["node"], row["guid"]) for row in everywhere] == [(f"{node}.example.com", image["guid"]) for node in ("node2", "node3")]
+
+    # a used image is retired, not destroyed; an image of a disk holds what the disk holds
+    assert "has 1 clone, such as" in lab.node2.run("gnt-zfs image delete --now debian-12:2026-11-01")
+    lab.node2.run("gnt-zfs image restore debian-12:2026-11-01")
+    lab.run("gnt-instance start web1")
+    lab.run("gnt-zfs image save web1/0 web:1")
+    lab.add_ext("copy", disks=("96M,image=web",))
+    assert content(lab, lab.volumes("copy")[0]) == wanted
+
+    # a clone becomes independent: all but the last step while it runs
+    said = lab.fails("gnt-zfs detach --wait web1")
+    assert "is in use; all but the latest changes are copied: the rest follows when web1 is stopped" in said
+    lab.node2.run(f"echo changed | dd of=/dev/zfsganeti/{root_disk} bs=1 seek=66M conv=notrunc status=none")
+    lab.run("gnt-instance stop web1")
+    before = lab.volume_sums("web1")
+    assert "shares blocks with nothing any more" in lab.run("gnt-zfs detach --wait web1")
+    assert origin(lab, root_disk) == "-"
+    assert lab.volume_sums("web1") == before
+    lab.run("gnt-instance start web1")
+    assert "is gone" in lab.node2.run("gnt-zfs image delete --now --yes debian-12:2026-11-01")
+    lab.well()
+
+
+@pytest.mark.on("trixie")
+def test_one_instance_uses_an_image_itself(lab: Lab) -> None:
+    lab.node2.run(SOURCE)
+    lab.node2.run("gnt-zfs image import data /tmp/disk.raw")
+    lab.add_ext("owner", disks=("65M,image=data,mode=persistent",))
+    (volume,) = lab.volumes("owner")
+    assert "There is no image on this node" in lab.node2.run("gnt-zfs image list")
+    lab.node2.run(f"echo mine | dd of=/dev/zfsganeti/{volume} conv=notrunc status=none")
+    lab.run("gnt-instance remove -f owner")
+    assert lab.trash() == []
+    lab.node2.run("gnt-zfs image export data /tmp/back.raw")
+    assert lab.node2.run("head -c 5 /tmp/back.raw") == "mine\n"
+    lab.node2.run("mkdir -p /srv/fill/rescue; echo hello > /srv/fill/rescue/motd")
+    lab.configure("fill_directories = /srv/fill\n")
+    lab.add_ext("filled", disks=("64M,fill=rescue",))
+    lab.unconfigure()
+    (volume,) = lab.volumes("filled")
+    assert lab.node2.run(f"debugfs -R 'cat motd' /dev/zfsganeti/{volume} 2>/dev/null") == "hello\n"
+    lab.run("gnt-instance deactivate-disks filled")
+    lab.run("gnt-zfs disk swap --yes filled/0")
+    assert "swap" in lab.node2.run(f"blkid -p -o value -s TYPE {DIRECTORY}/{volume}/disk.raw")
+    lab.well()

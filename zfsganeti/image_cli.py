@@ -1,0 +1,318 @@
+"""`gnt-zfs image` and `gnt-zfs disk`: the catalogue of golden images, and what is done with one disk."""
+
+from __future__ import annotations
+
+import os
+
+from zfsganeti.errors import BadInput, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
+from zfsganeti.here import Here
+from zfsganeti.terminal import Meter, command, complain, confirm, day, must_be_master, print_json, say, table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from zfsganeti.images import Image
+
+SAVE_SECONDS = 86400.0  # a copy of a whole disk; the peer ends it when it fails
+
+
+def image_parser(commands: Any) -> None:
+    image = commands.add_parser(
+        "image", help="golden images: disks to begin from", description="Golden images, of which disks are instant clones."
+    )
+    verbs = image.add_subparsers(metavar="VERB", required=True)
+    example = "gnt-zfs image import debian-12 https://example.com/debian-12.qcow2"
+    made = command(verbs, "import", _import, "make an image of a file or URL, on this node", example)
+    made.add_argument("name", help="NAME or NAME:VERSION, such as debian-12:2026-11-01")
+    made.add_argument(
+        "source",
+        help="a file, or a URL of http, https, ftp or file: raw, qcow2, vmdk, vdi or vhdx, perhaps compressed with gz, xz, zst or bz2",
+    )
+    made.add_argument("--sha256", default="", metavar="SUM", help="what the source's checksum must be")
+    made.add_argument(
+        "--format", default="", choices=["raw", "qcow2", "vmdk", "vdi", "vhdx"], help="what the source is (default: it says so itself)"
+    )
+    made = command(verbs, "list", _list, "show the images of this node", "gnt-zfs image list --all-nodes")
+    made.add_argument("--all-nodes", action="store_true", help="who has which")
+    made.add_argument("--json", action="store_true", help="for programs")
+    made = command(verbs, "show", _show, "show all that is known of one image", "gnt-zfs image show debian-12")
+    made.add_argument("name")
+    made.add_argument("--json", action="store_true", help="for programs")
+    made = command(verbs, "rename", _rename, "give an image another name", "gnt-zfs image rename debian-12 debian-12:2026-11-01")
+    made.add_argument("name")
+    made.add_argument("new")
+    _one(verbs, "retire", _retire, "make no more disks of an image, which stays", "gnt-zfs image retire debian-12:2026-10-01")
+    _one(verbs, "restore", _restore, "take back that an image was retired or deleted", "gnt-zfs image restore debian-12:2026-10-01")
+    made = _one(
+        verbs, "delete", _delete, "let an image go, after its last clone and the days of the trash", "gnt-zfs image delete debian-11"
+    )
+    made.add_argument("--now", action="store_true", help="do not keep it for the days of the trash")
+    made.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    _one(verbs, "verify", _verify, "compare an image with the checksum of what it held when it was made", "gnt-zfs image verify debian-12")
+    made = command(verbs, "export", _export, "write an image to a file", "gnt-zfs image export debian-12 /srv/debian-12.qcow2")
+    made.add_argument("name")
+    made.add_argument("file", help="the file to make; one that ends in .qcow2 is made as qcow2, any other as raw")
+    made.add_argument("--format", default="", choices=["raw", "qcow2"], help="what the file is to be")
+    made = command(verbs, "save", _save, "make an image of an instance's disk", "gnt-zfs image save web1/0 web:2026-11-01")
+    made.add_argument("disk", metavar="INSTANCE[/DISK]", help="the disk, the first without a number; the instance may be running")
+    made.add_argument("name", help="NAME or NAME:VERSION")
+
+
+def disk_parser(commands: Any) -> None:
+    disk = commands.add_parser("disk", help="format a disk of an instance", description="What is done with one disk of a stopped instance.")
+    verbs = disk.add_subparsers(metavar="VERB", required=True)
+    swap = command(verbs, "swap", _swap, "format a disk as swap", "gnt-zfs disk swap web1/1")
+    fill = command(verbs, "fill", _fill, "make an ext4 filesystem with what is in a directory", "gnt-zfs disk fill web1/1 /srv/rescue")
+    for made in (swap, fill):
+        made.add_argument("disk", metavar="INSTANCE/DISK")
+        made.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    fill.add_argument("directory", help="a directory of the instance's node")
+
+
+def detach_parser(commands: Any) -> None:
+    text = "make the disks of an instance independent of the image that they are clones of"
+    made = command(commands, "detach", _detach, text, "gnt-zfs detach web1")
+    made.add_argument("instance")
+    made.add_argument("--wait", action="store_true", help="come back when all is copied that can be copied now")
+
+
+def _one(verbs: Any, name: str, function: Any, text: str, example: str) -> argparse.ArgumentParser:
+    made = command(verbs, name, function, text, example)
+    made.add_argument("name")
+    return made
+
+
+# making
+
+
+def _import(here: Here, options: argparse.Namespace) -> int:
+    with Meter(options.name) as meter:
+        image = here.images.import_from(options.name, options.source, sha256=options.sha256, kind=options.format, progress=meter)
+    say(f"{image.name} is an image on {here.node}: {human(image.size)}, of which {human(image.referenced)} are used, from {image.format}.")
+    _say_use(image)
+    return 0
+
+
+def _say_use(image: Image) -> None:
+    mib = -(-image.size >> 20)
+    say(f"Now, for example: gnt-instance add -t ext --disk 0:size={mib}M,provider=zfs,image={image.name} -o noop ...")
+
+
+def _save(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import disks
+
+    must_be_master(here)
+    instance, disk = disks.locate(here.master.instances(), options.disk)
+    say(f"Copying disk {disk['disk']} of {instance.name} on {instance.primary}.")
+    made = here.call(instance.primary, "image-save", seconds=SAVE_SECONDS, image=options.name, **disk)
+    say(f"{made['name']} is an image on {instance.primary}: {human(made['size'])}, of which {human(made['referenced'])} are used.")
+    return 0
+
+
+# looking
+
+
+def _list(here: Here, options: argparse.Namespace) -> int:
+    found, problems = _everywhere(here) if options.all_nodes else ({here.node: here.call(here.node, "images")}, [])
+    for problem in problems:
+        complain(problem)
+    rows = sorted(
+        ({**image, "node": node} for node, images in found.items() for image in images), key=lambda row: (row["name"], row["node"])
+    )
+    if options.json:
+        print_json(rows)
+    elif not rows:
+        say(f"There is no image {'on any node' if options.all_nodes else 'on this node'}: gnt-zfs image import makes one.")
+    elif options.all_nodes:
+        say(_table_of_nodes(rows))
+    else:
+        say(_table_of_images(rows))
+    return 3 if problems else 0
+
+
+def _everywhere(here: Here) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    answers = here.call_all("images")
+    problems = [one_line(answer) for answer in answers.values() if isinstance(answer, ZfsGanetiError)]
+    problems += [f"{node} is offline: its images are not shown" for node in here.ssconf.offline_nodes]
+    return {node: answer for node, answer in answers.items() if not isinstance(answer, ZfsGanetiError)}, problems
+
+
+def _table_of_images(rows: Sequence[Mapping[str, Any]]) -> str:
+    return table(
+        ("IMAGE", "SIZE", "USED", "CLONES", "MADE (UTC)", "STATE", "SOURCE"),
+        [
+            (
+                row["name"],
+                human(row["size"]),
+                human(row["used"]),
+                str(len(row["clones"])),
+                day(row["imported"]),
+                _state(row),
+                row["source"],
+            )
+            for row in rows
+        ],
+        right=(1, 2, 3),
+    )
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    if row["deleted"]:
+        return "goes with its clones" if row["clones"] else f"goes {day(row['goes'])}"
+    return "retired" if row["retired"] else "ready"
+
+
+def _table_of_nodes(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line for each image of which all nodes have the same; two when nodes have different ones under one name."""
+    same: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        same.setdefault((row["name"], row["guid"]), []).append(row)
+    names = [name for name, _guid in same]
+    lines = []
+    for (name, guid), alike in same.items():
+        nodes = ", ".join(row["node"].split(".")[0] for row in alike)
+        differs = "differs from another of this name" if names.count(name) > 1 else ""
+        lines.append((name, human(alike[0]["size"]), str(sum(len(row["clones"]) for row in alike)), guid, nodes, differs))
+    return table(("IMAGE", "SIZE", "CLONES", "GUID", "NODES", ""), lines, right=(1, 2))
+
+
+def _show(here: Here, options: argparse.Namespace) -> int:
+    images = here.call(here.node, "images")
+    row = next((image for image in images if image["name"] == options.name), None)
+    if row is None:
+        raise Missing(f"image {options.name} on this node", "gnt-zfs image list --all-nodes shows who has which")
+    if options.json:
+        print_json(row)
+        return 0
+    facts = {
+        "image": row["name"],
+        "state": _state(row),
+        "size": human(row["size"]),
+        "used": human(row["used"]),
+        "made": f"{day(row['imported'])} UTC",
+        "source": row["source"],
+        "format": row["format"],
+        "sha256": row["sha256"] or "-",
+        "guid": row["guid"],
+        "clones": ", ".join(row["clones"]) or "none",
+    }
+    for name, value in facts.items():
+        say(f"{name + ':':8} {value}")
+    return 0
+
+
+def _verify(here: Here, options: argparse.Namespace) -> int:
+    with Meter(options.name) as meter:
+        here.images.verify(options.name, meter)
+    say(f"{options.name} holds what it held when it was made.")
+    return 0
+
+
+def _export(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import sources
+
+    images = here.images
+    image = images.must(options.name)
+    kind = options.format or ("qcow2" if options.file.endswith(".qcow2") else "raw")
+    if os.path.lexists(options.file):
+        raise Refused(options.file, "exists already", "choose another file")
+    with images.open(image) as path, Meter(image.name) as meter:
+        sources.from_raw(path, options.file, kind, progress=meter)
+    say(f"{options.file} holds {image.name} as {kind}.")
+    return 0
+
+
+# changing
+
+
+def _rename(here: Here, options: argparse.Namespace) -> int:
+    here.images.rename(options.name, options.new)
+    say(f"{options.name} is called {options.new} now, on {here.node}.")
+    return 0
+
+
+def _retire(here: Here, options: argparse.Namespace) -> int:
+    here.images.retire(options.name)
+    say(f"No more disks are made of {options.name} on {here.node}; gnt-zfs image restore {options.name} takes that back.")
+    return 0
+
+
+def _restore(here: Here, options: argparse.Namespace) -> int:
+    here.images.restore(options.name)
+    say(f"Disks can be made of {options.name} again.")
+    return 0
+
+
+def _delete(here: Here, options: argparse.Namespace) -> int:
+    images = here.images
+    image = images.must(options.name)
+    if options.now and not image.clones and not options.yes and not confirm(f"Destroy {image.name} ({human(image.used)}) for good?"):
+        say("Nothing was changed.")
+        return 1
+    if images.delete(image.name, now=options.now):
+        say(f"{image.name} is gone.")
+        return 0
+    image = images.must(image.name)
+    if image.clones:
+        count = len(image.clones)
+        first = image.clones[0].rsplit("/", 1)[1]
+        say(f"{image.name} has {count} clone{'s' if count != 1 else ''}, such as {first}: it goes with the last of them.")
+    else:
+        say(f"No more disks are made of {image.name}, and it goes on {day(images.goes_at(image))}.")
+    say(f"gnt-zfs image restore {image.name} takes that back.")
+    return 0
+
+
+# one disk
+
+
+def _swap(here: Here, options: argparse.Namespace) -> int:
+    return _format(here, options, "disk-swap", "swap")
+
+
+def _fill(here: Here, options: argparse.Namespace) -> int:
+    return _format(here, options, "disk-fill", f"a filesystem with what is in {options.directory}", directory=options.directory)
+
+
+def _format(here: Here, options: argparse.Namespace, verb: str, what: str, **request: Any) -> int:
+    from zfsganeti import disks
+
+    must_be_master(here)
+    if "/" not in options.disk:
+        raise BadInput(f"{options.disk}: say which disk, such as {options.disk}/1")
+    instance, disk = disks.locate(here.master.instances(), options.disk)
+    if instance.admin_state == "up":
+        raise Unavailable(instance.name, "is running", f"gnt-instance stop {instance.name}")
+    title = f"disk {disk['disk']} of {instance.name} on {instance.primary}"
+    if not options.yes and not confirm(f"Make {title} {what}? What it holds stays in a snapshot for the days of the trash."):
+        say("Nothing was changed.")
+        return 1
+    here.call(instance.primary, verb, seconds=SAVE_SECONDS, **disk, **request)
+    say(f"{title[0].upper()}{title[1:]} is {what} now.")
+    return 0
+
+
+def _detach(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import disks
+
+    must_be_master(here)
+    instance = disks.find_instance(here.master.instances(), options.instance)
+    names = disks.datasets_of(instance)
+    if not names:
+        raise Refused(instance.name, "has no disk that is ours")
+    wanted = here.call(instance.primary, "detach", datasets=names)
+    if not wanted:
+        say(f"{instance.name} shares blocks with nothing: there is nothing to do.")
+        return 0
+    if not options.wait:
+        say(f"{', '.join(wanted)} on {instance.primary}: being copied in the background; the rest is done when {instance.name} is stopped.")
+        return 0
+    left = {name: why for name, why in here.call(instance.primary, "detach-work", seconds=SAVE_SECONDS).items() if name in wanted and why}
+    for name, why in left.items():
+        complain(f"{instance.primary}: {name}: {why}")
+    if not left:
+        say(f"{instance.name} shares blocks with nothing any more.")
+    return 6 if left else 0
