@@ -19,8 +19,9 @@ import time
 from zfsganeti.config import Config
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.ganeti import check_name
+from zfsganeti.names import check_dataset
 from zfsganeti.process import holding
-from zfsganeti.zfs import Dataset, check_dataset
+from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from zfsganeti import loop
 from zfsganeti.config import compression, recordsize
 from zfsganeti.datasets import CLUSTER, INSTANCE, MARKS, OPENED, RECORD, RESTORING, TRASH, VOLUME, pack_record
 from zfsganeti.errors import BadInput, BadName, Foreign, Missing, NoSpace, Refused, human
-from zfsganeti.zfs import Dataset, check_dataset
+from zfsganeti.names import check_dataset
+from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
