@@ -217,6 +217,7 @@ def _setup_apply(here: Here, request: dict[str, Any]) -> Any:
     setup.apply_step(here, _text(request, "action"), {key: str(value) for key, value in request.items() if key != "action"})
 
 
+STREAMED = ("receive",)  # what follows the request's line is a stream, which the verb reads itself
 VERBS: dict[str, Verb] = {
     "report": _report,
     "aside": _aside,
