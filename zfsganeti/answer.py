@@ -217,6 +217,17 @@ def _setup_apply(here: Here, request: dict[str, Any]) -> Any:
     setup.apply_step(here, _text(request, "action"), {key: str(value) for key, value in request.items() if key != "action"})
 
 
+def _transfer(name: str) -> Verb:
+    """Return a verb of the room that moves snapshots; the room is imported when it is asked for."""
+
+    def verb(here: Here, request: dict[str, Any]) -> Any:
+        from zfsganeti import transfer
+
+        return transfer.VERBS[name](here, request)
+
+    return verb
+
+
 STREAMED = ("receive",)  # what follows the request's line is a stream, which the verb reads itself
 VERBS: dict[str, Verb] = {
     "report": _report,
@@ -244,6 +255,7 @@ VERBS: dict[str, Verb] = {
     "running": _running,
     "setup-facts": _setup_facts,
     "setup-apply": _setup_apply,
+    **{name: _transfer(name) for name in ("receive", "receive-state", "receive-done", "receive-abort")},
 }
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from zfsganeti.streams import Streams
     from zfsganeti.trash import Trash
     from zfsganeti.volumes import Volumes
 
@@ -68,6 +69,12 @@ class Here:
 
         return Volumes(self.store)
 
+    @cached_property
+    def streams(self) -> Streams:
+        from zfsganeti.streams import Streams
+
+        return Streams()
+
     def has_root(self) -> bool:
         """Tell whether this node stores anything with us; raises when it should but cannot now."""
         try:
@@ -81,7 +88,11 @@ class Here:
         """Return a node's answer to one of our verbs; this node answers itself without ssh."""
         if peer == self.node:
             return self._verbs()[verb](self, request)
-        return node.ask(peer, [*self.ssconf.ssh(peer), COMMAND, "node", verb], request, seconds=self.config.peer_seconds)
+        return node.ask(peer, self.door(peer, verb), request, seconds=self.config.peer_seconds)
+
+    def door(self, peer: str, verb: str) -> list[str]:
+        """Return the command that hands what it reads to one of a peer's verbs."""
+        return [*self.ssconf.ssh(peer), COMMAND, "node", verb]
 
     def call_all(self, verb: str, nodes: list[str] | None = None, **request: Any) -> dict[str, Any]:
         """Return every online node's answer, or the exception it ended with, all asked at once."""

@@ -12,7 +12,7 @@ import pytest
 HOUSE = Path(__file__).parents[2]
 LEVELS = {
     **dict.fromkeys(("hooks", "extstorage", "cli", "answer"), 3),
-    **dict.fromkeys(("here", "datasets", "volumes", "trash", "undo", "check", "placement", "setup", "patch"), 2),
+    **dict.fromkeys(("here", "datasets", "volumes", "trash", "undo", "check", "placement", "setup", "patch", "transfer"), 2),
     **dict.fromkeys(("zfs", "streams", "ganeti", "node", "loop", "config"), 1),
     **dict.fromkeys(("errors", "names", "process", "links"), 0),
 }
