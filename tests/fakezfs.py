@@ -18,7 +18,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from tests.killing import Reaper
 from zfsganeti.datasets import FS_IMMUTABLE_FL, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, guard, is_guarded
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, ZfsGanetiError
-from zfsganeti.zfs import VALIDATORS, Dataset, Mount, Pool, check_dataset, check_snapshot, encode
+from zfsganeti.names import check_dataset, check_snapshot
+from zfsganeti.zfs import VALIDATORS, Dataset, Mount, Pool, encode
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -29,6 +30,7 @@ class Snapshot:
 
     def __init__(self, number: int, created: int, files: dict[str, bytes]) -> None:
         self.number, self.created, self.files = number, created, files
+        self.guid = str(number)  # one that was received has that of its origin
         self.holds: set[str] = set()
 
 
@@ -42,6 +44,8 @@ class Filesystem:
         self.snapshots: dict[str, Snapshot] = {}
         self.origin: tuple[Filesystem, str] | None = None
         self.users: list[str] = []
+        self.half = b""  # of a stream that broke off
+        self.token = ""
 
 
 class Mounted:
@@ -72,13 +76,13 @@ class FakeZfs:
 
     ours = "zfsganeti-"
 
-    def __init__(self, place: str, pool: str = "zfs") -> None:
+    def __init__(self, place: str, pool: str = "zfs", seed: int = 0) -> None:
         self.place = place
         self.reaper = Reaper(os.path.dirname(place))
         self.clock = 1_700_000_000
         self.available = 100 << 30
         self.health, self.size, self.free = "ONLINE", 200 << 30, 100 << 30
-        self._count = 0
+        self._count = seed  # GUIDs of two pools differ when their seeds do
         self._mounted: list[Mounted] = []
         self._filesystems: dict[str, Filesystem] = {}
         self._add(pool, {"mountpoint": f"/{pool}"}, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zfsganeti.datasets import ABSORB_LIMIT, INTENT, locked
 from zfsganeti.errors import BadInput, Busy, Missing, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
-from zfsganeti.here import COMMAND, Here
+from zfsganeti.here import Here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -197,18 +197,28 @@ def _trash_give_up(here: Here, _request: dict[str, Any]) -> Any:
 
 
 def _images(here: Here, _request: dict[str, Any]) -> Any:
-    from zfsganeti.images import Images
-
     if not here.has_root():
         return []
-    images = Images(here.store)
-    return [{**image.as_json(), "goes": images.goes_at(image) if image.deleted else 0} for image in images.all()]
+    return [{**image.as_json(), "goes": here.images.goes_at(image) if image.deleted else 0} for image in here.images.all()]
 
 
 def _image_save(here: Here, request: dict[str, Any]) -> Any:
     from zfsganeti.disks import Disk
 
     return Disk(here, request).save(_text(request, "image"))
+
+
+def _image_push(here: Here, request: dict[str, Any]) -> Any:
+    """A peer has the image that it asked for."""
+    from zfsganeti import transfer
+    from zfsganeti.images import GOLDEN
+
+    peer, image = _text(request, "node"), here.images.resolve(_text(request, "image"))
+    if peer not in here.ssconf.nodes:
+        raise BadInput(f"node {peer}: is no node of this cluster")
+    result = transfer.push(here, [peer], image.dataset, GOLDEN, "image", image.name, marks=image.provenance)[peer]
+    if isinstance(result, ZfsGanetiError):
+        raise result
 
 
 def _disk_swap(here: Here, request: dict[str, Any]) -> Any:
@@ -233,7 +243,7 @@ def _detach(here: Here, request: dict[str, Any]) -> Any:
         raise BadInput("request: datasets must be a list of names")
     wanted = [check_volume(name) for name in datasets if here.independent.want(check_volume(name))]
     if wanted:
-        background([COMMAND, "node", "detach-work"])
+        background("node", "detach-work")
     return wanted
 
 
@@ -262,6 +272,18 @@ def _setup_apply(here: Here, request: dict[str, Any]) -> Any:
     setup.apply_step(here, _text(request, "action"), {key: str(value) for key, value in request.items() if key != "action"})
 
 
+def _transfer(name: str) -> Verb:
+    """Return a verb of the room that moves snapshots; the room is imported when it is asked for."""
+
+    def verb(here: Here, request: dict[str, Any]) -> Any:
+        from zfsganeti import transfer
+
+        return transfer.VERBS[name](here, request)
+
+    return verb
+
+
+STREAMED = ("receive",)  # what follows the request's line is a stream, which the verb reads itself
 VERBS: dict[str, Verb] = {
     "report": _report,
     "aside": _aside,
@@ -287,6 +309,7 @@ VERBS: dict[str, Verb] = {
     "trash-give-up": _trash_give_up,
     "images": _images,
     "image-save": _image_save,
+    "image-push": _image_push,
     "disk-swap": _disk_swap,
     "disk-fill": _disk_fill,
     "detach": _detach,
@@ -294,6 +317,7 @@ VERBS: dict[str, Verb] = {
     "running": _running,
     "setup-facts": _setup_facts,
     "setup-apply": _setup_apply,
+    **{name: _transfer(name) for name in ("receive", "receive-state", "receive-done", "receive-abort")},
 }
 
 

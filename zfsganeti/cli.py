@@ -56,9 +56,15 @@ def _answer(here: Here, verb: str) -> int:
     """What a peer asks of this node, many times a day: it pays neither for the parser nor for what other commands import."""
     import json
 
-    from zfsganeti.answer import answer
+    from zfsganeti.answer import STREAMED, answer
 
-    result = answer(here, verb, sys.stdin.read())
+    if verb in STREAMED:
+        from zfsganeti.streams import read_line
+
+        request = read_line(sys.stdin.fileno())
+    else:
+        request = sys.stdin.read()
+    result = answer(here, verb, request)
     print(json.dumps(result))
     return int(result.get("code", 0))
 

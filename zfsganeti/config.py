@@ -93,6 +93,13 @@ SETTINGS = (
         "what is in them.",
     ),
     Setting(
+        "image_pull",
+        "0",
+        _integer(0, 1, "switch"),
+        "1 brings an image that a disk is to be made of, and that is not on this node, here from a peer in the background; the add fails, "
+        "and succeeds when the image has come.",
+    ),
+    Setting(
         "image_max",
         "4096",
         _integer(1, 1 << 20, "GiB"),
@@ -128,6 +135,7 @@ class Config:
     trash_min_free: int
     overcommit: int
     fill_directories: tuple[str, ...]
+    image_pull: int
     image_max: int
     warn_free: int
     allow_degraded: int

@@ -19,8 +19,9 @@ import time
 from zfsganeti.config import Config
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.ganeti import check_name
+from zfsganeti.names import check_dataset
 from zfsganeti.process import holding
-from zfsganeti.zfs import Dataset, check_dataset
+from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,8 +70,9 @@ INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETAC
     PREFIX + word for word in ("instance", "volume", "cluster", "intent", "record", "restoring", "opened", "size", "image", "detach")
 )
 MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH)
-ASIDE, TRASH, COPIES = ".aside", ".trash", ".copies"
+ASIDE, TRASH, COPIES, IMAGES, PARTIAL = ".aside", ".trash", ".copies", ".images", ".partial"
 READY = "ready"  # the DETACH mark of a copy that is whole and takes the place of what it is a copy of
+OLD = ".old"  # after the name of a dataset below .copies: what its copy has replaced
 REMOVED = "removed-"  # after our prefix: a snapshot taken before Ganeti unlinked a disk
 RECORD_LIMIT = 8000  # a user property holds 8191 bytes
 LOCKS = "/run/zfsganeti"  # not /run/lock, where every user may take a name before us
@@ -181,8 +183,9 @@ def unpack_record(value: str) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def locked(instance: str, *, seconds: float = 120, directory: str = LOCKS, what: str = "") -> Iterator[None]:
+def locked(instance: str, *, seconds: float = 120, directory: str = "", what: str = "") -> Iterator[None]:
     """Nobody else of us works on the instance's dataset on this node; Unavailable when another one does for too long."""
+    directory = directory or LOCKS
     os.makedirs(directory, mode=0o700, exist_ok=True)
     descriptor = os.open(f"{directory}/{instance}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + seconds

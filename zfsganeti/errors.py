@@ -9,6 +9,7 @@ ZfsGanetiError
  ├─ Missing              what was named does not exist
  ├─ Refused              doing it would touch something that is not ours, or lose something
  │   ├─ Foreign          a dataset or directory that is not ours is in the way
+ │   ├─ Conflict         two nodes hold what cannot become one without losing some of it
  │   └─ Busy             still in use, by whom is said
  ├─ NoSpace              the pool has too little room, with figures
  └─ CommandFailed        a command exited non-zero
@@ -104,6 +105,14 @@ class Refused(ZfsGanetiError):
 
 class Foreign(Refused):
     """A dataset or directory that is not ours stands where ours should."""
+
+
+class Conflict(Refused):
+    """What a node holds cannot become what another one holds without losing some of it; `evidence` names those snapshots."""
+
+    def __init__(self, what: str, why: str, evidence: list[str], way_out: str = "") -> None:
+        super().__init__(what, why + (f" ({', '.join(evidence[:3])})" if evidence else ""), way_out)
+        self.evidence = evidence
 
 
 class Busy(Refused):

@@ -7,6 +7,7 @@ from functools import cached_property
 from zfsganeti import config, ganeti, node
 from zfsganeti.datasets import Root, Store, find_root
 from zfsganeti.errors import Missing, ZfsGanetiError
+from zfsganeti.process import COMMAND
 from zfsganeti.zfs import Zfs
 
 TYPE_CHECKING = False
@@ -16,12 +17,11 @@ if TYPE_CHECKING:
 
     from zfsganeti.images import Images
     from zfsganeti.independent import Independent
+    from zfsganeti.streams import Streams
     from zfsganeti.trash import Trash
     from zfsganeti.volumes import Volumes
 
     Verb = Callable[["Here", dict[str, Any]], Any]
-
-COMMAND = "/usr/sbin/gnt-zfs"  # an ssh session's PATH has no sbin
 
 
 class Here:
@@ -74,14 +74,19 @@ class Here:
     def images(self) -> Images:
         from zfsganeti.images import Images
 
-        return Images(self.store)
+        return Images(self.store, self.streams)
 
     @cached_property
     def independent(self) -> Independent:
         from zfsganeti.independent import Independent
+
+        return Independent(self.volumes, self.streams)
+
+    @cached_property
+    def streams(self) -> Streams:
         from zfsganeti.streams import Streams
 
-        return Independent(self.volumes, Streams())
+        return Streams()
 
     def has_root(self) -> bool:
         """Tell whether this node stores anything with us; raises when it should but cannot now."""
@@ -96,7 +101,11 @@ class Here:
         """Return a node's answer to one of our verbs, within `seconds` (default: peer_seconds); this node answers itself without ssh."""
         if peer == self.node:
             return self._verbs()[verb](self, request)
-        return node.ask(peer, [*self.ssconf.ssh(peer), COMMAND, "node", verb], request, seconds=seconds or self.config.peer_seconds)
+        return node.ask(peer, self.door(peer, verb), request, seconds=seconds or self.config.peer_seconds)
+
+    def door(self, peer: str, verb: str) -> list[str]:
+        """Return the command that hands what it reads to one of a peer's verbs."""
+        return [*self.ssconf.ssh(peer), COMMAND, "node", verb]
 
     def call_all(self, verb: str, nodes: list[str] | None = None, **request: Any) -> dict[str, Any]:
         """Return every online node's answer, or the exception it ended with, all asked at once."""

@@ -507,10 +507,9 @@ def watch(here: Here) -> str:
     here.store.forget_disks()
     here.images.sweep()
     if here.independent.wanted():
-        from zfsganeti.here import COMMAND
         from zfsganeti.process import background
 
-        background([COMMAND, "node", "detach-work"])  # it may take longer than a hook has
+        background("node", "detach-work")  # it may take longer than a hook has
     return "; ".join(problems + gone[1])
 
 

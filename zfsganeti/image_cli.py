@@ -6,6 +6,8 @@ import os
 
 from zfsganeti.errors import BadInput, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
+from zfsganeti.images import GOLDEN
+from zfsganeti.names import family
 from zfsganeti.terminal import Meter, command, complain, confirm, day, must_be_master, print_json, say, table
 
 TYPE_CHECKING = False
@@ -44,6 +46,10 @@ def image_parser(commands: Any) -> None:
     made = command(verbs, "rename", _rename, "give an image another name", "gnt-zfs image rename debian-12 debian-12:2026-11-01")
     made.add_argument("name")
     made.add_argument("new")
+    made = _one(verbs, "push", _push, "send an image from this node to others", "gnt-zfs image push debian-12 node2 node3")
+    made.add_argument("node", nargs="*", help="to these (default: every other node)")
+    made.add_argument("--bwlimit", type=int, default=0, metavar="MIB", help="at most so many MiB a second to each node")
+    _one(verbs, "pull", _pull, "bring an image to this node from one that has it", "gnt-zfs image pull debian-12")
     _one(verbs, "retire", _retire, "make no more disks of an image, which stays", "gnt-zfs image retire debian-12:2026-10-01")
     _one(verbs, "restore", _restore, "take back that an image was retired or deleted", "gnt-zfs image restore debian-12:2026-10-01")
     made = _one(
@@ -223,6 +229,73 @@ def _export(here: Here, options: argparse.Namespace) -> int:
         sources.from_raw(path, options.file, kind, progress=meter)
     say(f"{options.file} holds {image.name} as {kind}.")
     return 0
+
+
+# other nodes
+
+
+def _push(here: Here, options: argparse.Namespace) -> int:
+    """Each node is told of by itself: one that fails keeps none from getting it."""
+    from zfsganeti import transfer
+
+    image = here.images.resolve(options.name) if here.images.find(options.name) is None else here.images.must(options.name)
+    online = [node for node in here.ssconf.nodes if node not in here.ssconf.offline_nodes]
+    peers = [_full(node, online) for node in options.node] or [node for node in online if node != here.node]
+    with Meter(image.name) as meter:
+        results = transfer.push(
+            here,
+            peers,
+            image.dataset,
+            GOLDEN,
+            "image",
+            image.name,
+            marks=image.provenance,
+            progress=lambda peer, done, size: meter(f"to {peer.split('.')[0]}", done, size),
+            limit=options.bwlimit << 20,
+        )
+    status = 0
+    for peer, result in results.items():
+        if isinstance(result, ZfsGanetiError):
+            complain(f"{peer}: {one_line(result).removeprefix(f'{peer}: ')}")
+            status = result.exit_code
+        else:
+            say(f"{peer} has {image.name}{f', {human(result.moved)} sent' if result.moved else ' already'}.")
+    return status
+
+
+def _full(node: str, known: Sequence[str]) -> str:
+    found = [name for name in known if name == node or name.split(".")[0] == node]
+    if len(found) != 1:
+        raise Missing(f"node {node}", f"online are {', '.join(known)}")
+    return found[0]
+
+
+def _pull(here: Here, options: argparse.Namespace) -> int:
+    found, problems = _everywhere(here)
+    found.pop(here.node, None)
+    for problem in problems:
+        complain(problem)
+    peer = next_source(found, options.name)
+    if peer is None:
+        raise Missing(f"image {options.name} on any other node that answers", "gnt-zfs image import makes one")
+    here.call(peer, "image-push", seconds=SAVE_SECONDS, image=options.name, node=here.node)
+    say(f"{options.name} is on {here.node} now, from {peer}.")
+    return 0
+
+
+def next_source(found: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str | None:
+    """Return the node that has the image a name means, the newest where it has no version; None without one."""
+    usable = [
+        (image["imported"], node)
+        for node, images in found.items()
+        for image in images
+        if not image["retired"] and meant(name, image["name"])
+    ]
+    return max(usable)[1] if usable else None
+
+
+def meant(wanted: str, name: str) -> bool:
+    return name == wanted or (":" not in wanted and family(name) == wanted)
 
 
 # changing

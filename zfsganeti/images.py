@@ -11,10 +11,10 @@ import contextlib
 import os
 import time
 
-from zfsganeti.datasets import CLUSTER, IMAGE, INSTANCE, INTENT, OPENED, PREFIX, RECORD, SIZE, copy_sparse, locked
+from zfsganeti.datasets import CLUSTER, IMAGE, IMAGES, INSTANCE, INTENT, OPENED, PARTIAL, PREFIX, RECORD, SIZE, copy_sparse, locked
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
-from zfsganeti.names import check_image, family
-from zfsganeti.zfs import Dataset, check_dataset
+from zfsganeti.names import check_dataset, check_image, family
+from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zfsganeti.datasets import Store
+    from zfsganeti.streams import Streams
 
     Progress = Callable[[str, int, int], None]  # what is being done, bytes done, bytes in all or 0
 
 SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED, RETIRED, DELETED = (
     PREFIX + word for word in ("source", "sha256", "content", "format", "imported", "retired", "deleted")
 )
-PROVENANCE = (IMAGE, CLUSTER, SIZE, SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED)
-IMAGE_MARKS = (*PROVENANCE, RETIRED, DELETED)
-IMAGES, PARTIAL = ".images", ".partial"
+PROVENANCE = (IMAGE, SIZE, SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED)  # what goes along when an image is sent to a peer
+IMAGE_MARKS = (*PROVENANCE, CLUSTER, RETIRED, DELETED)
 GOLDEN = "golden"
 DISK = "disk.raw"
 DAY = 86400
@@ -43,6 +43,11 @@ def quiet(_what: str, _done: int, _all: int) -> None:
     """Nobody watches."""
 
 
+def lock_name(name: str) -> str:
+    """Return the lock that whoever makes, changes, sends or receives an image holds."""
+    return f".image.{check_image(name)}"
+
+
 class Image:
     """An image as it was when listed; sizes are bytes, times seconds since 1970."""
 
@@ -50,6 +55,7 @@ class Image:
         marks = dataset.marks
         self.name, self.dataset = dataset.short, dataset.name  # the mark follows a rename a moment later
         self.marks = {mark: marks[mark] for mark in (IMAGE, CLUSTER)}
+        self.provenance = {mark: marks[mark] for mark in PROVENANCE if mark in marks}
         self.guid = golden["guid"]
         self.clones = [clone for clone in golden["clones"].split(",") if clone not in ("", "-")]
         self.size = int(marks.get(SIZE) or 0)
@@ -93,8 +99,8 @@ def newest(images: list[Image], wanted: str) -> Image | None:
 class Images:
     """The catalogue of one node's root."""
 
-    def __init__(self, store: Store) -> None:
-        self.store, self.zfs = store, store.zfs
+    def __init__(self, store: Store, streams: Streams | None = None) -> None:
+        self.store, self.zfs, self.streams = store, store.zfs, streams
         self.root = f"{store.root.name}/{IMAGES}"
 
     # looking
@@ -137,8 +143,18 @@ class Images:
         check_image(name)
         image = newest(self.all(), name)
         if image is None:
-            raise Missing(f"image {name} on this node", f"gnt-zfs image push {name} on a node that has it brings it here")
+            way_out = f"gnt-zfs image push {name} on a node that has it brings it here"
+            raise Missing(f"image {name} on this node", self._pulled(name) or way_out)
         return image
+
+    def _pulled(self, name: str) -> str:
+        """The image is on its way here if the administrator wants that; return what to tell then."""
+        if not self.store.config.image_pull:
+            return ""
+        from zfsganeti.process import background
+
+        background("image", "pull", name)
+        return "it is being brought here now, try again in a while"
 
     # making
 
@@ -169,7 +185,7 @@ class Images:
         return time.strftime("%Y-%m-%d", time.gmtime(self.store.now()))
 
     def _alone(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return locked(f".image.{check_image(name)}", seconds=0, what=f"image {name}")
+        return locked(lock_name(name), seconds=0, what=f"image {name}")
 
     def _partial(self, name: str) -> str:
         return check_dataset(f"{self.root}/{PARTIAL}/{check_image(name)}")
@@ -227,10 +243,14 @@ class Images:
         partial = self._partial(name)
         dataset = self.zfs.get(partial, marks=IMAGE_MARKS)
         if dataset is not None:
-            if dataset.marks.get(IMAGE) != name:
+            half_sent = self.streams is not None and self.streams.token(partial)
+            if dataset.marks.get(CLUSTER) != self.store.cluster and not half_sent:
                 raise Foreign(f"dataset {partial}", "is no half-made image", "rename it")
             self._leave(name)
-            self.zfs.destroy(partial, {IMAGE: name}, also=GOLDEN, seconds=self.store.config.busy_seconds)
+            if half_sent and self.streams is not None:
+                self.streams.abort(partial)  # all that there was
+                return
+            self.zfs.destroy(partial, {CLUSTER: self.store.cluster}, also=GOLDEN, seconds=self.store.config.busy_seconds)
         with contextlib.suppress(OSError):
             os.rmdir(self._partial_home(name))
 
@@ -403,7 +423,7 @@ class Images:
             return []
         found = [dataset for dataset in self.zfs.datasets(parent, depth=1, marks=IMAGE_MARKS) if dataset.name != parent]
         old_enough = self.store.now() - PARTIAL_SECONDS
-        return [dataset.short for dataset in found if dataset.marks.get(IMAGE) == dataset.short and dataset.creation <= old_enough]
+        return [dataset.short for dataset in found if dataset.creation <= old_enough]
 
     def verify(self, name: str, progress: Progress = quiet) -> None:
         """The image holds what it held when it was made; Refused says what is wrong with it."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 
-from zfsganeti.datasets import CLUSTER, COPIES, DETACH, INSTANCE, MARKS, READY, VOLUME, locked
+from zfsganeti.datasets import CLUSTER, COPIES, DETACH, INSTANCE, MARKS, OLD, READY, VOLUME, locked
 from zfsganeti.errors import Busy, Missing, Refused, Unavailable
+from zfsganeti.names import check_dataset
 from zfsganeti.process import holding
-from zfsganeti.zfs import check_dataset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from zfsganeti.zfs import Dataset
 
 BULK, REST = "copy", "copy-rest"  # after our prefix: the snapshots that are copied
-OLD = ".old"  # after a dataset's name: what the copy has replaced
 KEPT = ("recordsize", "compression", "refreservation", "canmount")  # what is set on a dataset and not in the stream
 
 
@@ -70,7 +69,7 @@ class Independent:
                 self._check_unused(dataset)
                 self._copy_rest(dataset)
                 self._mark_copy(dataset)
-                self.finish(dataset.short)
+                self._exchange(dataset.short)
 
     # the copy
 
@@ -136,33 +135,41 @@ class Independent:
 
     # the exchange
 
+    def _exchange(self, short: str) -> None:
+        """The copy, made this moment of what nobody uses, has taken the dataset's place."""
+        name, copy = f"{self.store.root.name}/{short}", self._copy_of(short)
+        self.store.unmount_elsewhere(name)
+        self.zfs.rename(name, f"{copy}{OLD}")
+        self.finish(short)
+
     def finish_all(self) -> None:
         """No exchange is left half-done."""
         if self.zfs.get(self.parent) is None:
             return
         for copy in self.zfs.datasets(self.parent, depth=1, marks=MARKS):
-            if copy.marks.get(DETACH) == READY and not copy.short.endswith(OLD):
-                with locked(copy.short):
-                    self.finish(copy.short)
-            elif copy.short.endswith(OLD):
-                short = copy.short.removesuffix(OLD)
+            short = copy.short.removesuffix(OLD)
+            if copy.name != self.parent:
                 with locked(short):
                     self.finish(short)
 
     def finish(self, short: str) -> None:
-        """A copy that is whole has taken the dataset's place, and what it replaced is gone; without one nothing happens."""
+        """An exchange that was begun is done: what the copy has replaced is gone. A copy whose exchange was not begun is worthless.
+
+        The dataset may have been written to, or removed, since such a copy was made.
+        """
         name, copy = f"{self.store.root.name}/{short}", self._copy_of(short)
         old = f"{copy}{OLD}"
-        ready = self._get(copy)
+        begun, ready, placed = self._get(old), self._get(copy), self._get(name)
         if ready is not None and ready.marks.get(DETACH) == READY:
-            if self._get(name) is not None:
-                self.store.unmount_elsewhere(name)
-                self.zfs.rename(name, old)
+            self.store.unmount_elsewhere(copy)  # where a boot has mounted it
+            if begun is None or placed is not None:
+                self._drop_copy(copy)
+                return
             self.zfs.rename(copy, name)
-        placed = self._get(name)
+            placed = self._get(name)
         if placed is not None and placed.marks.get(DETACH) == READY:
             self._tidy(name)
-        if self._get(old) is not None and placed is not None:
+        if begun is not None and placed is not None:
             self._discard(old, short)
         with contextlib.suppress(OSError):
             os.rmdir(f"{self.store.root.path}/{COPIES}/{short}")
@@ -179,6 +186,7 @@ class Independent:
 
     def _discard(self, old: str, short: str) -> None:
         """What was replaced is gone; with snapshots of others it goes into the trash, where they are kept."""
+        self.store.unmount_elsewhere(old)  # where a boot has mounted it
         try:
             self.zfs.destroy(old, {CLUSTER: self.store.cluster}, seconds=self.store.config.busy_seconds)
         except Busy:

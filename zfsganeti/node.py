@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from zfsganeti.process import Done
+
 SSH_FAILED = 255  # ssh(1): the status of ssh's own failures
 
 
@@ -46,7 +48,13 @@ def ask(node: str, command: Sequence[str], request: dict[str, Any], *, seconds: 
     """
     import json
 
-    done = execute(command, stdin=json.dumps(request), seconds=seconds)
+    return read_answer(node, execute(command, stdin=json.dumps(request), seconds=seconds))
+
+
+def read_answer(node: str, done: Done) -> Any:
+    """Return what a peer's gnt-zfs has answered, by what the command that asked it ended with."""
+    import json
+
     if done.status == SSH_FAILED:
         said = " ".join(done.stderr.split()) or "ssh failed"
         raise Unavailable(node, f"cannot be reached ({said})")

@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import os
+import time
 
 from zfsganeti.errors import Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+COMMAND = "/usr/sbin/gnt-zfs"  # ours; an ssh session's PATH has no sbin
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
 
 
@@ -57,10 +59,11 @@ def query(command: Sequence[str], *, seconds: float) -> Done:
     return Done(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
-def background(command: Sequence[str]) -> None:
-    """A program goes on by itself, whatever becomes of us."""
+def background(*words: str) -> None:
+    """Our own command goes on by itself, whatever becomes of us."""
     import subprocess
 
+    command = [COMMAND, *words]
     if os.path.isdir("/run/systemd/system"):
         command = ["systemd-run", "--quiet", "--collect", "--", *command]  # not in the service of whoever called us, which may be restarted
     subprocess.Popen(
@@ -72,6 +75,208 @@ def background(command: Sequence[str]) -> None:
         cwd="/",
         start_new_session=True,
     )
+
+
+# streams
+
+
+CHUNK = 1 << 20  # the largest pipe that an unprivileged kernel setting allows, and what moves at once
+F_SETPIPE_SZ = 1031
+ENDING_SECONDS = 5  # a program that was told to end and does not is killed
+
+
+class Child:
+    """A program at work; what it prints is kept in memory, and it does not outlive the `with` that it was started in."""
+
+    def __init__(self, command: Sequence[str], stdin: int, stdout: int | None = None) -> None:
+        import subprocess
+
+        self.name = " ".join(command[:2])
+        self._out, self._err = os.memfd_create("stdout"), os.memfd_create("stderr")
+        try:
+            self.program = subprocess.Popen(
+                command, stdin=stdin, stdout=self._out if stdout is None else stdout, stderr=self._err, env=ENVIRONMENT, cwd="/"
+            )
+        except FileNotFoundError:
+            self._forget()
+            raise Unavailable(command[0], "is not installed") from None
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_failure: object) -> None:
+        self.end()
+        self._forget()
+
+    def _forget(self) -> None:
+        os.close(self._out)
+        os.close(self._err)
+
+    @property
+    def pipe(self) -> int:
+        """The end that is ours of the one pipe that was asked for."""
+        return next(pipe.fileno() for pipe in (self.program.stdin, self.program.stdout) if pipe is not None)
+
+    def close(self) -> None:
+        """Our end of the pipe is closed: a program that reads sees the end of its input."""
+        for pipe in (self.program.stdin, self.program.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def wait(self, seconds: float) -> int | None:
+        """Return the status that the program ended with, None when it has not ended in time."""
+        import subprocess
+
+        try:
+            return self.program.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def end(self) -> None:
+        """The program has ended, by itself or not, and its pipes are closed."""
+        self.close()
+        if self.program.poll() is None:
+            self.program.terminate()
+            if self.wait(ENDING_SECONDS) is None:
+                self.program.kill()
+                self.program.wait()
+
+    def done(self) -> Done:
+        """Return what the program ended with; it is ended if need be."""
+        self.end()
+        texts = [os.pread(kept, os.fstat(kept).st_size, 0).decode(errors="replace") for kept in (self._out, self._err)]
+        return Done(self.program.returncode, *texts)
+
+
+class Relayed:
+    """How both programs of a relay ended; `early` says that the sink did before the source had."""
+
+    def __init__(self, source: Done, sink: Done, early: bool) -> None:
+        self.source, self.sink, self.early = source, sink, early
+
+
+class Flow:
+    """Bytes on their way from one pipe to another, by splice(2), no faster than `limit` bytes a second."""
+
+    def __init__(self, source: int, sink: int, progress: Callable[[int], None], limit: int, seconds: float) -> None:
+        self.source, self.sink, self.progress, self.limit, self.seconds = source, sink, progress, limit, seconds
+        self.moved = 0
+        self._due = 0.0
+        self._told = 0.0
+
+    def run(self) -> None:
+        """All is moved; BrokenPipeError when nobody reads the sink any more, TimeoutError when nothing moves."""
+        step = max(4096, min(CHUNK, self.limit // 20)) if self.limit else CHUNK
+        while True:
+            self._wait(self.source)
+            self._wait(self.sink)
+            try:
+                moved = os.splice(self.source, self.sink, step, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+            except BlockingIOError:
+                continue
+            if moved == 0:
+                break
+            self.moved += moved
+            self._tell()
+            self._brake(moved)
+        self.progress(self.moved)
+
+    def _wait(self, descriptor: int) -> None:
+        """The descriptor is ready."""
+        import select
+
+        poll = select.poll()
+        poll.register(self.source, select.POLLIN if descriptor == self.source else 0)
+        poll.register(self.sink, select.POLLOUT if descriptor == self.sink else 0)
+        deadline = time.monotonic() + self.seconds
+        while True:
+            found = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+            if found.get(self.sink, 0) & (select.POLLERR | select.POLLNVAL):
+                raise BrokenPipeError
+            if descriptor in found:
+                return
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"no byte was moved for {self.seconds:.0f} s")
+            if self.source in found:
+                poll.unregister(self.source)  # it has ended while the sink is full, which poll(2) says again and again
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now - self._told >= 0.1:
+            self._told = now
+            self.progress(self.moved)
+
+    def _brake(self, moved: int) -> None:
+        if self.limit:
+            now = time.monotonic()
+            self._due = max(self._due, now - 0.1) + moved / self.limit  # what a pause has saved is not made up for
+            time.sleep(max(0.0, self._due - now))
+
+
+def relay(
+    source: Sequence[str], sink: Sequence[str], head: bytes, *, progress: Callable[[int], None], limit: int = 0, seconds: float
+) -> Relayed:
+    """Both programs have ended: the sink was given `head`, then all that the source wrote, unless one of them ended before.
+
+    The other is ended then. TimeoutError when no byte moves for `seconds`, or the sink takes as long to end after the last one.
+    """
+    import subprocess
+
+    with Child(source, subprocess.DEVNULL, subprocess.PIPE) as giver, Child(sink, subprocess.PIPE) as taker:
+        flow = Flow(giver.pipe, taker.pipe, progress, limit, seconds)
+        early = False
+        try:
+            _widen(flow.source, flow.sink)
+            os.write(flow.sink, head)  # which the empty pipe has room for
+            flow.run()
+        except BrokenPipeError:
+            early = giver.wait(0) in (None, 0)
+            giver.end()
+        taker.close()
+        status = giver.wait(seconds)
+        if taker.wait(seconds if status == 0 or early else ENDING_SECONDS) is None and (status == 0 or early):
+            raise TimeoutError(f"no end within {seconds:.0f} s of the last byte")
+        return Relayed(giver.done(), taker.done(), early)
+
+
+def _widen(*pipes: int) -> None:
+    """The pipes hold as much as the kernel lets them."""
+    import fcntl
+
+    for pipe in pipes:
+        try:
+            fcntl.fcntl(pipe, F_SETPIPE_SZ, CHUNK)
+        except OSError:
+            pass
+
+
+def feed(command: Sequence[str], descriptor: int, *, seconds: float) -> Done:
+    """Run a program that reads a stream from a descriptor to its end, and return it, whatever its status.
+
+    Unavailable when the stream brings nothing for `seconds` while its other end is open: whoever sent it is gone without a word.
+    """
+    import select
+
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    with Child(command, descriptor) as child:
+        seen, since = -1, time.monotonic()
+        while child.wait(min(1.0, seconds)) is None:
+            read = _bytes_read(child.program.pid)
+            if read != seen or poll.poll(0):
+                seen, since = read, time.monotonic()
+            elif time.monotonic() - since > seconds:
+                raise Unavailable(child.name, f"the stream brought nothing for {seconds:.0f} s")
+        return child.done()
+
+
+def _bytes_read(pid: int) -> int:
+    """Return how many bytes a process has read so far, 0 when it has just ended."""
+    try:
+        with open(f"/proc/{pid}/io", encoding="ascii") as file:
+            return int(file.readline().split()[1])  # rchar
+    except (OSError, IndexError):
+        return 0
 
 
 # who else is there

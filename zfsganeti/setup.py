@@ -12,8 +12,8 @@ from zfsganeti.config import PATH
 from zfsganeti.datasets import CLUSTER, guard
 from zfsganeti.errors import BadInput, Foreign, Missing, Unavailable
 from zfsganeti.here import Here
+from zfsganeti.names import check_dataset
 from zfsganeti.node import run
-from zfsganeti.zfs import check_dataset
 
 TEMPLATES = ("file", "ext")
 IGNORE_GENERATOR = "org.openzfs.systemd:ignore"  # zfs-mount-generator(8): a stale cache would make failing units

@@ -19,6 +19,7 @@ from zfsganeti.datasets import (
     INSTANCE,
     INTENT,
     MARKS,
+    OLD,
     OPENED,
     READY,
     RECORD,
@@ -28,7 +29,8 @@ from zfsganeti.datasets import (
     pack_record,
 )
 from zfsganeti.errors import BadInput, BadName, Foreign, Missing, NoSpace, Refused, human
-from zfsganeti.zfs import Dataset, check_dataset
+from zfsganeti.names import check_dataset
+from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,9 +103,11 @@ class Volumes:
 
     def _take_copy(self, volume: str) -> Dataset | None:
         """Return the copy that was to take the place of a volume when that was stopped half-way, None without one."""
-        copy = self.zfs.get(f"{self.store.root.name}/{COPIES}/{volume}", marks=MARKS)
-        if copy is None or copy.marks.get(DETACH) != READY or copy.marks.get(VOLUME) != volume:
+        place = f"{self.store.root.name}/{COPIES}/{volume}"
+        copy = self.zfs.get(place, marks=MARKS)
+        if copy is None or self.zfs.get(f"{place}{OLD}") is None or copy.marks.get(DETACH) != READY or copy.marks.get(VOLUME) != volume:
             return None
+        self.store.unmount_elsewhere(copy.name)
         self.zfs.rename(copy.name, self.name(volume))
         return self.find(volume)
 

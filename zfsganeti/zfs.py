@@ -12,7 +12,8 @@ import os
 import re
 import time
 
-from zfsganeti.errors import BadInput, BadName, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.names import check_dataset, check_snapshot
 from zfsganeti.process import describe, open_files, processes, query
 
 TYPE_CHECKING = False
@@ -21,32 +22,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 COMMAND_SECONDS = 60
-NAME_LIMIT = 255  # ZFS_MAX_DATASET_NAME_LEN less the NUL
-COMPONENT = re.compile(r"[A-Za-z0-9._:-]+")
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MNT_DETACH = 2, 4, 8, 1024, 2
 ZFS_SUPER_MAGIC = 0x2FC12FC1  # f_type of statfs(2)
 COMPRESSION = {"on": 1, "off": 2, "zle": 14, "lz4": 15, "zstd": 16}  # enum zio_compress, include/sys/zio_compress.h
 NATIVE = ("mountpoint", "canmount", "mounted", "used", "referenced", "available", "written", "creation", "guid", "origin")
 SNAPSHOTS_PER_TXG = 100  # a program destroys in one txg and stalls it; more are destroyed before, in batches
-
-
-def check_dataset(name: str) -> str:
-    """Return a name that can be a dataset's; BadName says what is wrong with it."""
-    if len(name.encode()) > NAME_LIMIT:
-        raise BadName("dataset", name, f"is longer than {NAME_LIMIT} bytes")
-    for part in name.split("/"):
-        if not COMPONENT.fullmatch(part) or part in (".", ".."):
-            raise BadName("dataset", name, "each part must be letters, digits, '.', '-', '_' and ':'")
-    return name
-
-
-def check_snapshot(name: str) -> str:
-    """Return a full name dataset@snapshot that can be a snapshot's."""
-    dataset, at, short = name.partition("@")
-    if not at or not COMPONENT.fullmatch(short) or len(name.encode()) > NAME_LIMIT:
-        raise BadName("snapshot", name, "must be dataset@snapshot of letters, digits, '.', '-', '_' and ':'")
-    check_dataset(dataset)
-    return name
 
 
 def _whole(low: int, high: int) -> Any:

@@ -7,6 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.node import Node
+from zfsganeti import datasets
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _locks(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Locks lie where nobody needs to be root."""
+    datasets.LOCKS = str(tmp_path_factory.mktemp("locks"))
 
 
 @pytest.fixture

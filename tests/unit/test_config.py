@@ -17,6 +17,7 @@ DEFAULTS = {
     "trash_min_free": 10,
     "overcommit": 200,
     "fill_directories": (),
+    "image_pull": 0,
     "image_max": 4096,
     "warn_free": 15,
     "allow_degraded": 0,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from zfsganeti import ganeti
 from zfsganeti.errors import BadEnvironment, BadName, Missing, Unavailable
-from zfsganeti.zfs import check_dataset
+from zfsganeti.names import check_dataset
 
 quick = settings(max_examples=300, deadline=None, derandomize=True)
 MIB, GIB = 1 << 20, 1 << 30

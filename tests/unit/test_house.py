@@ -13,9 +13,25 @@ HOUSE = Path(__file__).parents[2]
 LEVELS = {
     **dict.fromkeys(("hooks", "extstorage", "cli", "image_cli", "terminal", "answer"), 3),
     **dict.fromkeys(
-        ("here", "datasets", "volumes", "contents", "images", "disks", "trash", "undo", "check", "placement", "setup", "patch"), 2
+        (
+            "here",
+            "datasets",
+            "volumes",
+            "contents",
+            "images",
+            "disks",
+            "trash",
+            "undo",
+            "check",
+            "placement",
+            "setup",
+            "patch",
+            "transfer",
+            "independent",
+        ),
+        2,
     ),
-    **dict.fromkeys(("zfs", "ganeti", "node", "loop", "config"), 1),
+    **dict.fromkeys(("zfs", "streams", "ganeti", "node", "loop", "config"), 1),
     **dict.fromkeys(("errors", "process", "links", "names"), 0),
 }
 LONGEST = 600

@@ -1,0 +1,377 @@
+"""Snapshots from this node to others: what is to be sent (pure), the sending, and the verbs by which a node receives.
+
+A node receives nothing but into ROOT/.images/.partial/NAME, where ROOT is its own and NAME was checked; only what is whole and
+has the GUID that was asked for gets its marks and then its place. What was half received stays and is continued by the next
+push of the same snapshot. Nothing is overwritten: a place that is taken by anything else is a Conflict.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from zfsganeti.datasets import CLUSTER, IMAGES, PARTIAL, locked
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Conflict, Missing, NoSpace, Unavailable, ZfsGanetiError
+from zfsganeti.images import PROVENANCE, lock_name
+from zfsganeti.names import check_dataset, check_image
+from zfsganeti.node import read_answer
+from zfsganeti.streams import PROPERTIES, Snap, receive_command, send_command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any
+
+    from zfsganeti.here import Here, Verb
+
+    Progress = Callable[[str, int, int], None]  # the peer, bytes moved, bytes there are about
+
+STALL_SECONDS = 300  # so long not a byte: a busy pool may take its time over one transaction group
+ATTEMPTS = 5  # give up what cannot be continued, send, put in place, look, and one to spare
+STREAM = 0  # the descriptor that a peer's stream comes in on
+GO_ON = "the same command goes on from where it was"
+
+
+# what is to be done (pure)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """The target has the snapshot."""
+
+
+@dataclass(frozen=True)
+class Full:
+    """All of it is to be sent; the target does not exist."""
+
+
+@dataclass(frozen=True)
+class Incremental:
+    """What changed since a snapshot of the source that is the target's newest."""
+
+    base: str
+
+
+@dataclass(frozen=True)
+class Resume:
+    """The rest of what was half received."""
+
+    token: str
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """What was half received is of another snapshot, or cannot be continued: it is to be given up, then one plans again."""
+
+
+Step = Nothing | Full | Incremental | Resume | Abandon
+
+
+def plan(
+    source: Sequence[Snap], target: Sequence[Snap] | None, wanted: str, *, token: str = "", token_guid: str = "", what: str = "the target"
+) -> Step:
+    """Return the next step towards a target that has the source's snapshot `wanted`; no step loses anything that is whole there.
+
+    `target` is None when it does not exist. `token` is what it says of a stream half received, `token_guid` the snapshot that
+    this token continues with, empty when the source cannot. Conflict when the target would have to lose snapshots first.
+    """
+    mine = find(source, wanted)
+    theirs = {snap.guid: snap for snap in target or ()}
+    if mine.guid in theirs:
+        return Nothing()
+    if token:
+        return Resume(token) if token_guid == mine.guid else Abandon()
+    if target is None:
+        return Full()
+    common = [snap for snap in source if snap.guid in theirs and snap.createtxg < mine.createtxg]
+    if not common:
+        raise Conflict(what, "exists and has no earlier snapshot in common", [snap.name for snap in target])
+    base = max(common, key=lambda snap: snap.createtxg)
+    newer = [snap.name for snap in target if snap.createtxg > theirs[base.guid].createtxg]
+    if newer:
+        raise Conflict(what, f"has snapshots newer than {base.name}, the last in common", newer)
+    return Incremental(base.name)
+
+
+def find(snapshots: Sequence[Snap], name: str) -> Snap:
+    """Return the snapshot of that name."""
+    for snap in snapshots:
+        if snap.name == name:
+            return snap
+    raise Missing(f"snapshot {name}")
+
+
+# sending
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push to one peer did: the first step that moved anything, and how many bytes moved in all."""
+
+    peer: str
+    step: Step
+    moved: int
+
+
+class Push:
+    """One snapshot on its way to one peer."""
+
+    def __init__(self, here: Here, peer: str, dataset: str, short: str, kind: str, name: str) -> None:
+        self.here, self.peer, self.dataset, self.kind = here, peer, dataset, kind
+        self.name = check_target(kind, name)
+        self.what = f"{kind} {name} on {peer}"
+        if peer == here.node:
+            raise BadInput(f"node {peer}: is this one, which has it")
+        self.source = here.streams.snapshots(dataset)
+        self.wanted = find(self.source, short)
+        self.marks: Mapping[str, str] = {}
+        self.progress: Progress = lambda _peer, _moved, _total: None
+        self.limit, self.seconds = 0, float(STALL_SECONDS)
+        self.moved, self.total = 0, 0
+
+    def run(self) -> Pushed:
+        """The peer has the snapshot in its place, with its GUID and its marks."""
+        first: Step = Nothing()
+        for _attempt in range(ATTEMPTS):
+            state = self._ask("receive-state")
+            if self._is_placed(state):
+                return Pushed(self.peer, first, self.moved)
+            step = self._plan(state)
+            if not isinstance(step, Nothing) and not isinstance(first, Nothing):
+                raise Unavailable(self.peer, f"{self.kind} {self.name} was received there and is not found", GO_ON)
+            if isinstance(step, Nothing):
+                self._ask("receive-done", guid=self.wanted.guid, marks=dict(self.marks))
+                continue
+            if isinstance(step, Abandon) or not self._send(step, state["available"]):
+                self._ask("receive-abort")
+            else:
+                first = step
+        raise Unavailable(self.peer, f"{self.kind} {self.name} is not there after {ATTEMPTS} attempts", GO_ON)
+
+    def _ask(self, verb: str, **request: Any) -> Any:
+        return self.here.call(self.peer, verb, kind=self.kind, name=self.name, **request)
+
+    def _is_placed(self, state: Mapping[str, Any]) -> bool:
+        if state["placed"] is None:
+            return False
+        placed = _snaps(state["placed"])
+        if not any(snap.guid == self.wanted.guid for snap in placed):
+            raise Conflict(self.what, "exists and is another one", [snap.name for snap in placed], "choose another name or remove it there")
+        return True
+
+    def _plan(self, state: Mapping[str, Any]) -> Step:
+        token = str(state["token"])
+        resumable = self.here.streams.resumable(token) if token else None
+        target = None if state["partial"] is None else _snaps(state["partial"])
+        try:
+            return plan(self.source, target, self.wanted.name, token=token, token_guid=resumable.guid if resumable else "", what=self.what)
+        except Conflict:
+            return Abandon()  # below .partial is what was received and never put in its place
+
+    def _send(self, step: Step, available: int) -> bool:
+        """The stream is received; False when it is a rest that cannot be sent."""
+        streams = self.here.streams
+        send = send_command(
+            f"{self.dataset}@{self.wanted.name}",
+            base=f"@{step.base}" if isinstance(step, Incremental) else "",
+            token=step.token if isinstance(step, Resume) else "",
+        )
+        begin = self.moved
+        try:
+            size = streams.size(send)
+            if size > available:
+                raise NoSpace(self.what, size, available, "gnt-zfs trash empty there may make room")
+            self.total = begin + size
+            done = streams.pump(
+                self.peer,
+                send,
+                self.here.door(self.peer, "receive"),
+                {"kind": self.kind, "name": self.name, "seconds": self.seconds},
+                progress=self._told(begin),
+                limit=self.limit,
+                seconds=self.seconds,
+            )
+            read_answer(self.peer, done)
+        except CommandFailed:
+            if isinstance(step, Resume) and self.moved == begin:
+                return False
+            raise
+        except Unavailable as error:
+            raise Unavailable(error.what, error.why, GO_ON if self.moved > begin else error.way_out) from error
+        return True
+
+    def _told(self, begin: int) -> Callable[[int], None]:
+        def progress(moved: int) -> None:
+            self.moved = begin + moved
+            self.progress(self.peer, self.moved, self.total)
+
+        return progress
+
+
+def push(
+    here: Here,
+    peers: Sequence[str],
+    dataset: str,
+    short: str,
+    kind: str,
+    name: str,
+    *,
+    marks: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+    limit: int = 0,
+    seconds: float = STALL_SECONDS,
+) -> dict[str, Pushed | ZfsGanetiError]:
+    """Each peer has the snapshot DATASET@SHORT as NAME of its kind, or the error that it ended with is told; all work at once.
+
+    `limit` is in bytes a second, for each peer.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(peer: str) -> Pushed | ZfsGanetiError:
+        try:
+            job = Push(here, peer, dataset, short, kind, name)
+            job.marks, job.progress = marks or {}, progress or job.progress
+            job.limit, job.seconds = limit, seconds
+            return job.run()
+        except ZfsGanetiError as error:
+            return error
+
+    check_target(kind, name)
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        return dict(zip(peers, pool.map(one, peers), strict=True))
+
+
+def _snaps(rows: Any) -> list[Snap]:
+    return [Snap(str(name), str(guid), int(createtxg)) for name, guid, createtxg in rows]
+
+
+# receiving: what a peer may ask of this node
+
+CHECKS = {"image": check_image}
+PLACES = {"image": IMAGES}
+PROPERTIES_OF = {"image": PROVENANCE}  # the user properties that go along
+LOCK_OF = {"image": lock_name}
+
+
+def check_target(kind: str, name: str) -> str:
+    """Return a name that can be one of its kind."""
+    if kind not in CHECKS:
+        raise BadInput(f"kind {kind!r}: there are {', '.join(CHECKS)}")
+    return CHECKS[kind](name)
+
+
+class Place:
+    """Where something goes on this node: it is received as `partial` and, whole, becomes `final`."""
+
+    def __init__(self, here: Here, request: Mapping[str, Any]) -> None:
+        kind, name = request.get("kind"), request.get("name")
+        if not isinstance(kind, str) or not isinstance(name, str):
+            raise BadInput("request: kind and name must be texts")
+        check_target(kind, name)
+        self.here, self.zfs, self.streams = here, here.zfs, here.streams
+        self.what, self.lock, self.allowed = f"{kind} {name}", LOCK_OF[kind](name), PROPERTIES_OF[kind]
+        parent = f"{here.root.name}/{PLACES[kind]}"
+        self.parents = (parent, f"{parent}/{PARTIAL}")
+        self.final, self.partial = check_dataset(f"{parent}/{name}"), check_dataset(f"{parent}/{PARTIAL}/{name}")
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else of us works on it on this node."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.lock, seconds=self.here.config.busy_seconds))
+            except Unavailable:
+                raise Busy(self.what, "is being received already", "wait for that") from None
+            yield
+
+    def prepare(self) -> None:
+        """The parents exist and are never mounted; Conflict when the place is taken."""
+        if self.zfs.get(self.final) is not None:
+            raise Conflict(self.what, "exists already", [])
+        for parent in self.parents:
+            if self.zfs.get(parent) is None:
+                self.zfs.create(parent, {"canmount": "off"}, self.mark())
+
+    def mark(self) -> dict[str, str]:
+        return {CLUSTER: self.here.ssconf.cluster}
+
+    def snapshots(self, dataset: str) -> list[Snap] | None:
+        """Return a filesystem's snapshots, None when it does not exist."""
+        try:
+            return self.streams.snapshots(dataset)
+        except Missing:
+            return None
+
+
+def receive_state(here: Here, request: dict[str, Any]) -> Any:
+    """Return what is in the place already, what was half received, and the room there is."""
+    place = Place(here, request)
+    root = here.zfs.get(here.root.name)
+    placed, partial = place.snapshots(place.final), place.snapshots(place.partial)
+    return {
+        "placed": None if placed is None else [[snap.name, snap.guid, snap.createtxg] for snap in placed],
+        "partial": None if partial is None else [[snap.name, snap.guid, snap.createtxg] for snap in partial],
+        "token": "" if partial is None else place.streams.token(place.partial),
+        "available": root.available if root else 0,
+    }
+
+
+def receive(here: Here, request: dict[str, Any], descriptor: int = STREAM) -> Any:
+    """The stream that follows the request is received as the place's partial."""
+    place = Place(here, request)
+    seconds = request.get("seconds")
+    if not isinstance(seconds, int | float) or not 1 <= seconds <= 86400:
+        raise BadInput("request: seconds must be a time")
+    with place.alone():
+        place.prepare()
+        place.streams.receive(receive_command(place.partial, {**PROPERTIES, **place.mark()}), descriptor, seconds=seconds)
+
+
+def receive_done(here: Here, request: dict[str, Any]) -> Any:
+    """What was received is in its place with its marks, for it is whole and its newest snapshot has the GUID asked for."""
+    place = Place(here, request)
+    marks = _marks(request, place.allowed)
+    with place.alone():
+        placed = place.snapshots(place.final)
+        if placed is not None:
+            _check_guid(place, placed, request.get("guid"))
+            return
+        _check_guid(place, place.streams.snapshots(place.partial), request.get("guid"))
+        mounts = [mount.path for mount in here.zfs.mounts() if mount.dataset == place.partial]
+        if mounts:
+            raise Busy(f"dataset {place.partial}", f"is mounted at {mounts[0]}", f"umount {mounts[0]}")
+        here.zfs.set(place.partial, {**marks, **place.mark()})
+        here.zfs.rename(place.partial, place.final)
+
+
+def _check_guid(place: Place, snapshots: list[Snap], guid: object) -> None:
+    if not snapshots or snapshots[-1].guid != guid:
+        raise Conflict(place.what, "is not the one that was sent", [snap.name for snap in snapshots[-1:]])
+
+
+def _marks(request: dict[str, Any], allowed: Sequence[str]) -> dict[str, str]:
+    """Return the user properties that a peer wants set, which say where it comes from and make it nobody's."""
+    marks = request.get("marks")
+    if not isinstance(marks, dict):
+        raise BadInput("request: marks must be an object")
+    for name, value in marks.items():
+        if name not in allowed:
+            raise BadInput(f"request: mark {name!r} cannot be set on what is received")
+        if not isinstance(value, str) or not value.isprintable():
+            raise BadInput(f"request: mark {name} must be a text")
+    return marks
+
+
+def receive_abort(here: Here, request: dict[str, Any]) -> Any:
+    """Nothing is left of what was received and not put in its place."""
+    place = Place(here, request)
+    with place.alone():
+        if place.snapshots(place.partial) is None:
+            return
+        if place.streams.token(place.partial):
+            place.streams.abort(place.partial)
+        if here.zfs.get(place.partial) is not None:
+            here.zfs.destroy(place.partial, place.mark(), strangers=True, seconds=here.config.busy_seconds)
+
+
+VERBS: dict[str, Verb] = {"receive": receive, "receive-state": receive_state, "receive-done": receive_done, "receive-abort": receive_abort}
