@@ -13,7 +13,7 @@ HOUSE = Path(__file__).parents[2]
 LEVELS = {
     **dict.fromkeys(("hooks", "extstorage", "cli", "answer"), 3),
     **dict.fromkeys(("here", "datasets", "volumes", "trash", "undo", "check", "placement", "setup", "patch"), 2),
-    **dict.fromkeys(("zfs", "ganeti", "node", "loop", "images", "config"), 1),
+    **dict.fromkeys(("zfs", "ganeti", "node", "loop", "sources", "images", "config"), 1),
     **dict.fromkeys(("errors", "process", "files", "links"), 0),
 }
 LONGEST = 600
