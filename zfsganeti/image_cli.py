@@ -218,16 +218,10 @@ def _verify(here: Here, options: argparse.Namespace) -> int:
 
 
 def _export(here: Here, options: argparse.Namespace) -> int:
-    from zfsganeti import sources
-
-    images = here.images
-    image = images.must(options.name)
     kind = options.format or ("qcow2" if options.file.endswith(".qcow2") else "raw")
-    if os.path.lexists(options.file):
-        raise Refused(options.file, "exists already", "choose another file")
-    with images.open(image) as path, Meter(image.name) as meter:
-        sources.from_raw(path, options.file, kind, progress=meter)
-    say(f"{options.file} holds {image.name} as {kind}.")
+    with Meter(options.name) as meter:
+        here.images.export(options.name, os.path.abspath(options.file), kind, meter)
+    say(f"{options.file} holds {options.name} as {kind}.")
     return 0
 
 

@@ -13,7 +13,9 @@ import time
 
 from zfsganeti.datasets import CLUSTER, IMAGE, IMAGES, INSTANCE, INTENT, OPENED, PARTIAL, PREFIX, RECORD, SIZE, copy_sparse, locked
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
+from zfsganeti.files import content_digest
 from zfsganeti.names import check_dataset, check_image, family
+from zfsganeti.process import query
 from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
@@ -278,29 +280,30 @@ class Images:
 
     def import_from(self, name: str, source: str, *, sha256: str = "", kind: str = "", progress: Progress = quiet) -> Image:
         """The image holds what a URL or a file holds, as a raw, sparse disk."""
-        from zfsganeti import sources
+        from zfsganeti import formats, sources
 
-        watch = self.watched(name, progress)
+        watch, title = self.watched(name, progress), sources.shown(source)
+        here = sources.local(source) is not None  # a file is read once, a download checked while it streams
 
         def fill(home: str) -> dict[str, str]:
-            fetched = sources.fetch(source, f"{home}/download", sha256=sha256, progress=watch)
+            fetched = sources.fetch(source, f"{home}/download", sha256="" if here else sha256, progress=watch)
             limit = self.store.config.image_max << 30
-            raw = sources.to_raw(fetched.path, f"{home}/{DISK}", name=sources.shown(source), kind=kind, limit=limit, progress=watch)
-            return {CHECKSUM: fetched.sha256, FORMAT: raw.format, CONTENT: raw.content}
+            raw = formats.to_raw(
+                fetched.path, f"{home}/{DISK}", name=title, format=kind, sha256=sha256 if here else "", limit=limit, progress=watch
+            )
+            return {CHECKSUM: raw.sha256, FORMAT: raw.format, CONTENT: raw.content}
 
-        return self.make(name, sources.shown(source), fill)
+        return self.make(name, title, fill)
 
     def save(self, name: str, snapshot: str, file: str, source: str, progress: Progress = quiet) -> Image:
         """The image holds what a disk's file held in a snapshot; nothing of it depends on the instance any more."""
-        from zfsganeti import sources
-
         watch = self.watched(name, progress)
 
         def fill(home: str) -> dict[str, str]:
             with self._looking_into_snapshot(name, snapshot) as path:
                 copy_sparse(f"{path}/{file}", f"{home}/{DISK}", lambda done, size: watch("copy", done, size))
             os.chmod(f"{home}/{DISK}", 0o600)
-            return {FORMAT: "raw", CONTENT: sources.content_digest(f"{home}/{DISK}", watch)}
+            return {FORMAT: "raw", CONTENT: content_digest(f"{home}/{DISK}", watch)}
 
         return self.make(name, source, fill)
 
@@ -427,19 +430,33 @@ class Images:
 
     def verify(self, name: str, progress: Progress = quiet) -> None:
         """The image holds what it held when it was made; Refused says what is wrong with it."""
-        from zfsganeti import sources
-
         image = self.must(name)
         if not image.content:
             raise BadInput(f"image {name}: its checksum was not recorded")
         with self.open(image) as path:
-            found = sources.content_digest(path, progress)
+            found = content_digest(path, progress)
         if found != image.content or image.written:
             raise Refused(
                 f"image {name}",
                 "does not hold any more what it held when it was made",
                 f"gnt-zfs image delete {name}, then import it again",
             )
+
+    def export(self, name: str, file: str, kind: str, progress: Progress = quiet) -> None:
+        """A new file, which appears when it is whole, holds the image as raw or qcow2."""
+        if os.path.lexists(file):
+            raise Refused(file, "exists already", "choose another file")
+        with self.open(self.must(name)) as path:
+            if kind == "raw":
+                copy_sparse(path, file, lambda done, size: progress("copy", done, size))
+                return
+            partial = f"{file}.partial"
+            done = query(["qemu-img", "convert", "-f", "raw", "-O", kind, path, partial], seconds=DAY)
+            if done.status != 0:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(partial)
+                raise CommandFailed("qemu-img convert", done.status, done.stderr)
+            os.rename(partial, file)
 
     @contextlib.contextmanager
     def open(self, image: Image) -> Iterator[str]:

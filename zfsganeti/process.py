@@ -1,4 +1,4 @@
-"""Running a program to its end with a deadline: the one place that knows `sh` and how its versions differ.
+"""Running a program with a deadline: the one place that knows `sh` and how its versions differ.
 
 `query` does the same by the standard library alone: every hook and every verb of a disk asks zfs(8) something, and importing
 `sh` takes as long as all the rest of them together.
@@ -13,10 +13,14 @@ from zfsganeti.errors import Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator, Sequence
+    from typing import IO, Self
 
 COMMAND = "/usr/sbin/gnt-zfs"  # ours; an ssh session's PATH has no sbin
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
+NOBODY = "65533"  # a user and group that Debian reserves and gives to nobody, unlike 65534, whose processes may be anybody's
+SAID_BYTES = 1 << 20  # as much as a confined program may write to files; what it says on stderr goes to one
 
 
 class Done:
@@ -277,6 +281,66 @@ def _bytes_read(pid: int) -> int:
             return int(file.readline().split()[1])  # rchar
     except (OSError, IndexError):
         return 0
+
+
+class Reader:
+    """A program while it runs; with the end of the `with` it has ended too."""
+
+    def __init__(self, command: Sequence[str], *, stdin: int | None = None, descriptors: Sequence[int] = ()) -> None:
+        import subprocess
+        import tempfile
+
+        self._name = command[0]
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (a pipe would make the program wait for a reader)
+        try:
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL if stdin is None else stdin,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                pass_fds=descriptors,
+                env=ENVIRONMENT,
+                cwd="/",
+            )
+        except OSError:
+            self._stderr.close()
+            raise Unavailable(command[0], "is not installed") from None
+        assert self._process.stdout is not None
+        self.stdout: IO[bytes] = self._process.stdout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self.stdout.close()
+        self._stderr.close()
+
+    def end(self, *, seconds: float) -> Done:
+        """Return what the program ended with, its standard output left out; Unavailable when it does not end."""
+        import subprocess
+
+        try:
+            status = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise Unavailable(self._name, f"no end within {seconds:.0f} s") from None
+        self._stderr.seek(0)
+        return Done(status, "", self._stderr.read(SAID_BYTES).decode(errors="replace"))
+
+
+def confined(*command: str, memory: int, seconds: int) -> list[str]:
+    """Return a command as one that reaches nothing but the descriptors it is given, for programs that read what strangers made.
+
+    Of all files it sees those below /usr alone, which Debian's merged directories make a root that programs run in; it has no
+    network, no rights and no way to get any. Who is not root has little to lose and cannot do the first two.
+    """
+    limits = ("prlimit", f"--as={memory}", f"--cpu={seconds}", f"--fsize={SAID_BYTES}", "--core=0", "--nofile=64")
+    if os.geteuid() != 0:
+        return ["setpriv", "--no-new-privs", *limits, *command]
+    alone = ("unshare", "--net", "--ipc", "--root=/usr", "--wd=/")
+    user = (f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs")
+    return [*alone, "setpriv", *user, *limits, *command]
 
 
 # who else is there

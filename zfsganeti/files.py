@@ -1,0 +1,196 @@
+"""Files that are read or made with care: regular ones only, new ones without a name until they are whole, holes, checksums."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import os
+import re
+import stat
+
+from zfsganeti.errors import BadInput, Missing, Refused, Unavailable, human
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    Progress = Callable[[str, int, int], None]  # what is done, bytes done, bytes in all (0: not known)
+
+KIB, MIB = 1 << 10, 1 << 20
+PIECE = 128 * KIB  # read at once; small, for each of a compressed file's streams copies what follows it
+PAGE = 4 * KIB  # the smallest hole
+ZEROS = bytes(MIB)
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """Nobody is told."""
+
+
+def checksum_asked(sha256: str) -> str:
+    """Return a checksum as hashlib writes it, '' when none is asked for."""
+    if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise BadInput(f"sha256 {sha256[:80]!r}: is not 64 hexadecimal digits")
+    return sha256.lower()
+
+
+def compare(name: str, asked: str, found: str) -> None:
+    """The checksum is the one that was asked for, if one was."""
+    if asked and asked != found:
+        raise Refused(name, f"has sha256 {found}, not {asked}")
+
+
+@contextlib.contextmanager
+def told(name: str, directory: str) -> Iterator[None]:
+    """What goes wrong with local files is said in one line; that of sockets has been caught below."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Refused(name, f"no space left on {directory}") from error
+        raise Unavailable(name, f"{error.filename or directory}: {os.strerror(error.errno or errno.EIO)}") from error
+
+
+def directory_of(path: str) -> str:
+    """Return the directory that a path is in."""
+    return os.path.dirname(os.path.abspath(path))
+
+
+@contextlib.contextmanager
+def regular(path: str, name: str) -> Iterator[int]:
+    """The file is open for reading, and is one: never a device, which may act when it is opened, nor a link to who knows what."""
+    try:
+        if stat.S_ISLNK(os.lstat(path).st_mode):
+            raise Refused(name, "is a symbolic link", "name the file itself")
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise Refused(name, "is not a regular file")
+        # between the two somebody may have put something else there
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Missing(name) from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Refused(name, "is not a regular file")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def unnamed(directory: str) -> Iterator[int]:
+    """A new file is open that has no name yet: it is gone with its descriptor, even when we are killed."""
+    descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def give_name(descriptor: int, target: str, name: str) -> None:
+    """The file is on disk, and so is its name; what has that name already stays."""
+    os.fsync(descriptor)
+    directory = os.open(directory_of(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # the descriptor of a directory, though not used, makes Python call linkat(2), which follows the link in /proc
+        os.link(f"/proc/self/fd/{descriptor}", target, src_dir_fd=directory, follow_symlinks=True)
+        os.fsync(directory)
+    except FileExistsError:
+        raise Refused(name, f"{target} exists already", "remove it first") from None
+    finally:
+        os.close(directory)
+
+
+def write(descriptor: int, data: bytes, offset: int) -> None:
+    """The bytes are in the file, all of them."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def pieces(descriptor: int, what: str, progress: Progress, digest: Any = None) -> Iterator[bytes]:
+    """Yield an open file's bytes in pieces, which the digest takes in too."""
+    total, offset = os.fstat(descriptor).st_size, 0
+    while piece := os.pread(descriptor, PIECE, offset):
+        offset += len(piece)
+        if digest is not None:
+            digest.update(piece)
+        yield piece
+        progress(what, offset, total)
+
+
+def checksum(descriptor: int, progress: Progress) -> str:
+    """Return the sha256 of an open file's bytes."""
+    digest = hashlib.sha256()
+    for _piece in pieces(descriptor, "verify", progress, digest):
+        pass
+    return digest.hexdigest()
+
+
+def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in blocks of 1 MiB, the last one shorter."""
+    waiting = bytearray()
+    for piece in pieces:
+        waiting += piece
+        while len(waiting) >= MIB:
+            yield bytes(waiting[:MIB])
+            del waiting[:MIB]
+    if waiting:
+        yield bytes(waiting)
+
+
+def _is_zero(block: bytes) -> bool:
+    return block == (ZEROS if len(block) == MIB else bytes(len(block)))  # one memcmp; count() takes a step for each byte
+
+
+def write_sparse(descriptor: int, pieces: Iterable[bytes], name: str, limit: int) -> int:
+    """The bytes are in an empty file, with holes for pages of zeros; return how many there are."""
+    size = 0
+    for block in _blocks(pieces):
+        if size + len(block) > limit:
+            raise Refused(name, f"is larger than {human(limit)}")
+        if not _is_zero(block):
+            _write_pages(descriptor, block, size)
+        size += len(block)
+    if size == 0:
+        raise Refused(name, "is empty")
+    os.ftruncate(descriptor, size)
+    return size
+
+
+def _write_pages(descriptor: int, block: bytes, offset: int) -> None:
+    zeros = bytes(PAGE)
+    pages = ((start, block[start : start + PAGE]) for start in range(0, len(block), PAGE))
+    for empty, run in itertools.groupby(pages, key=lambda page: page[1] == zeros[: len(page[1])]):
+        if not empty:
+            run_pages = list(run)
+            write(descriptor, b"".join(page for _start, page in run_pages), offset + run_pages[0][0])
+
+
+def content_digest(path: str, progress: Progress = silent) -> str:
+    """Return what is the same for two files of equal content, however sparse each is: sha256 over every MiB that is not all zero."""
+    with told(path, directory_of(path)), regular(path, path) as descriptor:
+        return digest_of(descriptor, progress)
+
+
+def digest_of(descriptor: int, progress: Progress) -> str:
+    """Return the content_digest of an open file."""
+    size, offset = os.fstat(descriptor).st_size, 0
+    digest = hashlib.sha256()
+    while offset < size:
+        try:
+            offset = os.lseek(descriptor, offset, os.SEEK_DATA) // MIB * MIB
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break  # but a hole up to the end
+        block = os.pread(descriptor, MIB, offset)
+        if not _is_zero(block):
+            digest.update(offset.to_bytes(8, "little") + block)
+        offset += MIB
+        progress("verify", min(offset, size), size)
+    digest.update(size.to_bytes(8, "little"))
+    progress("verify", size, size)
+    return digest.hexdigest()
