@@ -313,12 +313,14 @@ class Store:
         if pool.health not in HEALTHY and not (pool.health == "DEGRADED" and self.config.allow_degraded):
             raise Unavailable(f"pool {pool.name}", f"is {pool.health}", f"zpool status {pool.name}")
 
-    def check_space(self, instance: str, asked: int) -> None:
-        """The root has room for so many bytes more; NoSpace has the figures."""
+    def check_space(self, instance: str, asked: int) -> Dataset:
+        """The root has room for so many bytes more; NoSpace has the figures. Return the root's dataset."""
         root = self.zfs.get(self.root.name)
-        available = root.available if root else 0
-        if asked > available:
-            raise NoSpace(f"{instance} on {self.root.name}", asked, available, "gnt-zfs trash empty may make room")
+        if root is None:
+            raise Missing(f"dataset {self.root.name}")
+        if asked > root.available:
+            raise NoSpace(f"{instance} on {self.root.name}", asked, root.available, "gnt-zfs trash empty may make room")
+        return root
 
     def _create(self, instance: str) -> Dataset:
         self._check_way_is_free(instance)

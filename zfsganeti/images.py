@@ -112,9 +112,10 @@ class Images:
 
     def all(self) -> list[Image]:
         """Return the images of this cluster on this node, by name; what is half-made or not ours is none."""
-        if self.zfs.get(self.root) is None:
+        try:
+            return self._found(self.root, 1)
+        except Missing:  # nothing was ever imported here
             return []
-        return self._found(self.root, 1)
 
     def _found(self, name: str, depth: int) -> list[Image]:
         golden = self.zfs.snapshot_facts(name, ("guid", "clones"), depth=depth + 1)

@@ -167,6 +167,9 @@ class Independent:
                 return
             self.zfs.rename(copy, name)
             placed = self._get(name)
+        elif ready is not None and placed is None and begun is None:
+            with contextlib.suppress(Busy):  # which is being written to: next time
+                self._drop_copy(copy)  # of what was removed meanwhile
         if placed is not None and placed.marks.get(DETACH) == READY:
             self._tidy(name)
         if begun is not None and placed is not None:

@@ -150,7 +150,7 @@ class Volumes:
         self.bring_home(volume)
         self._make_disk(volume, size)
         content.end(volume)
-        return self.attach(volume)
+        return self.devices.attach(volume, self.disk(volume))
 
     def _refuse_used(self, volume: str, dataset: Dataset | None, parameters: Mapping[str, Any]) -> None:
         if dataset is None or (parameters.get("trash") and dataset.marks.get(RESTORING) == parameters["trash"]):
@@ -328,10 +328,9 @@ class Volumes:
 
     def check_room(self, volume: str, asked: int) -> None:
         """There is room for so many bytes more, and the disks' sizes together stay within the configured share of the root's."""
-        self.store.check_space(f"volume {volume}", asked)
+        root = self.store.check_space(f"volume {volume}", asked)
         limit = self.store.config.overcommit
-        root = self.zfs.get(self.store.root.name)
-        if not limit or root is None:
+        if not limit:
             return
         promised, allowed = self.promised(), (root.used + root.available) * limit // 100
         if promised + asked > allowed:

@@ -100,6 +100,16 @@ def test_snapshots_of_others_go_to_the_trash_with_what_was_replaced(bench: Bench
     assert any(name.endswith("@autosnap_daily") for name, _created, _used in bench.node.fake.snapshots(entry.dataset.name))
 
 
+def test_a_half_made_copy_of_what_was_removed_goes(bench: Bench) -> None:
+    bench.independent.want(DISK0)
+    bench.independent.work()
+    bench.stop()
+    bench.volumes.remove(DISK0)
+    assert bench.node.datasets().count(f".copies/{DISK0}") == 1
+    bench.independent.work()
+    assert f".copies/{DISK0}" not in bench.node.datasets()
+
+
 def test_an_instance_of_files_becomes_independent_too(bench: Bench) -> None:
     node = bench.node
     bench.images.clone(bench.images.must("debian-12"), "zfs/vm/web2", node.store.marks("web2"))
