@@ -114,7 +114,7 @@ class Model:
 guids = st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=6)
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(guids, st.none() | guids, st.sampled_from(["", *"abcdefgh"]), st.data(), st.lists(st.booleans(), max_size=5))
 def test_every_history_converges_or_conflicts_and_loses_nothing(
     source: list[str], target: list[str] | None, half: str, data: st.DataObject, breaks: list[bool]
