@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STALL_SECONDS = 300  # so long not a byte: a busy pool may take its time over one transaction group
 ATTEMPTS = 5  # give up what cannot be continued, send, put in place, look, and one to spare
+RECEIVE_WAITS = 5  # seconds that a receive whose sender was killed takes to end; its lock is waited for that long
 STREAM = 0  # the descriptor that a peer's stream comes in on
 GO_ON = "the same command goes on from where it was"
 
@@ -186,14 +187,16 @@ class Push:
                 self.peer,
                 send,
                 self.here.door(self.peer, "receive"),
-                {"kind": self.kind, "name": self.name, "seconds": self.seconds},
+                {"kind": self.kind, "name": self.name, "seconds": self.seconds, "token": step.token if isinstance(step, Resume) else ""},
                 progress=self._told(begin),
                 limit=self.limit,
                 seconds=self.seconds,
             )
             read_answer(self.peer, done)
-        except CommandFailed:
-            if isinstance(step, Resume) and self.moved == begin:
+        except CommandFailed as error:
+            if self.moved > begin:
+                raise Unavailable(self.what, f"{error.command} ended before its stream did ({error.reason})", GO_ON) from error
+            if isinstance(step, Resume):
                 return False
             raise
         except Unavailable as error:
@@ -275,11 +278,13 @@ class Place:
         self.final, self.partial = check_dataset(f"{parent}/{name}"), check_dataset(f"{parent}/{PARTIAL}/{name}")
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, seconds: float | None = None) -> Iterator[None]:
         """Nobody else of us works on it on this node."""
+        longest = self.here.config.busy_seconds
+        wait = longest if seconds is None else min(seconds, longest)
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(locked(self.lock, seconds=self.here.config.busy_seconds))
+                stack.enter_context(locked(self.lock, seconds=wait))
             except Unavailable:
                 raise Busy(self.what, "is being received already", "wait for that") from None
             yield
@@ -302,6 +307,13 @@ class Place:
         except Missing:
             return None
 
+    def token(self) -> str:
+        """Return the token of what was half received, empty when nothing was."""
+        try:
+            return self.streams.token(self.partial)
+        except Missing:
+            return ""
+
 
 def receive_state(here: Here, request: dict[str, Any]) -> Any:
     """Return what is in the place already, what was half received, and the room there is."""
@@ -311,7 +323,7 @@ def receive_state(here: Here, request: dict[str, Any]) -> Any:
     return {
         "placed": None if placed is None else [[snap.name, snap.guid, snap.createtxg] for snap in placed],
         "partial": None if partial is None else [[snap.name, snap.guid, snap.createtxg] for snap in partial],
-        "token": "" if partial is None else place.streams.token(place.partial),
+        "token": place.token(),
         "available": root.available if root else 0,
     }
 
@@ -322,8 +334,10 @@ def receive(here: Here, request: dict[str, Any], descriptor: int = STREAM) -> An
     seconds = request.get("seconds")
     if not isinstance(seconds, int | float) or not 1 <= seconds <= 86400:
         raise BadInput("request: seconds must be a time")
-    with place.alone():
+    with place.alone(RECEIVE_WAITS):
         place.prepare()
+        if place.token() != request.get("token"):  # a stream was made for it as it was when we were asked for the state
+            raise Busy(place.what, "has changed since the stream was begun", GO_ON)
         place.streams.receive(receive_command(place.partial, {**PROPERTIES, **place.mark()}), descriptor, seconds=seconds)
 
 
@@ -368,7 +382,7 @@ def receive_abort(here: Here, request: dict[str, Any]) -> Any:
     with place.alone():
         if place.snapshots(place.partial) is None:
             return
-        if place.streams.token(place.partial):
+        if place.token():
             place.streams.abort(place.partial)
         if here.zfs.get(place.partial) is not None:
             here.zfs.destroy(place.partial, place.mark(), strangers=True, seconds=here.config.busy_seconds)
