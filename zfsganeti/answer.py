@@ -200,6 +200,27 @@ def _running(here: Here, _request: dict[str, Any]) -> Any:
     return sorted(busy_instances(here))
 
 
+def _asked(here: Here, request: dict[str, Any]) -> Any:
+    opcode = here.master.running(_text(request, "operation"), _instance(request)) or {}
+    return {key: bool(opcode.get(key)) for key in ("dry_run", "no_install")}
+
+
+def _images(here: Here, _request: dict[str, Any]) -> Any:
+    from zfsganeti.images import Images
+
+    return [image.as_json() for image in Images(here.store).all()] if here.has_root() else []
+
+
+def _write_variants(_here: Here, request: dict[str, Any]) -> Any:
+    from zfsganeti.names import check_image
+    from zfsganeti.variants import write
+
+    names = request.get("names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadInput("request: names must be a list of images")
+    return write([check_image(name) for name in names])
+
+
 def busy_instances(here: Here) -> set[str]:
     """Return the instances that a running job works on, named as the administrator did: perhaps without a domain."""
     return {str(opcode["instance_name"]) for opcode in here.master.jobs() if opcode.get("instance_name")}
@@ -241,6 +262,9 @@ VERBS: dict[str, Verb] = {
     "trash-destroy": _trash_destroy,
     "trash-give-up": _trash_give_up,
     "running": _running,
+    "asked": _asked,
+    "images": _images,
+    "write-variants": _write_variants,
     "setup-facts": _setup_facts,
     "setup-apply": _setup_apply,
 }

@@ -131,7 +131,7 @@ def _datasets(here: Here) -> list[dict[str, Any]]:
                 "referenced": dataset.referenced,
                 "created": dataset.creation,
                 "snapshots": snapshots.get(dataset.name, 0),
-                "files": sorted(os.listdir(at))[:FILES_REPORTED] if at else None,
+                "files": store.contents(dataset, at)[:FILES_REPORTED] if at else None,
             }
         )
     return found

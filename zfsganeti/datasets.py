@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
         ours: str
 
+        def version(self) -> tuple[int, ...]: ...
         def datasets(self, root: str, *, depth: int | None = None, marks: Any = ()) -> list[Dataset]: ...
         def get(self, name: str, *, marks: Any = ()) -> Dataset | None: ...
         def local(self, name: str) -> dict[str, str]: ...
@@ -69,11 +70,13 @@ INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETAC
     PREFIX + word for word in ("instance", "volume", "cluster", "intent", "record", "restoring", "opened", "size", "image", "detach")
 )
 MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH)
-ASIDE, TRASH = ".aside", ".trash"
+ASIDE, TRASH, IMAGES = ".aside", ".trash", ".images"
+DISK = "disk.raw"  # of an image, of a volume, and of a clone that an instance has not used yet
 REMOVED = "removed-"  # after our prefix: a snapshot taken before Ganeti unlinked a disk
 RECORD_LIMIT = 8000  # a user property holds 8191 bytes
 LOCKS = "/run/zfsganeti"  # not /run/lock, where every user may take a name before us
 ABSORB_LIMIT = 64 << 20  # a hook copies no more than this: Ganeti waits 900 s for it
+NEVER_CHANGED = 1 << 20  # bytes that mounting a clone and giving its disk another size write
 HEALTHY = ("ONLINE",)
 CLAIM = "gnt-zfs check --repair takes it over if it holds the instance's disks"
 CHOOSE = "rename it or choose another instance name"
@@ -258,10 +261,11 @@ class Store:
 
     # before an operation
 
-    def admit(self, instance: str, sizes: list[int], *, create: bool = True, fresh: bool = False) -> None:
+    def admit(self, instance: str, sizes: list[int], *, create: bool = True, fresh: bool = False, origin: str = "") -> None:
         """The instance can have disks of these sizes (bytes) here: its dataset is at home, healthy and with room, or it is refused.
 
         A `fresh` one has no disks yet, so a dataset under its name must be empty; one that is refused is left as it was.
+        With an `origin`, which is an image's snapshot, the dataset is a clone of that.
         """
         existing = self.find(instance, CHOOSE)
         if existing is None:
@@ -272,17 +276,20 @@ class Store:
         try:
             self.check_space(instance, sum(sizes))
         except NoSpace:
-            if not self._is_being_restored(instance):
+            if not self.is_being_restored(instance):
                 raise
         if create:
-            self.bring_home(instance, existing or self._create(instance))
+            if existing is not None and existing.origin != origin and self.is_empty(existing):
+                self.sweep(instance)  # what an add that failed has left is not what this one begins as
+                existing = None
+            self.bring_home(instance, existing or self._create(instance, origin))
 
     def _refuse_leftovers(self, instance: str, dataset: Dataset) -> None:
         """The dataset holds neither file nor snapshot: an instance that is added anew must not find another's."""
         if self.zfs.mounted_at(self.home(instance)) is None:
             self._check_way_is_free(instance)
         with self.looking_into(dataset) as path:
-            found = sorted(os.listdir(path))
+            found = self.contents(dataset, path)
         found += [name.split("@")[1] for name, _created, _used in self.zfs.snapshots(dataset.name, depth=1)]
         if found:
             raise Foreign(
@@ -297,7 +304,7 @@ class Store:
         if os.path.lexists(home) and (not os.path.isdir(home) or os.path.islink(home) or os.listdir(home)):
             raise Foreign(home, "is in the way and not empty", "move it away")
 
-    def _is_being_restored(self, instance: str) -> bool:
+    def is_being_restored(self, instance: str) -> bool:
         trash = f"{self.root.name}/{TRASH}"
         if self.zfs.get(trash) is None:
             return False
@@ -316,9 +323,12 @@ class Store:
         if asked > available:
             raise NoSpace(f"{instance} on {self.root.name}", asked, available, "gnt-zfs trash empty may make room")
 
-    def _create(self, instance: str) -> Dataset:
+    def _create(self, instance: str, origin: str) -> Dataset:
         self._check_way_is_free(instance)
-        self.zfs.create(self.name(instance), {}, self.marks(instance))
+        if origin:
+            self.zfs.clone(origin, self.name(instance), self.marks(instance))
+        else:
+            self.zfs.create(self.name(instance), {}, self.marks(instance))
         return Dataset(self.name(instance), {}, self.marks(instance))
 
     # home and aside
@@ -483,12 +493,18 @@ class Store:
                 with contextlib.suppress(Refused, CommandFailed):
                     self.zfs.destroy_snapshots([name])
 
+    def contents(self, dataset: Dataset, path: str) -> list[str]:
+        """Return the names of what a dataset holds, which is mounted at `path`; the disk of an image that nobody has used is nothing."""
+        names = sorted(os.listdir(path))
+        unused = names == [DISK] and dataset.origin.startswith(f"{self.root.name}/{IMAGES}/") and dataset.written <= NEVER_CHANGED
+        return [] if unused else names
+
     def is_empty(self, dataset: Dataset) -> bool:
         """Tell whether a dataset holds no file and no snapshot: then it can be destroyed without losing anything."""
         if self.zfs.snapshots(dataset.name, depth=1):
             return False
         with self.looking_into(dataset) as path:
-            return not os.listdir(path)
+            return not self.contents(dataset, path)
 
     @contextlib.contextmanager
     def looking_into(self, dataset: Dataset) -> Iterator[str]:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 
-from zfsganeti.datasets import CLUSTER, IMAGE, INSTANCE, INTENT, OPENED, PREFIX, RECORD, SIZE, copy_sparse, locked
+from zfsganeti.datasets import CLUSTER, DISK, IMAGE, IMAGES, INSTANCE, INTENT, OPENED, PREFIX, RECORD, SIZE, copy_sparse, locked
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.names import check_image, family
 from zfsganeti.zfs import Dataset, check_dataset
@@ -30,9 +30,8 @@ SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED, RETIRED, DELETED = (
 )
 PROVENANCE = (IMAGE, CLUSTER, SIZE, SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED)
 IMAGE_MARKS = (*PROVENANCE, RETIRED, DELETED)
-IMAGES, PARTIAL = ".images", ".partial"
+PARTIAL = ".partial"
 GOLDEN = "golden"
-DISK = "disk.raw"
 DAY = 86400
 PARTIAL_SECONDS = DAY  # how long a download that was interrupted can be gone on with
 KEPT_FREE_PERCENT = 5  # of the root's space: an import must not stop the instances that are there

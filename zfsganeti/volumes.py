@@ -11,7 +11,21 @@ import os
 
 from zfsganeti import loop
 from zfsganeti.contents import CREATE, Content, reservation
-from zfsganeti.datasets import CLUSTER, IMAGE, INSTANCE, INTENT, MARKS, OPENED, RECORD, RESTORING, TRASH, VOLUME, pack_record
+from zfsganeti.datasets import (
+    CLUSTER,
+    DISK,
+    IMAGE,
+    INSTANCE,
+    INTENT,
+    MARKS,
+    NEVER_CHANGED,
+    OPENED,
+    RECORD,
+    RESTORING,
+    TRASH,
+    VOLUME,
+    pack_record,
+)
 from zfsganeti.errors import BadInput, BadName, Foreign, Missing, NoSpace, Refused, human
 from zfsganeti.zfs import Dataset, check_dataset
 
@@ -32,11 +46,9 @@ if TYPE_CHECKING:
         def flush(self, volume: str) -> None: ...
 
 
-DISK = "disk.raw"
 SNAPSHOT = ".snap"  # what Ganeti appends to a volume's name for a snapshot of it, which is a volume as well
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
 NEVER_WRITTEN = 4096  # bytes that an empty file may occupy
-NEVER_CHANGED = 1 << 20  # bytes that mounting a clone and giving its disk another size write
 
 
 def check_volume(name: str) -> str:

@@ -11,8 +11,9 @@ import pytest
 
 HOUSE = Path(__file__).parents[2]
 LEVELS = {
-    **dict.fromkeys(("hooks", "extstorage", "cli", "answer"), 3),
-    **dict.fromkeys(("here", "datasets", "volumes", "contents", "images", "trash", "undo", "check", "placement", "setup", "patch"), 2),
+    **dict.fromkeys(("hooks", "extstorage", "osdefinition", "cli", "answer"), 3),
+    **dict.fromkeys(("here", "datasets", "volumes", "contents", "images", "install", "variants", "trash"), 2),
+    **dict.fromkeys(("undo", "check", "placement", "setup", "patch"), 2),
     **dict.fromkeys(("zfs", "ganeti", "node", "loop", "config"), 1),
     **dict.fromkeys(("errors", "process", "links", "names"), 0),
 }
