@@ -53,15 +53,16 @@ class Installer:
         raise BadInput(f"disk {disk}: is neither a file nor a block device")
 
     def drop_unused(self, instance: str) -> None:
-        """The clone's disk is gone from an instance that was added with --no-install after all.
+        """An instance that has disks has no clone's disk beside them: it was added with --no-install after all.
 
         Its dataset remains a clone, and the image waits for it to go: this happens only where the master could not be asked.
         """
-        disk = f"{self.store.home(instance)}/{DISK}"
-        dataset = self._dataset(instance)
-        if dataset is not None and self._origin(dataset) and self.zfs.mounted_at(self.store.home(instance)) == dataset.name:
+        home, dataset = self.store.home(instance), self._dataset(instance)
+        if dataset is None or not self._origin(dataset) or self.zfs.mounted_at(home) != dataset.name:
+            return
+        if self.store.contents(dataset, home):  # else it waits for them: the instance is forthcoming
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(disk)
+                os.unlink(f"{home}/{DISK}")
 
     # disks that are files
 

@@ -193,6 +193,8 @@ def test_a_clone_that_was_made_for_nothing_is_dropped(bench: Bench) -> None:
     """The master was not to be asked, and it was an add with --no-install."""
     bench.here.asked = None
     bench.hook()
+    bench.post()
+    assert bench.files() == {"disk.raw": GOLD}, "a forthcoming instance has no disks yet"
     bench.ganeti_creates()
     bench.post()
     assert bench.files() == {FIRST: b""}
