@@ -59,12 +59,15 @@ lab-clean: lab-stop
 SHARE := $(DESTDIR)/usr/share/zfsganeti
 PACKAGES := $(DESTDIR)/usr/lib/python3/dist-packages
 PROVIDER := $(DESTDIR)/usr/share/ganeti/extstorage/zfs
+OS := $(DESTDIR)/usr/share/ganeti/os/zfs-image
+STATE := $(DESTDIR)/var/lib/zfsganeti
 UDEV := $(DESTDIR)/usr/lib/udev/rules.d
 VERBS = $(shell cd $(CURDIR) && $(PYTHON) -c 'from zfsganeti.extstorage import NAMES; print(*NAMES)')
+SCRIPTS = $(shell cd $(CURDIR) && $(PYTHON) -c 'from zfsganeti.osdefinition import SCRIPTS; print(*SCRIPTS)')
 HOOKS = $(shell cd $(CURDIR) && $(PYTHON) -c 'from zfsganeti.links import LINKS; print(*LINKS)')
 
 install:
-	install -d $(PACKAGES)/zfsganeti $(SHARE)/hooks $(SHARE)/patches $(PROVIDER) $(DESTDIR)/usr/sbin $(UDEV)
+	install -d $(PACKAGES)/zfsganeti $(SHARE)/hooks $(SHARE)/patches $(PROVIDER) $(DESTDIR)/usr/sbin $(UDEV) $(OS) $(STATE)
 	install -m 644 zfsganeti/*.py $(PACKAGES)/zfsganeti
 	install -m 755 hooks/zfsganeti $(SHARE)/hooks
 	install -m 644 patches/*.patch $(SHARE)/patches
@@ -73,6 +76,10 @@ install:
 	install -m 644 extstorage/zfs/parameters.list $(PROVIDER)
 	install -m 644 udev/59-zfsganeti.rules $(UDEV)
 	for verb in $(VERBS); do ln -sf provider $(PROVIDER)/$$verb || exit 1; done
+	install -m 755 os/zfs-image/script $(OS)
+	install -m 644 os/zfs-image/ganeti_api_version os/zfs-image/parameters.list $(OS)
+	for script in $(SCRIPTS); do ln -sf script $(OS)/$$script || exit 1; done
+	ln -sf /var/lib/zfsganeti/variants.list $(OS)/variants.list
 	for link in $(HOOKS); do \
 	  install -d $(DESTDIR)/etc/ganeti/hooks/$$(dirname $$link) && \
 	  ln -sf /usr/share/zfsganeti/hooks/zfsganeti $(DESTDIR)/etc/ganeti/hooks/$$link || exit 1; \

@@ -255,6 +255,21 @@ def _running(here: Here, _request: dict[str, Any]) -> Any:
     return sorted(busy_instances(here))
 
 
+def _asked(here: Here, request: dict[str, Any]) -> Any:
+    opcode = here.master.running(_text(request, "operation"), _instance(request)) or {}
+    return {key: bool(opcode.get(key)) for key in ("dry_run", "no_install")}
+
+
+def _write_variants(_here: Here, request: dict[str, Any]) -> Any:
+    from zfsganeti.names import check_image
+    from zfsganeti.variants import write
+
+    names = request.get("names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadInput("request: names must be a list of images")
+    return write([check_image(name) for name in names])
+
+
 def busy_instances(here: Here) -> set[str]:
     """Return the instances that a running job works on, named as the administrator did: perhaps without a domain."""
     return {str(opcode["instance_name"]) for opcode in here.master.jobs() if opcode.get("instance_name")}
@@ -315,6 +330,8 @@ VERBS: dict[str, Verb] = {
     "detach": _detach,
     "detach-work": _detach_work,
     "running": _running,
+    "asked": _asked,
+    "write-variants": _write_variants,
     "setup-facts": _setup_facts,
     "setup-apply": _setup_apply,
     **{name: _transfer(name) for name in ("receive", "receive-state", "receive-done", "receive-abort")},

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zfsganeti import __version__, ganeti
-from zfsganeti.datasets import INSTANCE, INTENT, MARKS, VOLUME, parse_intent, plain_files
+from zfsganeti.datasets import INSTANCE, INTENT, MARKS, VOLUME, parse_intent
 from zfsganeti.errors import BadInput, Missing, ZfsGanetiError, human, one_line
+from zfsganeti.files import plain_files
 from zfsganeti.here import Here
 
 HIDDEN = "."
@@ -131,7 +132,7 @@ def _datasets(here: Here) -> list[dict[str, Any]]:
                 "referenced": dataset.referenced,
                 "created": dataset.creation,
                 "snapshots": snapshots.get(dataset.name, 0),
-                "files": sorted(os.listdir(at))[:FILES_REPORTED] if at else None,
+                "files": store.contents(dataset, at)[:FILES_REPORTED] if at else None,
             }
         )
     return found

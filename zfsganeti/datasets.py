@@ -13,11 +13,11 @@ import errno
 import fcntl
 import json
 import os
-import stat
 import time
 
 from zfsganeti.config import Config
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
+from zfsganeti.files import copy_sparse, plain_files, same_content
 from zfsganeti.ganeti import check_name
 from zfsganeti.names import check_dataset
 from zfsganeti.process import holding
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
         ours: str
 
+        def version(self) -> tuple[int, ...]: ...
         def datasets(self, root: str, *, depth: int | None = None, marks: Any = ()) -> list[Dataset]: ...
         def get(self, name: str, *, marks: Any = ()) -> Dataset | None: ...
         def local(self, name: str) -> dict[str, str]: ...
@@ -73,10 +74,12 @@ MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMA
 ASIDE, TRASH, COPIES, IMAGES, PARTIAL = ".aside", ".trash", ".copies", ".images", ".partial"
 READY = "ready"  # the DETACH mark of a copy that is whole and takes the place of what it is a copy of
 OLD = ".old"  # after the name of a dataset below .copies: what its copy has replaced
+DISK = "disk.raw"  # of an image, of a volume, and of a clone that an instance has not used yet
 REMOVED = "removed-"  # after our prefix: a snapshot taken before Ganeti unlinked a disk
 RECORD_LIMIT = 8000  # a user property holds 8191 bytes
 LOCKS = "/run/zfsganeti"  # not /run/lock, where every user may take a name before us
 ABSORB_LIMIT = 64 << 20  # a hook copies no more than this: Ganeti waits 900 s for it
+NEVER_CHANGED = 1 << 20  # bytes that mounting a clone and giving its disk another size write
 HEALTHY = ("ONLINE",)
 CLAIM = "gnt-zfs check --repair takes it over if it holds the instance's disks"
 CHOOSE = "rename it or choose another instance name"
@@ -262,10 +265,11 @@ class Store:
 
     # before an operation
 
-    def admit(self, instance: str, sizes: list[int], *, create: bool = True, fresh: bool = False) -> None:
+    def admit(self, instance: str, sizes: list[int], *, create: bool = True, fresh: bool = False, origin: str = "") -> None:
         """The instance can have disks of these sizes (bytes) here: its dataset is at home, healthy and with room, or it is refused.
 
         A `fresh` one has no disks yet, so a dataset under its name must be empty; one that is refused is left as it was.
+        With an `origin`, which is an image's snapshot, the dataset is a clone of that.
         """
         existing = self.find(instance, CHOOSE)
         if existing is None:
@@ -276,17 +280,20 @@ class Store:
         try:
             self.check_space(instance, sum(sizes))
         except NoSpace:
-            if not self._is_being_restored(instance):
+            if not self.is_being_restored(instance):
                 raise
         if create:
-            self.bring_home(instance, existing or self._create(instance))
+            if existing is not None and existing.origin != origin and self.is_empty(existing):
+                self.sweep(instance)  # what an add that failed has left is not what this one begins as
+                existing = None
+            self.bring_home(instance, existing or self._create(instance, origin))
 
     def _refuse_leftovers(self, instance: str, dataset: Dataset) -> None:
         """The dataset holds neither file nor snapshot: an instance that is added anew must not find another's."""
         if self.zfs.mounted_at(self.home(instance)) is None:
             self._check_way_is_free(instance)
         with self.looking_into(dataset) as path:
-            found = sorted(os.listdir(path))
+            found = self.contents(dataset, path)
         found += [name.split("@")[1] for name, _created, _used in self.zfs.snapshots(dataset.name, depth=1)]
         if found:
             raise Foreign(
@@ -301,7 +308,7 @@ class Store:
         if os.path.lexists(home) and (not os.path.isdir(home) or os.path.islink(home) or os.listdir(home)):
             raise Foreign(home, "is in the way and not empty", "move it away")
 
-    def _is_being_restored(self, instance: str) -> bool:
+    def is_being_restored(self, instance: str) -> bool:
         trash = f"{self.root.name}/{TRASH}"
         if self.zfs.get(trash) is None:
             return False
@@ -322,9 +329,12 @@ class Store:
             raise NoSpace(f"{instance} on {self.root.name}", asked, root.available, "gnt-zfs trash empty may make room")
         return root
 
-    def _create(self, instance: str) -> Dataset:
+    def _create(self, instance: str, origin: str) -> Dataset:
         self._check_way_is_free(instance)
-        self.zfs.create(self.name(instance), {}, self.marks(instance))
+        if origin:
+            self.zfs.clone(origin, self.name(instance), self.marks(instance))
+        else:
+            self.zfs.create(self.name(instance), {}, self.marks(instance))
         return Dataset(self.name(instance), {}, self.marks(instance))
 
     # home and aside
@@ -489,12 +499,18 @@ class Store:
                 with contextlib.suppress(Refused, CommandFailed):
                     self.zfs.destroy_snapshots([name])
 
+    def contents(self, dataset: Dataset, path: str) -> list[str]:
+        """Return the names of what a dataset holds, which is mounted at `path`; the disk of an image that nobody has used is nothing."""
+        names = sorted(os.listdir(path))
+        unused = names == [DISK] and dataset.origin.startswith(f"{self.root.name}/{IMAGES}/") and dataset.written <= NEVER_CHANGED
+        return [] if unused else names
+
     def is_empty(self, dataset: Dataset) -> bool:
         """Tell whether a dataset holds no file and no snapshot: then it can be destroyed without losing anything."""
         if self.zfs.snapshots(dataset.name, depth=1):
             return False
         with self.looking_into(dataset) as path:
-            return not os.listdir(path)
+            return not self.contents(dataset, path)
 
     @contextlib.contextmanager
     def looking_into(self, dataset: Dataset) -> Iterator[str]:
@@ -529,61 +545,3 @@ def parse_intent(value: str) -> tuple[str, str, int]:
     if len(words) not in (2, 3) or not words[-1].isdigit():
         raise BadInput(f"intent {value!r}: is not understood")
     return words[0], words[1] if len(words) == 3 else "", int(words[-1])
-
-
-def plain_files(directory: str) -> list[str]:
-    """Return the regular files of a directory, links not followed; none when it does not exist."""
-    try:
-        names = os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(name for name in names if stat.S_ISREG(os.lstat(f"{directory}/{name}").st_mode))
-
-
-def copy_sparse(source: str, target: str, progress: Callable[[int, int], None] = lambda _done, _size: None) -> None:
-    """The target is a copy of the source with the same holes, on disk; it appears under its name only when whole."""
-    partial = f"{target}.partial"
-    with open(source, "rb") as reader, open(partial, "wb") as writer:
-        os.fchmod(writer.fileno(), stat.S_IMODE(os.fstat(reader.fileno()).st_mode))
-        size = os.fstat(reader.fileno()).st_size
-        os.ftruncate(writer.fileno(), size)
-        for start, end in data_ranges(reader.fileno(), size):
-            offset = start
-            while offset < end:
-                block = os.pread(reader.fileno(), min(1 << 20, end - offset), offset)
-                if not block:
-                    raise Unavailable(source, "became shorter while it was copied")
-                os.pwrite(writer.fileno(), block, offset)
-                offset += len(block)
-                progress(offset, size)
-        os.fsync(writer.fileno())
-    os.rename(partial, target)
-
-
-def same_content(first: str, second: str) -> bool:
-    """Tell whether two files hold the same bytes, without reading what is a hole in both."""
-    with open(first, "rb") as one, open(second, "rb") as other:
-        size = os.fstat(one.fileno()).st_size
-        if os.fstat(other.fileno()).st_size != size:
-            return False
-        for reader in (one, other):
-            for start, end in data_ranges(reader.fileno(), size):
-                for offset in range(start, end, 1 << 20):
-                    length = min(1 << 20, end - offset)
-                    if os.pread(one.fileno(), length, offset) != os.pread(other.fileno(), length, offset):
-                        return False
-    return True
-
-
-def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges (start, end) of a file that are not holes."""
-    offset = 0
-    while offset < size:
-        try:
-            start = os.lseek(descriptor, offset, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        offset = os.lseek(descriptor, start, os.SEEK_HOLE)
-        yield start, offset

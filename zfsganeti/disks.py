@@ -6,13 +6,13 @@ import os
 import time
 
 from zfsganeti.contents import make_filesystem, make_swap
-from zfsganeti.datasets import REMOVED, locked
+from zfsganeti.datasets import DISK, REMOVED, locked
 from zfsganeti.errors import BadInput, Busy, Missing, Refused
 from zfsganeti.ganeti import check_name
 from zfsganeti.images import Images
 from zfsganeti.names import check_image
 from zfsganeti.process import holding
-from zfsganeti.volumes import DISK, check_volume
+from zfsganeti.volumes import check_volume
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

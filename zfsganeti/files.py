@@ -194,3 +194,64 @@ def digest_of(descriptor: int, progress: Progress) -> str:
     digest.update(size.to_bytes(8, "little"))
     progress("verify", size, size)
     return digest.hexdigest()
+
+
+# whole files
+
+
+def plain_files(directory: str) -> list[str]:
+    """Return the regular files of a directory, links not followed; none when it does not exist."""
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name for name in names if stat.S_ISREG(os.lstat(f"{directory}/{name}").st_mode))
+
+
+def copy_sparse(source: str, target: str, progress: Callable[[int, int], None] = lambda _done, _size: None) -> None:
+    """The target is a copy of the source with the same holes, on disk; it appears under its name only when whole."""
+    partial = f"{target}.partial"
+    with open(source, "rb") as reader, open(partial, "wb") as writer:
+        os.fchmod(writer.fileno(), stat.S_IMODE(os.fstat(reader.fileno()).st_mode))
+        size = os.fstat(reader.fileno()).st_size
+        os.ftruncate(writer.fileno(), size)
+        for start, end in data_ranges(reader.fileno(), size):
+            offset = start
+            while offset < end:
+                block = os.pread(reader.fileno(), min(1 << 20, end - offset), offset)
+                if not block:
+                    raise Unavailable(source, "became shorter while it was copied")
+                os.pwrite(writer.fileno(), block, offset)
+                offset += len(block)
+                progress(offset, size)
+        os.fsync(writer.fileno())
+    os.rename(partial, target)
+
+
+def same_content(first: str, second: str) -> bool:
+    """Tell whether two files hold the same bytes, without reading what is a hole in both."""
+    with open(first, "rb") as one, open(second, "rb") as other:
+        size = os.fstat(one.fileno()).st_size
+        if os.fstat(other.fileno()).st_size != size:
+            return False
+        for reader in (one, other):
+            for start, end in data_ranges(reader.fileno(), size):
+                for offset in range(start, end, 1 << 20):
+                    length = min(1 << 20, end - offset)
+                    if os.pread(one.fileno(), length, offset) != os.pread(other.fileno(), length, offset):
+                        return False
+    return True
+
+
+def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges (start, end) of a file that are not holes."""
+    offset = 0
+    while offset < size:
+        try:
+            start = os.lseek(descriptor, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        offset = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, offset

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DATA_DIR = "/var/lib/ganeti"
 STORAGE_PATHS = "/etc/ganeti/file-storage-paths"
 EXT, PROVIDER = "ext", "zfs"
+OS = "zfs-image"  # our OS definition, whose variants are images
 HOOKS_DIR = "/etc/ganeti/hooks"
 EXTSTORAGE_LOGS = "/var/log/ganeti/extstorage"
 RUNNING = ("running", "canceling")  # constants.OP_STATUS_*: what has begun and not ended
@@ -35,6 +36,12 @@ def check_name(name: str) -> str:
     if ".." in name:
         raise BadName("instance", name, "must not contain '..'")
     return name
+
+
+def image_of(system: str) -> str:
+    """Return the image that an instance's OS names, such as zfs-image+debian-12; '' when it is another OS."""
+    name, plus, image = system.partition("+")
+    return image if name == OS and plus else ""
 
 
 # hooks
@@ -112,6 +119,11 @@ class Event:
         """The paths of file disks; empty in the add hooks, which do not know them."""
         names = (f"GANETI_INSTANCE_DISK{index}_ID" for index in range(len(self.sizes)))
         return [self._environ[name] for name in names if self._environ.get(name, "").startswith("/")]
+
+    @property
+    def image(self) -> str:
+        """The image that an instance which is being added is to be installed from; '' for another OS, and for an import."""
+        return image_of(self._environ.get("GANETI_INSTANCE_OS_TYPE", "")) if self._environ.get("GANETI_ADD_MODE") == "create" else ""
 
     @property
     def volumes(self) -> list[str]:
@@ -507,7 +519,7 @@ def add_command(record: Mapping[str, Any], *, name: str, node: str, release: tup
     if record["be"]:
         command += ["-B", parameters(record["be"])]
     if record["os"]:
-        command += ["-o", record["os"]]
+        command += ["-o", record["os"], "--force-variant"]  # nothing is installed: the variant may be gone
     if record.get("driver") and record["template"] != EXT:
         command.append(f"--file-driver={record['driver']}")
     if record["osparams"]:

@@ -137,7 +137,33 @@ def _add_pre(here: Here, event: ganeti.Event) -> None:
     from zfsganeti.datasets import locked
 
     with locked(event.instance):
-        here.store.admit(event.instance, event.sizes, create=not _is_dry_run(here, event), fresh=True)
+        asked = _asked_of_add(here, event)
+        origin = "" if asked.get("no_install") else _origin(here, event)
+        here.store.admit(event.instance, event.sizes, create=not asked.get("dry_run"), fresh=True, origin=origin)
+
+
+def _asked_of_add(here: Here, event: ganeti.Event) -> dict[str, Any]:
+    """Return what of an add the environment does not tell; the master is asked when an image is at stake and this node does not know."""
+    known = _opcode(here, event)
+    if known or not event.image:
+        return known
+    try:
+        return dict(here.call(event.master, "asked", operation=event.operation, instance=event.instance))
+    except ZfsGanetiError:
+        return {}  # a clone that is made for nothing counts as an empty dataset
+
+
+def _origin(here: Here, event: ganeti.Event) -> str:
+    """Return the snapshot that a new instance's dataset is to be a clone of, '' without an image; one that cannot be had vetoes."""
+    if not event.image or here.store.is_being_restored(event.instance):
+        return ""
+    from zfsganeti.images import Images
+
+    images = Images(here.store)
+    image = images.resolve(event.image)
+    if event.sizes:
+        images.check_fits(image, event.sizes[0])
+    return image.snapshot if event.sizes else ""
 
 
 def _add_post(here: Here, event: ganeti.Event) -> None:
@@ -147,6 +173,10 @@ def _add_post(here: Here, event: ganeti.Event) -> None:
 
         with locked(event.instance):
             here.store.absorb(event.instance)
+            if event.image:
+                from zfsganeti.install import Installer
+
+                Installer(here.store).drop_unused(event.instance)
 
 
 # remove
@@ -267,7 +297,8 @@ def _make_ready(here: Here, event: ganeti.Event) -> None:
 
 def _recreate_pre(here: Here, event: ganeti.Event) -> None:
     if _acts(here, event, event.primary) and not _is_dry_run(here, event):
-        from zfsganeti.datasets import locked, plain_files
+        from zfsganeti.datasets import locked
+        from zfsganeti.files import plain_files
 
         with locked(event.instance):
             if here.store.find(event.instance) is not None or not plain_files(here.store.home(event.instance)):
@@ -488,7 +519,7 @@ def watch(here: Here) -> str:
     """Datasets are mounted, interrupted operations finished, leftovers and expired trash gone; return what could not be done."""
     import time
 
-    from zfsganeti import check
+    from zfsganeti import check, variants
 
     if not here.has_root():
         return ""
@@ -510,6 +541,7 @@ def watch(here: Here) -> str:
         from zfsganeti.process import background
 
         background("node", "detach-work")  # it may take longer than a hook has
+    variants.keep_published(here)
     return "; ".join(problems + gone[1])
 
 

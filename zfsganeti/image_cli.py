@@ -98,8 +98,17 @@ def _import(here: Here, options: argparse.Namespace) -> int:
     with Meter(options.name) as meter:
         image = here.images.import_from(options.name, options.source, sha256=options.sha256, kind=options.format, progress=meter)
     say(f"{image.name} is an image on {here.node}: {human(image.size)}, of which {human(image.referenced)} are used, from {image.format}.")
+    _publish(here)
     _say_use(image)
     return 0
+
+
+def _publish(here: Here) -> None:
+    """gnt-instance add knows the images that there are now; a node that cannot be told learns it from the watcher."""
+    from zfsganeti import variants
+
+    for problem in variants.publish(here):
+        complain(problem)
 
 
 def _say_use(image: Image) -> None:
@@ -115,6 +124,7 @@ def _save(here: Here, options: argparse.Namespace) -> int:
     say(f"Copying disk {disk['disk']} of {instance.name} on {instance.primary}.")
     made = here.call(instance.primary, "image-save", seconds=SAVE_SECONDS, image=options.name, **disk)
     say(f"{made['name']} is an image on {instance.primary}: {human(made['size'])}, of which {human(made['referenced'])} are used.")
+    _publish(here)
     return 0
 
 
@@ -297,18 +307,21 @@ def meant(wanted: str, name: str) -> bool:
 
 def _rename(here: Here, options: argparse.Namespace) -> int:
     here.images.rename(options.name, options.new)
+    _publish(here)
     say(f"{options.name} is called {options.new} now, on {here.node}.")
     return 0
 
 
 def _retire(here: Here, options: argparse.Namespace) -> int:
     here.images.retire(options.name)
+    _publish(here)
     say(f"No more disks are made of {options.name} on {here.node}; gnt-zfs image restore {options.name} takes that back.")
     return 0
 
 
 def _restore(here: Here, options: argparse.Namespace) -> int:
     here.images.restore(options.name)
+    _publish(here)
     say(f"Disks can be made of {options.name} again.")
     return 0
 
@@ -319,7 +332,9 @@ def _delete(here: Here, options: argparse.Namespace) -> int:
     if options.now and not image.clones and not options.yes and not confirm(f"Destroy {image.name} ({human(image.used)}) for good?"):
         say("Nothing was changed.")
         return 1
-    if images.delete(image.name, now=options.now):
+    gone = images.delete(image.name, now=options.now)
+    _publish(here)
+    if gone:
         say(f"{image.name} is gone.")
         return 0
     image = images.must(image.name)

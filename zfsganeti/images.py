@@ -11,9 +11,9 @@ import contextlib
 import os
 import time
 
-from zfsganeti.datasets import CLUSTER, IMAGE, IMAGES, INSTANCE, INTENT, OPENED, PARTIAL, PREFIX, RECORD, SIZE, copy_sparse, locked
+from zfsganeti.datasets import CLUSTER, DISK, IMAGE, IMAGES, INSTANCE, INTENT, OPENED, PARTIAL, PREFIX, RECORD, SIZE, locked
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
-from zfsganeti.files import content_digest
+from zfsganeti.files import content_digest, copy_sparse
 from zfsganeti.names import check_dataset, check_image, family
 from zfsganeti.process import query
 from zfsganeti.zfs import Dataset
@@ -34,7 +34,6 @@ SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED, RETIRED, DELETED = (
 PROVENANCE = (IMAGE, SIZE, SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED)  # what goes along when an image is sent to a peer
 IMAGE_MARKS = (*PROVENANCE, CLUSTER, RETIRED, DELETED)
 GOLDEN = "golden"
-DISK = "disk.raw"
 DAY = 86400
 PARTIAL_SECONDS = DAY  # how long a download that was interrupted can be gone on with
 KEPT_FREE_PERCENT = 5  # of the root's space: an import must not stop the instances that are there

@@ -15,10 +15,12 @@ from zfsganeti.datasets import (
     CLUSTER,
     COPIES,
     DETACH,
+    DISK,
     IMAGE,
     INSTANCE,
     INTENT,
     MARKS,
+    NEVER_CHANGED,
     OLD,
     OPENED,
     READY,
@@ -49,11 +51,9 @@ if TYPE_CHECKING:
         def flush(self, volume: str) -> None: ...
 
 
-DISK = "disk.raw"
 SNAPSHOT = ".snap"  # what Ganeti appends to a volume's name for a snapshot of it, which is a volume as well
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
 NEVER_WRITTEN = 4096  # bytes that an empty file may occupy
-NEVER_CHANGED = 1 << 20  # bytes that mounting a clone and giving its disk another size write
 
 
 def check_volume(name: str) -> str:

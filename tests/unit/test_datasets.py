@@ -23,17 +23,16 @@ from zfsganeti.datasets import (
     RECORD_LIMIT,
     RESTORING,
     Store,
-    copy_sparse,
     find_root,
     guard,
     is_guarded,
     locked,
     pack_record,
     parse_intent,
-    plain_files,
     unpack_record,
 )
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
+from zfsganeti.files import copy_sparse, plain_files
 from zfsganeti.trash import Trash
 
 quick = settings(max_examples=100, deadline=None, derandomize=True)

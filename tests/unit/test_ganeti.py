@@ -430,6 +430,7 @@ def test_the_add_command_makes_the_recorded_instance_again(master: ganeti.Master
         "maxmem=512",
         "-o",
         "debootstrap+default",
+        "--force-variant",
         "--file-driver=loop",
         "-O",
         "key=a\\,b\\\\c",

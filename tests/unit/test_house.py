@@ -11,7 +11,7 @@ import pytest
 
 HOUSE = Path(__file__).parents[2]
 LEVELS = {
-    **dict.fromkeys(("hooks", "extstorage", "cli", "image_cli", "terminal", "answer"), 3),
+    **dict.fromkeys(("hooks", "extstorage", "cli", "osdefinition", "image_cli", "terminal", "answer"), 3),
     **dict.fromkeys(
         (
             "here",
@@ -20,6 +20,8 @@ LEVELS = {
             "contents",
             "images",
             "disks",
+            "install",
+            "variants",
             "trash",
             "undo",
             "check",

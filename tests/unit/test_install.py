@@ -1,0 +1,482 @@
+"""An image becomes an instance's first disk on the fake ZFS: by a clone that costs nothing, else by a copy, and never by halves."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import stat
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakeloop import FakeLoop
+from tests.killing import dies
+from tests.node import CLUSTER_NAME, Node
+from tests.unit.test_images import GOLD, MIB, holding
+from zfsganeti import check, ganeti, hooks, install, osdefinition
+from zfsganeti.datasets import RESTORING
+from zfsganeti.errors import BadEnvironment, BadInput, BadName, Foreign, Missing, Refused, Unavailable
+from zfsganeti.here import Here
+from zfsganeti.images import Images
+from zfsganeti.install import Installer, can_share, clear, copy_data, dump, load
+from zfsganeti.volumes import Volumes
+
+NODE1, NODE2 = "node1.example.com", "node2.example.com"
+FIRST, SECOND = "1.file.disk0", "2.file.disk1"
+ADD = {
+    "GANETI_HOOKS_VERSION": "2",
+    "GANETI_HOOKS_PATH": "instance-add",
+    "GANETI_HOOKS_PHASE": "pre",
+    "GANETI_OP_CODE": "OP_INSTANCE_CREATE",
+    "GANETI_CLUSTER": CLUSTER_NAME,
+    "GANETI_MASTER": NODE1,
+    "GANETI_ADD_MODE": "create",
+    "GANETI_INSTANCE_NAME": "web1",
+    "GANETI_INSTANCE_PRIMARY": NODE2,
+    "GANETI_INSTANCE_DISK_TEMPLATE": "file",
+    "GANETI_INSTANCE_OS_TYPE": "zfs-image+debian-12",
+    "GANETI_INSTANCE_DISK_COUNT": "1",
+    "GANETI_INSTANCE_DISK0_SIZE": "2",
+}
+
+
+class OneNode(Here):
+    """node2 of a cluster whose master, node1, knows what was asked for."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(dict)
+        self.zfs, self.root, self.store, self.config = node.fake, node.root, node.store, node.config  # type: ignore[assignment]
+        self.node, self.volumes = NODE2, Volumes(node.store, FakeLoop(node.fake.reaper))
+        Path(node.place, "ssconf_file_storage_dir").write_text(node.root.path, encoding="utf-8")
+        self.ssconf = ganeti.Ssconf(node.place)
+        self.known: dict[str, Any] = {}  # by this node's own copy of the job queue
+        self.asked: dict[str, Any] | None = {}  # by the master; None when it does not answer
+        self.questions = 0
+
+    @property
+    def master(self) -> Any:
+        class Queue:
+            running = staticmethod(lambda _operation, _instance: self.known)
+
+        return Queue
+
+    def call(self, peer: str, verb: str, **request: Any) -> Any:
+        assert (peer, verb, request) == (NODE1, "asked", {"operation": "OP_INSTANCE_CREATE", "instance": "web1"})
+        self.questions += 1
+        if self.asked is None:
+            raise Unavailable(peer, "does not answer")
+        return self.asked
+
+
+class Bench:
+    """A node with two images, and what Ganeti does there when an instance is added."""
+
+    def __init__(self, node: Node) -> None:
+        self.node, self.here = node, OneNode(node)
+        self.images, self.installer = Images(node.store), Installer(node.store)
+        for name, content in (("debian-12:1", GOLD), ("debian-13", b"newer")):
+            self.images.make(name, f"file:/{name}", holding(content))
+
+    def hook(self, **environ: str) -> None:
+        hooks._add_pre(self.here, ganeti.Event({**ADD, **environ}))
+
+    def post(self) -> None:
+        hooks._add_post(self.here, ganeti.Event({**ADD, "GANETI_HOOKS_PHASE": "post"}))
+
+    def ganeti_creates(self, *disks: str, size: int = 2 * MIB) -> None:
+        self.node.ganeti_writes("web1", **dict.fromkeys(disks or (FIRST,), b""))
+        for disk in disks or (FIRST,):
+            os.truncate(self.path(disk), size)
+            os.chmod(self.path(disk), 0o700)
+
+    def script(self, image: str = "debian-12", **environ: str) -> str:
+        given = {"INSTANCE_NAME": "web1", "INSTANCE_OS": f"zfs-image+{image}", "DISK_COUNT": "1", "DISK_0_PATH": self.path(), **environ}
+        return osdefinition.SCRIPTS["create"](self.here, given)
+
+    def again(self, image: str = "debian-12") -> str:
+        return self.script(image, INSTANCE_REINSTALL="1")
+
+    def add(self) -> None:
+        self.hook()
+        self.ganeti_creates()
+        self.script()
+
+    def path(self, disk: str = FIRST) -> str:
+        return f"{self.node.home('web1')}/{disk}"
+
+    def files(self) -> dict[str, bytes]:
+        return {name: content.rstrip(b"\0") for name, content in self.node.reads("web1").items()}
+
+    def origin(self) -> str:
+        dataset = self.node.store.find("web1")
+        assert dataset is not None
+        return dataset.origin
+
+    def clones(self, name: str = "debian-12:1") -> list[str]:
+        return self.images.must(name).clones
+
+
+@pytest.fixture
+def bench(node: Node) -> Bench:
+    return Bench(node)
+
+
+# an instance that is added
+
+
+def test_the_first_disk_is_a_clone_of_the_image(bench: Bench) -> None:
+    bench.hook()
+    assert bench.files() == {"disk.raw": GOLD}
+    bench.ganeti_creates(FIRST, SECOND)
+    assert bench.script() == "disk 0 of web1 is a clone of image debian-12:1"
+    assert bench.files() == {FIRST: GOLD, SECOND: b""}
+    made = os.stat(bench.path())
+    assert (made.st_size, stat.S_IMODE(made.st_mode)) == (2 * MIB, 0o700)
+    assert bench.clones() == ["zfs/vm/web1"]
+    bench.post()
+    assert bench.files() == {FIRST: GOLD, SECOND: b""}
+
+
+def test_an_image_that_is_not_here_or_too_large_vetoes_and_leaves_nothing(bench: Bench) -> None:
+    before = bench.node.whole_state()
+    with pytest.raises(Missing) as missing:
+        bench.hook(GANETI_INSTANCE_OS_TYPE="zfs-image+debian-14")
+    assert str(missing.value) == (
+        "image debian-14 on this node does not exist: gnt-zfs image push debian-14 on a node that has it brings it here"
+    )
+    bench.images.make("large", "file:/large", holding(size=3 * MIB))
+    before = bench.node.whole_state()
+    with pytest.raises(Refused) as large:
+        bench.hook(GANETI_INSTANCE_OS_TYPE="zfs-image+large")
+    assert str(large.value) == "image large: has 3.00M and does not fit on a disk of 2.00M: size=3M or more"
+    with pytest.raises(BadName):
+        bench.hook(GANETI_INSTANCE_OS_TYPE="zfs-image+../etc")
+    assert bench.node.whole_state() == before
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"GANETI_INSTANCE_OS_TYPE": "debootstrap+default"},
+        {"GANETI_INSTANCE_OS_TYPE": "zfs-image"},
+        {"GANETI_INSTANCE_OS_TYPE": ""},
+        {"GANETI_ADD_MODE": "import"},
+        {"GANETI_INSTANCE_DISK_COUNT": "0"},
+    ],
+)
+def test_other_instances_begin_empty(bench: Bench, environ: dict[str, str]) -> None:
+    bench.hook(**environ)
+    assert (bench.files(), bench.origin()) == ({}, "")
+    assert bench.here.questions == int("DISK_COUNT" in str(environ)), "the master is asked for nothing but an image"
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["candidate", "other node"])
+def test_what_only_the_job_queue_knows_is_known(bench: Bench, knows: bool) -> None:
+    def tell(**opcode: bool) -> None:
+        bench.here.known, bench.here.asked = (opcode, None) if knows else ({}, opcode)
+
+    before = bench.node.whole_state()
+    tell(dry_run=True, no_install=False)
+    bench.hook()
+    assert bench.node.whole_state() == before
+    tell(dry_run=False, no_install=True)
+    bench.hook()
+    assert (bench.files(), bench.origin()) == ({}, "")
+
+
+def test_a_clone_that_was_made_for_nothing_is_dropped(bench: Bench) -> None:
+    """The master was not to be asked, and it was an add with --no-install."""
+    bench.here.asked = None
+    bench.hook()
+    bench.post()
+    assert bench.files() == {"disk.raw": GOLD}, "a forthcoming instance has no disks yet"
+    bench.ganeti_creates()
+    bench.post()
+    assert bench.files() == {FIRST: b""}
+    bench.node.store.admit("other", [])
+    bench.node.ganeti_writes("other", **{"disk.raw": b"mine"})
+    bench.installer.drop_unused("other")
+    assert bench.node.reads("other") == {"disk.raw": b"mine"}
+
+
+def test_an_instance_that_is_restored_begins_empty(bench: Bench) -> None:
+    bench.add()
+    bench.node.put_aside("web1", "remove", {"name": "web1"})
+    bench.node.ganeti_removes("web1")
+    entry = bench.node.trash.discard("web1")
+    assert entry is not None
+    bench.node.trash.mark_restoring(entry, "web1")
+    bench.images.retire("debian-12:1")
+    bench.hook()
+    assert (bench.files(), bench.origin()) == ({}, "")
+    bench.ganeti_creates("new.file.disk0")
+    bench.node.trash.swap_in(entry, "web1", [(FIRST, "new.file.disk0")])
+    assert bench.files() == {"new.file.disk0": GOLD}
+    assert RESTORING not in bench.node.marks("zfs/vm/web1")
+
+
+# what an add that failed later has left
+
+
+@pytest.mark.parametrize(
+    ("image", "origin", "files"),
+    [
+        ("zfs-image+debian-12", "debian-12:1@golden", {"disk.raw": GOLD}),
+        ("zfs-image+debian-13", "debian-13@golden", {"disk.raw": b"newer"}),
+        ("noop", "", {}),
+    ],
+)
+def test_the_next_add_finds_nothing_of_the_one_that_failed(bench: Bench, image: str, origin: str, files: dict[str, bytes]) -> None:
+    bench.hook()
+    bench.hook(GANETI_INSTANCE_OS_TYPE=image)
+    assert (bench.files(), bench.origin().rpartition("/")[2]) == (files, origin)
+    assert len(bench.clones()) == (origin == "debian-12:1@golden")
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        (lambda bench: bench.node.ganeti_writes("web1", other=b"x"), "disk.raw"),
+        (lambda bench: Path(bench.path("disk.raw")).write_bytes(b"x" * (MIB + 1)), "disk.raw"),
+        (lambda bench: bench.node.fake.snapshot(["zfs/vm/web1@autosnap"]), "autosnap"),
+    ],
+)
+def test_a_clone_that_was_used_is_kept(bench: Bench, does: Callable[[Bench], object], said: str) -> None:
+    bench.hook()
+    does(bench)
+    before = bench.node.whole_state()
+    for image in ("noop", "zfs-image+debian-12"):
+        with pytest.raises(Foreign) as caught:
+            bench.hook(GANETI_INSTANCE_OS_TYPE=image)
+        assert f"holds {said} of an instance that is gone" in str(caught.value)
+    with pytest.raises(Refused):
+        bench.node.store.sweep("web1")
+    assert bench.node.whole_state() == before
+    assert bench.node.trash.discard("web1") is not None
+
+
+def test_a_clone_that_nobody_used_is_an_empty_leftover(bench: Bench) -> None:
+    bench.hook()
+    (found,) = check._datasets(bench.here)
+    assert found["files"] == []
+    finding = check._without_instance("node2", found, bench.node.fake.clock + 3600, {})
+    assert finding is not None
+    assert (finding.text, finding.verb) == ("empty leftover zfs/vm/web1 without an instance", "sweep")
+    bench.node.store.sweep("web1")
+    assert (bench.node.store.find("web1"), bench.clones()) == (None, [])
+
+
+# installed without a clone, and again
+
+
+def test_a_reinstallation_copies_and_keeps_what_was_there(bench: Bench) -> None:
+    bench.add()
+    Path(bench.path()).write_bytes(b"mine".ljust(2 * MIB, b"\0"))
+    os.chmod(bench.path(), 0o700)
+    assert bench.again("debian-13").startswith("disk 0 of web1 is a copy of image debian-13 (")
+    assert bench.files() == {FIRST: b"newer"}
+    made = os.stat(bench.path())
+    assert (made.st_size, stat.S_IMODE(made.st_mode)) == (2 * MIB, 0o700)
+    ((snapshot, _created, _used),) = bench.node.fake.snapshots("zfs/vm/web1", depth=1)
+    assert snapshot.startswith("zfs/vm/web1@zfsganeti-removed-")
+    assert bench.node.fake.snapshot_files(snapshot)[FIRST].rstrip(b"\0") == b"mine"
+
+
+def test_what_cannot_be_installed_is_refused_before_anything_is_written(bench: Bench) -> None:
+    bench.hook(GANETI_INSTANCE_OS_TYPE="noop")
+    bench.ganeti_creates(size=MIB - 512)
+    before = bench.node.whole_state()
+    for image, error in (("debian-12", Refused), ("debian-14", Missing), ("../x", BadName), ("", BadInput)):
+        with pytest.raises(error):
+            bench.again(image)
+    with pytest.raises(BadInput) as caught:
+        bench.script(DISK_COUNT="0")
+    assert str(caught.value) == "web1: has no disk to install image debian-12 on"
+    with pytest.raises(BadInput):
+        bench.script(DISK_0_PATH="/dev/null")
+    with pytest.raises(BadEnvironment):
+        bench.script(DISK_0_PATH="")
+    assert bench.node.whole_state() == before
+
+
+def test_a_clone_of_another_image_is_not_taken_for_the_wanted_one(bench: Bench) -> None:
+    bench.hook(GANETI_INSTANCE_OS_TYPE="zfs-image+debian-13")
+    bench.ganeti_creates()
+    assert " is a copy of image debian-12:1 " in bench.script()
+    assert bench.files() == {FIRST: GOLD}
+
+
+def test_an_instance_without_a_dataset_gets_a_copy(bench: Bench) -> None:
+    bench.ganeti_creates()
+    assert " is a copy of image debian-12:1 " in bench.script()
+    assert bench.files() == {FIRST: GOLD}
+    bench.node.fake.foreign("zfs/vm/theirs")
+    bench.node.ganeti_writes("theirs", **{"disk.raw": b"theirs", FIRST: b"\0" * MIB})
+    path = f"{bench.node.home('theirs')}/{FIRST}"
+    assert " is a copy of image " in bench.script(INSTANCE_NAME="theirs", DISK_0_PATH=path, INSTANCE_REINSTALL="1")
+    assert bench.node.reads("theirs")["disk.raw"] == b"theirs"
+
+
+def test_a_copy_that_fails_leaves_the_disk_as_it_was(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.hook(GANETI_INSTANCE_OS_TYPE="noop")
+    bench.ganeti_creates()
+
+    def full(*_arguments: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(install, "_shared", full)
+    with pytest.raises(OSError, match="No space left"):
+        bench.script()
+    assert bench.files() == {FIRST: b""}
+
+
+# killed at every point
+
+
+def hooked(bench: Bench) -> None:
+    bench.hook()
+    bench.ganeti_creates()
+
+
+def empty(bench: Bench) -> None:
+    bench.hook(GANETI_INSTANCE_OS_TYPE="noop")
+    bench.ganeti_creates()
+
+
+OPERATIONS: dict[str, tuple[Callable[[Bench], object], Callable[[Bench], object]]] = {
+    "hook": (lambda _bench: None, lambda bench: bench.hook()),
+    "hook after another's": (lambda bench: bench.hook(GANETI_INSTANCE_OS_TYPE="zfs-image+debian-13"), lambda bench: bench.hook()),
+    "clone": (hooked, lambda bench: bench.script()),
+    "copy": (empty, lambda bench: bench.script()),
+    "again": (lambda bench: bench.add(), lambda bench: bench.again("debian-13")),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_what_was_killed_anywhere_and_repeated_ends_the_same(tmp_path: Path, name: str) -> None:
+    before, does = OPERATIONS[name]
+    count = 0
+
+    def another() -> Bench:
+        nonlocal count
+        if count:
+            os.rename(tmp_path / "node", tmp_path / f"before{count}")
+        count += 1
+        (tmp_path / "node").mkdir()
+        bench = Bench(Node(tmp_path / "node"))
+        before(bench)
+        return bench
+
+    def seen(bench: Bench) -> tuple[Any, ...]:
+        return bench.files(), bench.origin(), bench.clones(), bench.clones("debian-13")
+
+    bench = another()
+    does(bench)
+    goal = seen(bench)
+    allowed = [content for files in (goal[0], another().files() if name != "hook" else {}) for content in files.values()]
+    point, died = 0, True
+    while died:
+        point += 1
+        bench = another()
+        died = dies(bench.node.fake.reaper, point, lambda bench=bench: does(bench))  # type: ignore[misc]
+        if os.path.exists(bench.path()):
+            assert Path(bench.path()).read_bytes().rstrip(b"\0") in allowed, "a disk is as it was or whole"
+            assert os.stat(bench.path()).st_size == 2 * MIB
+        does(bench)
+        assert seen(bench) == goal, f"killed at point {point}"
+
+
+# bytes
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [((2, 1, 11), False), ((2, 3, 2), False), ((2, 3, 9), True), ((2, 4, 0), False), ((2, 4, 3), False), ((2, 4, 4), True), ((2, 5), True)],
+)
+def test_blocks_are_shared_only_where_that_is_safe(version: tuple[int, ...], safe: bool) -> None:
+    assert can_share(version) is safe
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("written", [[], [(0, 5000)], [(70000, 9000), (500000, 100)], [(1 << 20, 1 << 20)], [(3000000 - 7, 7)]])
+def test_a_device_holds_the_same_bytes_whatever_it_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: list[tuple[int, int]], share: bool
+) -> None:
+    held, size = 3000000, 4 << 20
+    discarded = []
+
+    def ioctl(descriptor: int, request: int, argument: bytes) -> None:
+        start, length = struct.unpack("QQ", argument)
+        assert start % 512 == length % 512 == 0
+        assert length > 0
+        assert start + length <= size
+        if request == install.BLKZEROOUT:
+            os.pwrite(descriptor, bytes(length), start)
+        else:
+            discarded.append((start, length))
+            raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    source, target = tmp_path / "source", tmp_path / "target"
+    with source.open("wb") as file:
+        for offset, length in written:
+            file.seek(offset)
+            file.write(b"x" * length)
+        file.truncate(held)
+    target.write_bytes(b"\xff" * size)
+    with source.open("rb") as reader, target.open("r+b") as writer:
+        clear(reader.fileno(), writer.fileno(), held, size)
+        copy_data(reader.fileno(), writer.fileno(), share=share)
+    content = target.read_bytes()
+    assert content[:held] == source.read_bytes()
+    assert content[held + 512 :] == b"\xff" * (size - held - 512)
+    assert discarded == [(3000320, size - 3000320)]
+
+
+def test_a_dump_comes_back_as_it_was_and_zeros_are_not_written(tmp_path: Path) -> None:
+    disk, other = tmp_path / "disk", tmp_path / "other"
+    disk.write_bytes(b"begin".ljust(3 * MIB, b"\0") + b"end" + bytes(100))
+    sink = io.BytesIO()
+    dump(str(disk), sink)
+    assert sink.getvalue() == disk.read_bytes()
+    other.touch()
+    os.truncate(other, 8 * MIB)
+    load(io.BytesIO(sink.getvalue()), str(other))
+    assert other.read_bytes() == disk.read_bytes().ljust(8 * MIB, b"\0")
+    assert os.stat(other).st_blocks * 512 < 3 * MIB
+    other.write_bytes(b"\xff" * (4 * MIB))
+    load(io.BytesIO(sink.getvalue()), str(other))
+    assert other.read_bytes()[: os.stat(disk).st_size] == disk.read_bytes()
+    os.truncate(other, MIB)
+    with pytest.raises(BadInput, match=r"has 1\.00M, and the dump is larger"):
+        load(io.BytesIO(sink.getvalue()), str(other))
+    assert os.stat(other).st_size == MIB
+
+
+# the other scripts
+
+
+def test_a_variant_must_be_able_to_be_an_image(bench: Bench) -> None:
+    verify = osdefinition.SCRIPTS["verify"]
+    assert verify(bench.here, {"OS_VARIANT": "debian-12:2026-11-01"}) == ""
+    with pytest.raises(BadName):
+        verify(bench.here, {"OS_VARIANT": "a/b"})
+    with pytest.raises(BadInput) as caught:
+        verify(bench.here, {"OS_VARIANT": ""})
+    assert str(caught.value) == "zfs-image is given with an image, such as zfs-image+NAME: gnt-zfs image list shows what there is"
+
+
+def test_the_scripts_are_those_that_are_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/share/ganeti/os/zfs-image/destroy"])
+    assert osdefinition.main() == 2
+    assert capsys.readouterr().err.endswith(": script 'destroy': there are create, import, export, rename, verify\n")
+    with contextlib.suppress(KeyError):
+        monkeypatch.delenv("OS_VARIANT")
+    monkeypatch.setattr("sys.argv", ["/usr/share/ganeti/os/zfs-image/rename"])
+    assert osdefinition.main() == 0
+    assert capsys.readouterr().out == ""
