@@ -49,6 +49,7 @@ def origin(lab: Lab, name: str) -> str:
     return lab.node2.run(f"zfs get -H -o value origin zfs/vm/{name}").strip()
 
 
+@pytest.mark.on("trixie")
 def test_instances_begin_as_clones(lab: Lab) -> None:
     first = image(lab, "debian-12:2026-11-01")
     assert lab.run("gnt-os list | grep zfs-image").split() == ["zfs-image+debian-12", "zfs-image+debian-12:2026-11-01"]
@@ -107,7 +108,7 @@ def test_instances_begin_as_clones(lab: Lab) -> None:
     lab.well()
 
 
-@pytest.mark.on("bookworm")
+@pytest.mark.on()
 def test_other_disks_get_a_copy_and_backups_hold_the_bytes(lab: Lab) -> None:
     made = image(lab, "debian-12")
     lab.run(installed(lab, "plain", "debian-12").replace("-t file", "-t plain"))
