@@ -242,13 +242,16 @@ def _detach(here: Here, request: dict[str, Any]) -> Any:
     if not isinstance(datasets, list) or not all(isinstance(name, str) for name in datasets):
         raise BadInput("request: datasets must be a list of names")
     wanted = [check_volume(name) for name in datasets if here.independent.want(check_volume(name))]
-    if wanted:
+    if wanted and request.get("wait") is not True:
         background("node", "detach-work")
     return wanted
 
 
-def _detach_work(here: Here, _request: dict[str, Any]) -> Any:
-    return here.independent.work()
+def _detach_work(here: Here, request: dict[str, Any]) -> Any:
+    patience = request.get("patience", 0)
+    if not isinstance(patience, int) or patience < 0:
+        raise BadInput("request: patience must be a number of seconds")
+    return here.independent.work(patience)
 
 
 def _running(here: Here, _request: dict[str, Any]) -> Any:

@@ -385,14 +385,15 @@ def _detach(here: Here, options: argparse.Namespace) -> int:
     names = disks.datasets_of(instance)
     if not names:
         raise Refused(instance.name, "has no disk that is ours")
-    wanted = here.call(instance.primary, "detach", datasets=names)
+    wanted = here.call(instance.primary, "detach", datasets=names, wait=options.wait)
     if not wanted:
         say(f"{instance.name} shares blocks with nothing: there is nothing to do.")
         return 0
     if not options.wait:
         say(f"{', '.join(wanted)} on {instance.primary}: being copied in the background; the rest is done when {instance.name} is stopped.")
         return 0
-    left = {name: why for name, why in here.call(instance.primary, "detach-work", seconds=SAVE_SECONDS).items() if name in wanted and why}
+    said = here.call(instance.primary, "detach-work", seconds=SAVE_SECONDS, patience=int(SAVE_SECONDS))
+    left = {name: why for name, why in said.items() if name in wanted and why}
     for name, why in left.items():
         complain(f"{instance.primary}: {name}: {why}")
     if not left:

@@ -46,30 +46,36 @@ class Independent:
         found = self.zfs.datasets(self.store.root.name, depth=1, marks=MARKS)
         return [dataset for dataset in found if DETACH in dataset.marks and self.store.is_ours(dataset)]
 
-    def work(self) -> dict[str, str]:
-        """What can be done is done; return for each dataset what is still in the way, '' when it is independent."""
-        self.finish_all()
-        return {dataset.short: self._try(dataset) for dataset in self.wanted()}
+    def work(self, seconds: float = 0) -> dict[str, str]:
+        """What can be done is done; return for each dataset what is still in the way, '' when it is independent.
 
-    def _try(self, dataset: Dataset) -> str:
+        Another that is at work on one already is waited for so many seconds.
+        """
+        self.finish_all()
+        return {dataset.short: self._try(dataset, seconds) for dataset in self.wanted()}
+
+    def _try(self, dataset: Dataset, seconds: float) -> str:
         try:
-            self.detach(dataset)
+            self.detach(dataset, seconds)
         except (Busy, Unavailable, Refused) as error:
             return str(error)
         return ""
 
-    def detach(self, dataset: Dataset) -> None:
+    def detach(self, dataset: Dataset, seconds: float = 0) -> None:
         """The dataset is no clone any more; Busy while its instance runs, with most of the copying done by then."""
-        if not dataset.origin:
-            self.zfs.clear(dataset.name, [DETACH])
-            return
-        with locked(f".copy.{dataset.short}", seconds=0, what=f"copy of {dataset.short}"):
-            self._copy(dataset)
-            with locked(dataset.short):
-                self._check_unused(dataset)
-                self._copy_rest(dataset)
-                self._mark_copy(dataset)
-                self._exchange(dataset.short)
+        with locked(f".copy.{dataset.short}", seconds=seconds, what=f"copy of {dataset.short}"):
+            now = self._get(dataset.name)  # somebody else may have ended it meanwhile
+            if now is None or DETACH not in now.marks:
+                return
+            if not now.origin:
+                self.zfs.clear(now.name, [DETACH])
+                return
+            self._copy(now)
+            with locked(now.short):
+                self._check_unused(now)
+                self._copy_rest(now)
+                self._mark_copy(now)
+                self._exchange(now.short)
 
     # the copy
 
