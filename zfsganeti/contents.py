@@ -74,7 +74,7 @@ PARAMETERS: dict[str, tuple[Callable[[str], object], str]] = {
     "compression": (compression, "compression of this disk: off, on, lz4, zstd or zle (default: the root's)"),
     "reserve": (_switch, "yes sets aside the whole size at once, so that writing to the disk never lacks space (default: no)"),
     "image": (check_image, "golden image that the disk begins as, NAME or NAME:VERSION; without a version the newest"),
-    "mode": (
+    "use": (  # mode is Ganeti's own: read-only or not
         _choice("clone", "copy", "persistent"),
         "how the image is used: clone is instant and shares its blocks, copy makes the disk independent of it in the background, "
         "persistent is the image itself, for one instance alone (default: clone)",
@@ -98,8 +98,8 @@ def parse_parameters(given: Mapping[str, str]) -> dict[str, Any]:
     contents = [name for name in ("image", "swap", "fill") if values.get(name)]  # trash outranks them: the disk is there
     if len(contents) > 1:
         raise BadInput(f"disk parameters {' and '.join(contents)}: only one of them says what the disk holds")
-    if "mode" in values and "image" not in values:
-        raise BadInput("disk parameter mode: says how an image is used, and image is not given")
+    if "use" in values and "image" not in values:
+        raise BadInput("disk parameter use: says how an image is used, and image is not given")
     return values
 
 
@@ -126,8 +126,8 @@ class Content:
 
     def __init__(self, volumes: Volumes, parameters: Mapping[str, Any]) -> None:
         self.volumes, self.store, self.zfs, self.parameters = volumes, volumes.store, volumes.zfs, parameters
-        self.mode = parameters.get("mode", "clone") if "image" in parameters else ""
-        self.outlives = self.mode == "persistent"  # what was there before the volume and stays after it
+        self.use = parameters.get("use", "clone") if "image" in parameters else ""
+        self.outlives = self.use == "persistent"  # what was there before the volume and stays after it
         self.image: Image | None = None
         self.directory = ""
 
@@ -147,7 +147,7 @@ class Content:
         if "image" in self.parameters:
             self.image = self._images().resolve(self.parameters["image"])
             self._images().check_fits(self.image, size)
-            if self.mode == "persistent":
+            if self.use == "persistent":
                 self._images().check_unused(self.image)
 
     def is_begun(self, dataset: Dataset) -> bool:
@@ -162,10 +162,10 @@ class Content:
             formatted = self.parameters.get("swap") or self.directory
             unfinished = {INTENT: f"{CREATE} {self.store.now():.0f}"} if formatted else {}
             self.zfs.create(name, properties, {**marks, **unfinished})
-        elif self.mode == "persistent":
+        elif self.use == "persistent":
             self._images().lend(self.image, name, marks, properties)
         else:
-            wanted = {DETACH: f"{self.store.now():.0f}"} if self.mode == "copy" else {}
+            wanted = {DETACH: f"{self.store.now():.0f}"} if self.use == "copy" else {}
             self._images().clone(self.image, name, {**marks, **wanted}, properties)
 
     def end(self, volume: str) -> None:

@@ -278,14 +278,14 @@ def test_a_clone_that_was_written_to_is_never_made_again(bench: Bench) -> None:
 
 def test_a_copy_is_marked_to_become_independent(bench: Bench) -> None:
     bench.make()
-    bench.create(mode="copy")
+    bench.create(use="copy")
     assert DETACH in bench.node.marks(f"zfs/vm/{DISK0}")
 
 
 def test_a_persistent_image_is_used_by_one_alone_and_goes_back(bench: Bench) -> None:
     bench.make()
     guid = bench.images.must("debian-12").guid
-    bench.use(mode="persistent")
+    bench.use(use="persistent")
     assert bench.names() == []
     with pytest.raises(Missing):
         bench.create(DISK1)
@@ -300,13 +300,13 @@ def test_a_persistent_image_is_used_by_one_alone_and_goes_back(bench: Bench) -> 
     bench.create(DISK1)
     assert bench.read(DISK1).startswith(b"changed")
     with pytest.raises(Busy) as caught:
-        bench.create(mode="persistent")
+        bench.create(use="persistent")
     assert "1 disks are clones of it" in str(caught.value)
 
 
 def test_a_lent_image_does_not_overwrite_one_of_its_name(bench: Bench) -> None:
     bench.make()
-    bench.use(mode="persistent")
+    bench.use(use="persistent")
     bench.make(content=b"another")
     with pytest.raises(Refused) as caught:
         bench.volumes.remove(DISK0)
@@ -360,8 +360,8 @@ def test_nothing_outside_the_listed_directories_is_read(tmp_path: Path) -> None:
     ("given_", "said"),
     [
         ({"image": "a", "swap": "yes"}, "disk parameters image and swap: only one of them says what the disk holds"),
-        ({"mode": "copy"}, "disk parameter mode: says how an image is used, and image is not given"),
-        ({"image": "a", "mode": "link"}, "disk parameter mode: 'link' is none of clone, copy, persistent"),
+        ({"use": "copy"}, "disk parameter use: says how an image is used, and image is not given"),
+        ({"image": "a", "use": "link"}, "disk parameter use: 'link' is none of clone, copy, persistent"),
         ({"swap": "4"}, "disk parameter swap: '4' is no size such as 512M or 4G"),
         ({"swap": "-1G"}, "disk parameter swap: '-1G' is no size such as 512M or 4G"),
     ],
@@ -428,7 +428,7 @@ def made(bench: Bench) -> None:
 
 def lent(bench: Bench) -> None:
     bench.make()
-    bench.use(mode="persistent")
+    bench.use(use="persistent")
 
 
 def deleted(bench: Bench) -> None:
@@ -450,7 +450,7 @@ def rename_unless_renamed(bench: Bench) -> None:
 OPERATIONS: dict[str, tuple[Callable[[Bench], object], Callable[[Bench], object]]] = {
     "make": (nothing, make_unless_made),
     "clone": (made, lambda bench: bench.create()),
-    "lend": (made, lambda bench: bench.create(mode="persistent")),
+    "lend": (made, lambda bench: bench.create(use="persistent")),
     "take back": (lent, lambda bench: bench.volumes.remove(DISK0)),
     "rename": (made, rename_unless_renamed),
     "sweep": (deleted, lambda bench: bench.images.sweep()),
