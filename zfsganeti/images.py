@@ -11,7 +11,21 @@ import contextlib
 import os
 import time
 
-from zfsganeti.datasets import CLUSTER, DISK, IMAGE, IMAGES, INSTANCE, INTENT, OPENED, PREFIX, RECORD, SIZE, copy_sparse, locked
+from zfsganeti.datasets import (
+    CLUSTER,
+    DISK,
+    IMAGE,
+    IMAGES,
+    INSTANCE,
+    INTENT,
+    NEVER_CHANGED,
+    OPENED,
+    PREFIX,
+    RECORD,
+    SIZE,
+    copy_sparse,
+    locked,
+)
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.names import check_image, family
 from zfsganeti.zfs import Dataset, check_dataset
@@ -413,7 +427,7 @@ class Images:
             raise BadInput(f"image {name}: its checksum was not recorded")
         with self.open(image) as path:
             found = sources.content_digest(path, progress)
-        if found != image.content or image.written:
+        if found != image.content or image.written > NEVER_CHANGED:  # looking at it writes a few blocks
             raise Refused(
                 f"image {name}",
                 "does not hold any more what it held when it was made",
