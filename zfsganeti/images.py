@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 
-from zfsganeti.datasets import CLUSTER, DISK, IMAGE, IMAGES, INSTANCE, INTENT, OPENED, PARTIAL, PREFIX, RECORD, SIZE, locked
+from zfsganeti.datasets import CLUSTER, DISK, IMAGE, IMAGES, INSTANCE, INTENT, NEVER_CHANGED, OPENED, PARTIAL, PREFIX, RECORD, SIZE, locked
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.files import content_digest, copy_sparse
 from zfsganeti.names import check_dataset, check_image, family
@@ -435,7 +435,7 @@ class Images:
             raise BadInput(f"image {name}: its checksum was not recorded")
         with self.open(image) as path:
             found = content_digest(path, progress)
-        if found != image.content or image.written:
+        if found != image.content or image.written > NEVER_CHANGED:  # looking at it writes a few blocks
             raise Refused(
                 f"image {name}",
                 "does not hold any more what it held when it was made",
