@@ -186,7 +186,10 @@ class Independent:
     def _tidy(self, name: str) -> None:
         self.zfs.destroy_snapshots([self._snapshot(name, BULK), self._snapshot(name, REST)])
         self.zfs.clear(name, [DETACH])
-        if INSTANCE in (marks := self._marks(name)) and VOLUME not in marks:
+        marks = self._marks(name)
+        if VOLUME in marks:
+            self.volumes.bring_home(marks[VOLUME])
+        elif INSTANCE in marks:
             self.store.bring_home(marks[INSTANCE])
 
     def _marks(self, name: str) -> dict[str, str]:
