@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zfsganeti.datasets import ABSORB_LIMIT, INTENT, locked
+from zfsganeti.datasets import ABSORB_LIMIT, INTENT, TRASH, locked
 from zfsganeti.errors import BadInput, Busy, Missing, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
@@ -80,7 +80,7 @@ def _keep_records(here: Here, request: dict[str, Any]) -> Any:
     if here.has_root():
         for index, volume in enumerate(_volumes(request)):
             with locked(volume):
-                here.volumes.keep_record(volume, {**record, "disk": index})
+                here.place_of(volume).volumes.keep_record(volume, {**record, "disk": index})
 
 
 def _of_each_volume(does: Callable[[Volumes, str], object]) -> Verb:
@@ -89,14 +89,14 @@ def _of_each_volume(does: Callable[[Volumes, str], object]) -> Verb:
     def verb(here: Here, request: dict[str, Any]) -> Any:
         for volume in _volumes(request):
             with locked(volume):
-                does(here.volumes, volume)
+                does(here.place_of(volume).volumes, volume)
 
     return verb
 
 
 def _lacking_volumes(here: Here, request: dict[str, Any]) -> Any:
     volumes = _volumes(request)
-    return [volume for volume in volumes if here.volumes.find(volume) is None] if here.has_root() else volumes
+    return [volume for volume in volumes if here.place_of(volume).volumes.find(volume) is None] if here.has_root() else volumes
 
 
 def _claim(here: Here, request: dict[str, Any]) -> Any:
@@ -157,16 +157,20 @@ def _keep_disks(here: Here, request: dict[str, Any]) -> Any:
         return here.store.keep_disks(instance)
 
 
+def _place_of_entry(here: Here, request: dict[str, Any]) -> Here:
+    return here.place_of(f"{TRASH}/{_entry(request)}")
+
+
 def _trash_reserve(here: Here, request: dict[str, Any]) -> Any:
     if "token" in request:
-        here.trash.reserve(_entry(request), _text(request, "token"))
+        _place_of_entry(here, request).trash.reserve(_entry(request), _text(request, "token"))
     else:
-        here.trash.mark_restoring(_entry(request), _instance(request))
+        _place_of_entry(here, request).trash.mark_restoring(_entry(request), _instance(request))
 
 
 def _trash_release(here: Here, request: dict[str, Any]) -> Any:
     try:
-        here.trash.unmark(_entry(request))
+        _place_of_entry(here, request).trash.unmark(_entry(request))
     except Missing:
         pass
 
@@ -184,22 +188,26 @@ def _trash_swap(here: Here, request: dict[str, Any]) -> Any:
 
 
 def _trash_record(here: Here, request: dict[str, Any]) -> Any:
-    return here.trash.find(_entry(request)).record
+    return _place_of_entry(here, request).trash.find(_entry(request)).record
 
 
 def _trash_destroy(here: Here, request: dict[str, Any]) -> Any:
-    return here.trash.destroy(_entry(request), strangers=request.get("strangers") is True)
+    return _place_of_entry(here, request).trash.destroy(_entry(request), strangers=request.get("strangers") is True)
 
 
 def _trash_give_up(here: Here, _request: dict[str, Any]) -> Any:
-    gone, kept = here.trash.give_up()
-    return {"gone": gone, "kept": kept}
+    given_up = [place.trash.give_up() for place in here.places()]
+    return {"gone": [entry for gone, _kept in given_up for entry in gone], "kept": [line for _gone, kept in given_up for line in kept]}
 
 
 def _images(here: Here, _request: dict[str, Any]) -> Any:
     if not here.has_root():
         return []
-    return [{**image.as_json(), "goes": here.images.goes_at(image) if image.deleted else 0} for image in here.images.all()]
+    return [
+        {**image.as_json(), "goes": place.images.goes_at(image) if image.deleted else 0, "datastore": place.datastore}
+        for place in here.places()
+        for image in place.images.all()
+    ]
 
 
 def _image_save(here: Here, request: dict[str, Any]) -> Any:
@@ -213,10 +221,11 @@ def _image_push(here: Here, request: dict[str, Any]) -> Any:
     from zfsganeti import transfer
     from zfsganeti.images import GOLDEN
 
-    peer, image = _text(request, "node"), here.images.resolve(_text(request, "image"))
+    peer, place = _text(request, "node"), here.at(str(request.get("datastore", "")))
+    image = place.images.resolve(_text(request, "image"))
     if peer not in here.ssconf.nodes:
         raise BadInput(f"node {peer}: is no node of this cluster")
-    result = transfer.push(here, [peer], image.dataset, GOLDEN, "image", image.name, marks=image.provenance)[peer]
+    result = transfer.push(place, [peer], image.dataset, GOLDEN, "image", image.name, marks=image.provenance)[peer]
     if isinstance(result, ZfsGanetiError):
         raise result
 
@@ -241,7 +250,7 @@ def _detach(here: Here, request: dict[str, Any]) -> Any:
     datasets = request.get("datasets")
     if not isinstance(datasets, list) or not all(isinstance(name, str) for name in datasets):
         raise BadInput("request: datasets must be a list of names")
-    wanted = [check_volume(name) for name in datasets if here.independent.want(check_volume(name))]
+    wanted = [check_volume(name) for name in datasets if here.place_of(check_volume(name)).independent.want(name)]
     if wanted and request.get("wait") is not True:
         background("node", "detach-work")
     return wanted
@@ -251,7 +260,7 @@ def _detach_work(here: Here, request: dict[str, Any]) -> Any:
     patience = request.get("patience", 0)
     if not isinstance(patience, int) or patience < 0:
         raise BadInput("request: patience must be a number of seconds")
-    return here.independent.work(patience)
+    return {name: left for place in here.places() for name, left in place.independent.work(patience).items()}
 
 
 def _running(here: Here, _request: dict[str, Any]) -> Any:

@@ -57,6 +57,7 @@ def report(here: Here) -> dict[str, Any]:
         "stray": [],
         "trash": [],
         "pool": None,
+        "pools": [],  # of datastores
         "patch_problem": patch_problem(),
         "days": here.config.trash_days,
         "warn_free": here.config.warn_free,
@@ -70,7 +71,12 @@ def report(here: Here) -> dict[str, Any]:
         facts["datasets"] = _datasets(here)
         facts["plain"] = _plain_directories(here)
         facts.update(placement.report(here))
-        facts["trash"] = [entry.as_json(here.config.trash_days) | {"restoring": entry.restoring} for entry in here.trash.entries()]
+        facts["trash"] = [
+            entry.as_json(here.config.trash_days) | {"restoring": entry.restoring, "datastore": place.datastore}
+            for place in here.places()
+            for entry in place.trash.entries()
+        ]
+        facts["pools"] = [_pool(place) for place in here.places()[1:]]
     except ZfsGanetiError as error:
         facts["root_problem"] = one_line(error)
         facts["rootless"] = isinstance(error, Missing)
@@ -173,11 +179,13 @@ def node_problems(facts: Mapping[str, Any]) -> list[str]:
     if facts["root_problem"]:
         return [facts["root_problem"]]
     problems = []
-    pool = facts["pool"]
-    if pool["health"] != "ONLINE":
-        problems.append(f"pool {pool['name']} is {pool['health']}: zpool status {pool['name']}")
-    if pool["size"] and pool["free"] * 100 < pool["size"] * facts["warn_free"]:
-        problems.append(f"pool {pool['name']} has {human(pool['free'])} of {human(pool['size'])} free: add disks or gnt-zfs trash empty")
+    for pool in {pool["name"]: pool for pool in (*facts.get("pools", ()), facts["pool"])}.values():
+        if pool["health"] != "ONLINE":
+            problems.append(f"pool {pool['name']} is {pool['health']}: zpool status {pool['name']}")
+        if pool["size"] and pool["free"] * 100 < pool["size"] * facts["warn_free"]:
+            problems.append(
+                f"pool {pool['name']} has {human(pool['free'])} of {human(pool['size'])} free: add disks or gnt-zfs trash empty"
+            )
     if not facts["paths"]:
         problems.append(f"{facts['directory']} is not in {ganeti.STORAGE_PATHS}: gnt-zfs setup")
     if not facts["logs"]:

@@ -56,6 +56,18 @@ def _directories(text: str) -> tuple[str, ...]:
     return found
 
 
+def _datastores(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for word in text.split():
+        name, equals, dataset = word.partition("=")
+        if not equals or not name.isascii() or not name.isalnum() or not dataset:
+            raise ValueError(f"{word!r} is not of the form NAME=DATASET, such as ssd=fast/vm")
+        if name in found or dataset in found.values():
+            raise ValueError(f"{word!r} is there twice")
+        found[name] = _root(dataset)
+    return found
+
+
 class Setting:
     """A setting: its default in the file's notation, how it is read, and what a person should know of it."""
 
@@ -71,6 +83,13 @@ SETTINGS = (
         "",
         _root,
         "The dataset under which everything lives on this node. Empty: the dataset mounted at the cluster's " "file storage directory.",
+    ),
+    Setting(
+        "datastores",
+        "",
+        _datastores,
+        "More roots of this node for `-t ext` disks and images, as NAME=DATASET separated by spaces, such as ssd=fast/vm: a disk says "
+        "datastore=ssd. Each is a mounted dataset outside the root.",
     ),
     Setting("trash_days", "7", _integer(0, 3650, "days"), "How many days a removed instance stays in the trash; 0 destroys it at once."),
     Setting(
@@ -131,6 +150,7 @@ class Config:
     """The settings as values; attributes are the names of the table."""
 
     root: str
+    datastores: dict[str, str]
     trash_days: int
     trash_min_free: int
     overcommit: int

@@ -63,6 +63,12 @@ def _choice(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def _word(text: str) -> str:
+    if not text.isascii() or not text.isalnum():
+        raise ValueError(f"{text!r} is not the name of a datastore")
+    return text
+
+
 def _below(text: str) -> str:
     if not text or text.startswith("/") or ".." in text.split("/") or not text.isprintable():
         raise ValueError(f"{text!r} is not the name of a directory below one of fill_directories")
@@ -73,6 +79,7 @@ PARAMETERS: dict[str, tuple[Callable[[str], object], str]] = {
     "recordsize": (recordsize, "size of ZFS's records for this disk: a power of two from 512 to 1M (default: the root's)"),
     "compression": (compression, "compression of this disk: off, on, lz4, zstd or zle (default: the root's)"),
     "reserve": (_switch, "yes sets aside the whole size at once, so that writing to the disk never lacks space (default: no)"),
+    "datastore": (_word, "which of the node's datastores holds the disk (default: the root)"),
     "image": (check_image, "golden image that the disk begins as, NAME or NAME:VERSION; without a version the newest"),
     "use": (  # mode is Ganeti's own: read-only or not
         _choice("clone", "copy", "persistent"),

@@ -105,6 +105,25 @@ def find_root(zfs: Backend, directory: str, config: Config) -> Root:
     return Root(mounted, directory)
 
 
+def find_datastore(zfs: Backend, name: str, config: Config) -> Root:
+    """Return one of the node's further roots, mounted; BadInput lists them, Unavailable when it cannot be used now."""
+    dataset = config.datastores.get(name)
+    if dataset is None:
+        known = ", ".join(config.datastores) or "none on this node"
+        raise BadInput(f"datastore {name}: there are {known}: datastores in the node's configuration names them")
+    mounted = [mount.path for mount in zfs.mounts() if mount.dataset == dataset and mount.whole]
+    if mounted:
+        return Root(dataset, mounted[-1])
+    directory = dict(zfs.filesystems()).get(dataset, "")
+    if not directory.startswith("/"):
+        why = f"has the mountpoint {directory}" if directory else "does not exist: its pool is not imported"
+        raise Unavailable(
+            f"datastore {name}", f"dataset {dataset} {why}", f"zfs set mountpoint=/{dataset} {dataset}" if directory else "zpool import"
+        )
+    zfs.mount(dataset, directory)
+    return Root(dataset, directory)
+
+
 def _mount_root(zfs: Backend, directory: str, config: Config) -> str:
     try:
         known = dict(zfs.filesystems())

@@ -66,7 +66,6 @@ class Disk:
     """A disk on this node, asked for as `locate` describes it."""
 
     def __init__(self, here: Here, request: Mapping[str, Any]) -> None:
-        self.here, self.store = here, here.store
         self.instance = check_name(str(request.get("instance")))
         number, volume, file = request.get("disk"), request.get("volume"), request.get("file")
         if (
@@ -80,6 +79,8 @@ class Disk:
         self.number, self.volume = number, check_volume(volume) if volume else ""
         self.file = DISK if self.volume else file
         self.title = f"disk {self.number} of {self.instance}"
+        self.here = here.place_of(self.volume) if self.volume else here
+        self.store = self.here.store
 
     @property
     def dataset(self) -> Dataset:

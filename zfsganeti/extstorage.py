@@ -11,12 +11,13 @@ import sys
 import time
 
 from zfsganeti import loop
-from zfsganeti.errors import BadEnvironment, BadInput, CommandFailed, Missing, Unavailable, ZfsGanetiError, one_line
+from zfsganeti.errors import BadEnvironment, BadInput, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from zfsganeti.here import Here
     from zfsganeti.volumes import Volumes
 
     Verb = Callable[[Volumes, "Request"], object]
@@ -55,13 +56,16 @@ def handle(verb: str, environ: Mapping[str, str]) -> str:
     request = Request(environ)
     if verb == "attach":
         return loop.find(request.volume) or _attach(request)
-    if verb not in VERBS:
-        raise BadInput(f"verb {verb!r}: there are attach, verify, {', '.join(VERBS)}")
-    volumes = _volumes()
+    if verb not in NAMES:
+        raise BadInput(f"verb {verb!r}: there are {', '.join(NAMES)}")
     from zfsganeti.datasets import locked
 
+    here = _here()
     with locked(request.volume):
-        VERBS[verb](volumes, request)
+        if verb == "create":
+            _create(here, request)
+        else:
+            VERBS[verb](here.place_of(request.volume).volumes, request)
     return ""
 
 
@@ -128,16 +132,16 @@ class Request:
         return {name.lower(): value for name, value in given.items() if name not in GIVEN_BY_GANETI}
 
 
-def _volumes() -> Volumes:
+def _here() -> Here:
     from zfsganeti.here import Here
 
-    return Here(dict).volumes
+    return Here(dict)
 
 
-def _volumes_if_any() -> Volumes:
-    """Return this node's volumes; without a root nothing is known about them, which is not the same as their being gone."""
+def _volumes_if_any(volume: str) -> Volumes:
+    """Return the volumes among which one is; without a root nothing is known about them, which is not the same as their being gone."""
     try:
-        return _volumes()
+        return _here().place_of(volume).volumes
     except Missing as error:
         raise Unavailable("this node", f"has no volumes that could be looked for: {error}") from error
 
@@ -151,7 +155,7 @@ def _attach(request: Request) -> str:
     while True:
         try:
             with locked(request.volume):
-                return _volumes_if_any().attach(request.volume)
+                return _volumes_if_any(request.volume).attach(request.volume)
         except Missing:
             raise  # the root is there and has no such volume
         except (Unavailable, CommandFailed, OSError):
@@ -160,14 +164,18 @@ def _attach(request: Request) -> str:
             time.sleep(1)
 
 
-def _create(volumes: Volumes, request: Request) -> None:
+def _create(here: Here, request: Request) -> None:
+    """The volume is made in the datastore that it is wanted in, unless it exists in any."""
     from zfsganeti.contents import parse_parameters
 
-    volumes.create(request.volume, request.size, parse_parameters(request.parameters))
+    parameters = parse_parameters(request.parameters)
+    wanted, there = here.at(parameters.get("datastore", "")), here.place_of(request.volume)
+    if there.volumes.find(request.volume) is not None and there is not wanted:
+        raise Refused(f"volume {request.volume}", f"exists already in {there.root.name}", "gnt-zfs check says whose it is")
+    wanted.volumes.create(request.volume, request.size, parameters)
 
 
 VERBS: dict[str, Verb] = {
-    "create": _create,
     "detach": lambda volumes, request: volumes.detach(request.volume),
     "remove": lambda volumes, request: volumes.remove(request.volume),
     "grow": lambda volumes, request: volumes.grow(request.volume, request.new_size),
@@ -176,7 +184,7 @@ VERBS: dict[str, Verb] = {
     "open": lambda volumes, request: volumes.open(request.volume, request.exclusive),
     "close": lambda volumes, request: volumes.close(request.volume),
 }
-NAMES = ("attach", "verify", *VERBS)
+NAMES = ("attach", "create", "verify", *VERBS)
 
 
 def _verify() -> str:

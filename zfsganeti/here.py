@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 
 from zfsganeti import config, ganeti, node
-from zfsganeti.datasets import Root, Store, find_root
-from zfsganeti.errors import Missing, ZfsGanetiError
+from zfsganeti.datasets import Root, Store, find_datastore, find_root
+from zfsganeti.errors import Missing, Unavailable, ZfsGanetiError
 from zfsganeti.process import COMMAND
 from zfsganeti.zfs import Zfs
 
@@ -24,11 +24,16 @@ if TYPE_CHECKING:
     Verb = Callable[["Here", dict[str, Any]], Any]
 
 
+OF_A_ROOT = ("root", "store", "trash", "volumes", "images", "independent")  # what another root has of its own
+
+
 class Here:
     """This node; everything is looked up when first needed, so that a door pays only for what it uses."""
 
     def __init__(self, verbs: Callable[[], dict[str, Verb]]) -> None:
         self._verbs = verbs  # called when this node is to answer itself: most hooks never need them
+        self.datastore = ""  # the name of one of the node's further roots
+        self._others: dict[str, Here] = {}
 
     @cached_property
     def config(self) -> config.Config:
@@ -52,6 +57,8 @@ class Here:
 
     @cached_property
     def root(self) -> Root:
+        if self.datastore:
+            return find_datastore(self.zfs, self.datastore, self.config)
         return find_root(self.zfs, self.ssconf.storage_directory, self.config)
 
     @cached_property
@@ -87,6 +94,41 @@ class Here:
         from zfsganeti.streams import Streams
 
         return Streams()
+
+    # datastores
+
+    def at(self, datastore: str) -> Here:
+        """Return this node with another of its roots, '' being the first."""
+        if datastore == self.datastore:
+            return self
+        if datastore not in self._others:
+            place = object.__new__(type(self))
+            place.__dict__.update({name: value for name, value in self.__dict__.items() if name not in OF_A_ROOT})
+            place.datastore, place._others = datastore, {}
+            self._others[datastore] = place
+        return self._others[datastore]
+
+    def places(self) -> list[Here]:
+        """Return this node with each of its roots, the first one first."""
+        return [self, *(self.at(name) for name in self.config.datastores)] if not self.datastore else [self]
+
+    def place_of(self, name: str) -> Here:
+        """Return this node with the root that has a dataset of that name, with the first if none has.
+
+        While one cannot be looked into, what is not found elsewhere may be there: Unavailable.
+        """
+        places, missed = self.places(), None
+        if len(places) == 1:
+            return self
+        for place in places:
+            try:
+                if place.zfs.get(f"{place.root.name}/{name}") is not None:
+                    return place
+            except Unavailable as error:
+                missed = error
+        if missed is not None:
+            raise missed
+        return self
 
     def has_root(self) -> bool:
         """Tell whether this node stores anything with us; raises when it should but cannot now."""

@@ -480,7 +480,8 @@ def follow_cluster(here: Here, environ: Mapping[str, str]) -> str:
     if here.ssconf.storage_directory and here.has_root():
         from zfsganeti.datasets import Store
 
-        Store(here.zfs, here.root, new, here.config).follow_cluster(old)
+        for place in here.places():
+            Store(place.zfs, place.root, new, place.config).follow_cluster(old)
     return ""
 
 
@@ -534,15 +535,16 @@ def watch(here: Here) -> str:
                 here.call(here.node, finding.verb, **finding.request)
             except ZfsGanetiError as error:
                 problems.append(one_line(error))
-    gone = here.trash.give_up()
-    here.store.forget_disks()
-    here.images.sweep()
-    if here.independent.wanted():
+    for place in here.places():
+        problems += place.trash.give_up()[1]
+        place.store.forget_disks()
+        place.images.sweep()
+    if any(place.independent.wanted() for place in here.places()):
         from zfsganeti.process import background
 
         background("node", "detach-work")  # it may take longer than a hook has
     variants.keep_published(here)
-    return "; ".join(problems + gone[1])
+    return "; ".join(problems)
 
 
 def _busy(here: Here, facts: Mapping[str, Any]) -> set[str] | None:

@@ -37,6 +37,7 @@ def image_parser(commands: Any) -> None:
     made.add_argument(
         "--format", default="", choices=["raw", "qcow2", "vmdk", "vdi", "vhdx"], help="what the source is (default: it says so itself)"
     )
+    made.add_argument("--datastore", default="", metavar="NAME", help="one of the datastores of this node (default: the root)")
     made = command(verbs, "list", _list, "show the images of this node", "gnt-zfs image list --all-nodes")
     made.add_argument("--all-nodes", action="store_true", help="who has which")
     made.add_argument("--json", action="store_true", help="for programs")
@@ -96,10 +97,12 @@ def _one(verbs: Any, name: str, function: Any, text: str, example: str) -> argpa
 
 def _import(here: Here, options: argparse.Namespace) -> int:
     with Meter(options.name) as meter:
-        image = here.images.import_from(options.name, options.source, sha256=options.sha256, kind=options.format, progress=meter)
+        image = here.at(options.datastore).images.import_from(
+            options.name, options.source, sha256=options.sha256, kind=options.format, progress=meter
+        )
     say(f"{image.name} is an image on {here.node}: {human(image.size)}, of which {human(image.referenced)} are used, from {image.format}.")
     _publish(here)
-    _say_use(image)
+    _say_use(image, options.datastore)
     return 0
 
 
@@ -111,9 +114,10 @@ def _publish(here: Here) -> None:
         complain(problem)
 
 
-def _say_use(image: Image) -> None:
+def _say_use(image: Image, datastore: str) -> None:
     mib = -(-image.size >> 20)
-    say(f"Now, for example: gnt-instance add -t ext --disk 0:size={mib}M,provider=zfs,image={image.name} -o noop ...")
+    where = f",datastore={datastore}" if datastore else ""
+    say(f"Now, for example: gnt-instance add -t ext --disk 0:size={mib}M,provider=zfs,image={image.name}{where} -o noop ...")
 
 
 def _save(here: Here, options: argparse.Namespace) -> int:
@@ -129,6 +133,11 @@ def _save(here: Here, options: argparse.Namespace) -> int:
 
 
 # looking
+
+
+def _place(here: Here, name: str) -> Here:
+    """Return this node with the datastore that has an image, with the root if none has."""
+    return next((place for place in here.places() if place.images.find(name) is not None), here)
 
 
 def _list(here: Here, options: argparse.Namespace) -> int:
@@ -158,10 +167,11 @@ def _everywhere(here: Here) -> tuple[dict[str, list[dict[str, Any]]], list[str]]
 
 def _table_of_images(rows: Sequence[Mapping[str, Any]]) -> str:
     return table(
-        ("IMAGE", "SIZE", "USED", "CLONES", "MADE (UTC)", "STATE", "SOURCE"),
+        ("IMAGE", "DATASTORE", "SIZE", "USED", "CLONES", "MADE (UTC)", "STATE", "SOURCE"),
         [
             (
                 row["name"],
+                row["datastore"] or "-",
                 human(row["size"]),
                 human(row["used"]),
                 str(len(row["clones"])),
@@ -171,7 +181,7 @@ def _table_of_images(rows: Sequence[Mapping[str, Any]]) -> str:
             )
             for row in rows
         ],
-        right=(1, 2, 3),
+        right=(2, 3, 4),
     )
 
 
@@ -209,6 +219,7 @@ def _show(here: Here, options: argparse.Namespace) -> int:
         "size": human(row["size"]),
         "used": human(row["used"]),
         "made": f"{day(row['imported'])} UTC",
+        "datastore": row["datastore"] or "-",
         "source": row["source"],
         "format": row["format"],
         "sha256": row["sha256"] or "-",
@@ -216,13 +227,13 @@ def _show(here: Here, options: argparse.Namespace) -> int:
         "clones": ", ".join(row["clones"]) or "none",
     }
     for name, value in facts.items():
-        say(f"{name + ':':8} {value}")
+        say(f"{name + ':':10} {value}")
     return 0
 
 
 def _verify(here: Here, options: argparse.Namespace) -> int:
     with Meter(options.name) as meter:
-        here.images.verify(options.name, meter)
+        _place(here, options.name).images.verify(options.name, meter)
     say(f"{options.name} holds what it held when it was made.")
     return 0
 
@@ -230,7 +241,7 @@ def _verify(here: Here, options: argparse.Namespace) -> int:
 def _export(here: Here, options: argparse.Namespace) -> int:
     kind = options.format or ("qcow2" if options.file.endswith(".qcow2") else "raw")
     with Meter(options.name) as meter:
-        here.images.export(options.name, os.path.abspath(options.file), kind, meter)
+        _place(here, options.name).images.export(options.name, os.path.abspath(options.file), kind, meter)
     say(f"{options.file} holds {options.name} as {kind}.")
     return 0
 
@@ -242,7 +253,8 @@ def _push(here: Here, options: argparse.Namespace) -> int:
     """Each node is told of by itself: one that fails keeps none from getting it."""
     from zfsganeti import transfer
 
-    image = here.images.resolve(options.name) if here.images.find(options.name) is None else here.images.must(options.name)
+    here = _place_to_use(here, options.name)
+    image = here.images.find(options.name) or here.images.resolve(options.name)
     online = [node for node in here.ssconf.nodes if node not in here.ssconf.offline_nodes]
     peers = [_full(node, online) for node in options.node] or [node for node in online if node != here.node]
     with Meter(image.name) as meter:
@@ -267,6 +279,14 @@ def _push(here: Here, options: argparse.Namespace) -> int:
     return status
 
 
+def _place_to_use(here: Here, name: str) -> Here:
+    """Return this node with the datastore that has what a name means to somebody who wants a disk of it."""
+    for place in here.places():
+        if any(meant(name, image.name) for image in place.images.all()):
+            return place
+    return here
+
+
 def _full(node: str, known: Sequence[str]) -> str:
     found = [name for name in known if name == node or name.split(".")[0] == node]
     if len(found) != 1:
@@ -279,23 +299,24 @@ def _pull(here: Here, options: argparse.Namespace) -> int:
     found.pop(here.node, None)
     for problem in problems:
         complain(problem)
-    peer = next_source(found, options.name)
-    if peer is None:
+    source = next_source(found, options.name)
+    if source is None:
         raise Missing(f"image {options.name} on any other node that answers", "gnt-zfs image import makes one")
-    here.call(peer, "image-push", seconds=SAVE_SECONDS, image=options.name, node=here.node)
+    peer, datastore = source
+    here.call(peer, "image-push", seconds=SAVE_SECONDS, image=options.name, node=here.node, datastore=datastore)
     say(f"{options.name} is on {here.node} now, from {peer}.")
     return 0
 
 
-def next_source(found: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str | None:
-    """Return the node that has the image a name means, the newest where it has no version; None without one."""
+def next_source(found: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> tuple[str, str] | None:
+    """Return the node and the datastore that have the image a name means, the newest where it has no version; None without one."""
     usable = [
-        (image["imported"], node)
+        (int(image["imported"]), node, str(image["datastore"]))
         for node, images in found.items()
         for image in images
         if not image["retired"] and meant(name, image["name"])
     ]
-    return max(usable)[1] if usable else None
+    return max(usable)[1:] if usable else None
 
 
 def meant(wanted: str, name: str) -> bool:
@@ -306,28 +327,28 @@ def meant(wanted: str, name: str) -> bool:
 
 
 def _rename(here: Here, options: argparse.Namespace) -> int:
-    here.images.rename(options.name, options.new)
+    _place(here, options.name).images.rename(options.name, options.new)
     _publish(here)
     say(f"{options.name} is called {options.new} now, on {here.node}.")
     return 0
 
 
 def _retire(here: Here, options: argparse.Namespace) -> int:
-    here.images.retire(options.name)
+    _place(here, options.name).images.retire(options.name)
     _publish(here)
     say(f"No more disks are made of {options.name} on {here.node}; gnt-zfs image restore {options.name} takes that back.")
     return 0
 
 
 def _restore(here: Here, options: argparse.Namespace) -> int:
-    here.images.restore(options.name)
+    _place(here, options.name).images.restore(options.name)
     _publish(here)
     say(f"Disks can be made of {options.name} again.")
     return 0
 
 
 def _delete(here: Here, options: argparse.Namespace) -> int:
-    images = here.images
+    images = _place(here, options.name).images
     image = images.must(options.name)
     if options.now and not image.clones and not options.yes and not confirm(f"Destroy {image.name} ({human(image.used)}) for good?"):
         say("Nothing was changed.")

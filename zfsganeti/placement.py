@@ -18,9 +18,17 @@ REMOVE = "/usr/share/ganeti/extstorage/zfs/remove"
 
 
 def report(here: Here) -> dict[str, Any]:
-    """Return this node's volumes and the loop devices below its root, as JSON can carry them."""
+    """Return this node's volumes and the loop devices below its roots, as JSON can carry them."""
+    places = here.places()
+    found = [volume for place in places for volume in _volumes(place)]
+    names = {volume["name"] for volume in found}
+    devices = {device: volume for place in places for device, volume in loop.ours(place.root.path)}
+    return {"volumes": found, "stray": [[device, volume] for device, volume in devices.items() if volume not in names]}
+
+
+def _volumes(here: Here) -> list[dict[str, Any]]:
     snapshots = [name.split("@")[0] for name, _created, _used in here.zfs.snapshots(here.root.name)]
-    found = [
+    return [
         {
             "name": dataset.short,
             "dataset": dataset.name,
@@ -35,8 +43,6 @@ def report(here: Here) -> dict[str, Any]:
         for dataset in here.zfs.datasets(here.root.name, depth=1, marks=MARKS)
         if dataset.marks.get(VOLUME) == dataset.short
     ]
-    names = {volume["name"] for volume in found}
-    return {"volumes": found, "stray": [[device, volume] for device, volume in loop.ours(here.root.path) if volume not in names]}
 
 
 # the comparison (pure)

@@ -128,6 +128,7 @@ class Push:
         self.marks: Mapping[str, str] = {}
         self.progress: Progress = lambda _peer, _moved, _total: None
         self.limit, self.seconds = 0, float(STALL_SECONDS)
+        self.datastore = here.datastore
         self.moved, self.total = 0, 0
 
     def run(self) -> Pushed:
@@ -150,7 +151,7 @@ class Push:
         raise Unavailable(self.peer, f"{self.kind} {self.name} is not there after {ATTEMPTS} attempts", GO_ON)
 
     def _ask(self, verb: str, **request: Any) -> Any:
-        return self.here.call(self.peer, verb, kind=self.kind, name=self.name, **request)
+        return self.here.call(self.peer, verb, kind=self.kind, name=self.name, datastore=self.datastore, **request)
 
     def _is_placed(self, state: Mapping[str, Any]) -> bool:
         if state["placed"] is None:
@@ -187,7 +188,13 @@ class Push:
                 self.peer,
                 send,
                 self.here.door(self.peer, "receive"),
-                {"kind": self.kind, "name": self.name, "seconds": self.seconds, "token": step.token if isinstance(step, Resume) else ""},
+                {
+                    "kind": self.kind,
+                    "name": self.name,
+                    "datastore": self.datastore,
+                    "seconds": self.seconds,
+                    "token": step.token if isinstance(step, Resume) else "",
+                },
                 progress=self._told(begin),
                 limit=self.limit,
                 seconds=self.seconds,
@@ -271,6 +278,10 @@ class Place:
         if not isinstance(kind, str) or not isinstance(name, str):
             raise BadInput("request: kind and name must be texts")
         check_target(kind, name)
+        datastore = request.get("datastore", "")
+        if not isinstance(datastore, str):
+            raise BadInput("request: datastore must be a text")
+        here = here.at(datastore)
         self.here, self.zfs, self.streams = here, here.zfs, here.streams
         self.what, self.lock, self.allowed = f"{kind} {name}", LOCK_OF[kind](name), PROPERTIES_OF[kind]
         parent = f"{here.root.name}/{PLACES[kind]}"
@@ -318,7 +329,7 @@ class Place:
 def receive_state(here: Here, request: dict[str, Any]) -> Any:
     """Return what is in the place already, what was half received, and the room there is."""
     place = Place(here, request)
-    root = here.zfs.get(here.root.name)
+    root = here.zfs.get(place.here.root.name)
     placed, partial = place.snapshots(place.final), place.snapshots(place.partial)
     return {
         "placed": None if placed is None else [[snap.name, snap.guid, snap.createtxg] for snap in placed],

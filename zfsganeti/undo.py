@@ -181,8 +181,9 @@ def restore_into(here: Here, wanted: str, instance: str, say: Callable[[str], No
     if target.primary != node:
         raise Refused(entry, f"is on {node}, {instance} on {target.primary}", f"gnt-zfs move {instance} {node}")
     token = f"{entry}@{secrets.token_hex(8)}"
+    own = {"datastore": found["datastore"]} if found.get("datastore") else {}
     asked = ganeti.asked_of_disk(
-        {"volume": found["volume"], "size": found["size"], "mode": "rw", "name": None, "parameters": {}, "token": token}
+        {"volume": found["volume"], "size": found["size"], "mode": "rw", "name": None, "parameters": own, "token": token}
     )
     say(f"adding the disk to {instance}")
     with reserved(here, node, [(entry, token)]):

@@ -13,6 +13,7 @@ from zfsganeti.errors import BadConfig
 
 DEFAULTS = {
     "root": "",
+    "datastores": {},
     "trash_days": 7,
     "trash_min_free": 10,
     "overcommit": 200,

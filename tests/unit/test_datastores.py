@@ -1,0 +1,152 @@
+"""Several roots on one node: a disk and an image say which, everything else finds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.fakeloop import FakeLoop
+from tests.fakestreams import FakeStreams
+from tests.fakezfs import FakeZfs
+from tests.node import CLUSTER_NAME
+from zfsganeti import extstorage
+from zfsganeti.answer import VERBS, answer
+from zfsganeti.config import Config
+from zfsganeti.datasets import CLUSTER
+from zfsganeti.errors import BadConfig, BadInput, Missing, Refused, Unavailable
+from zfsganeti.here import Here
+from zfsganeti.volumes import Volumes
+
+MIB = 1 << 20
+DISK0, DISK1 = (f"0b1c0b5e-8f0c-4f2e-9d52-5a5e2b0f7c1{number}.ext.disk0" for number in (1, 2))
+
+
+class Node(Here):
+    """A node with the root zfs/vm and the datastore ssd, which is zfs/fast; their volumes have fake devices."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(lambda: VERBS)
+        fake = FakeZfs(f"{place}/pool")
+        for name in ("vm", "fast"):
+            fake.foreign(f"zfs/{name}", {CLUSTER: CLUSTER_NAME}, mountpoint=f"{place}/{name}")
+            fake.mount(f"zfs/{name}", f"{place}/{name}")
+        known: dict[str, Any] = {
+            "zfs": fake,
+            "streams": FakeStreams(fake),
+            "node": "node1",
+            "config": Config(busy_seconds=0, datastores={"ssd": "zfs/fast"}),
+            "ssconf": SimpleNamespace(cluster=CLUSTER_NAME, storage_directory=f"{place}/vm", nodes=["node1"], offline_nodes=[]),
+        }
+        self.__dict__.update(known)
+        self.fake = fake
+        loop = FakeLoop(fake.reaper)
+        for each in self.places():
+            each.__dict__["volumes"] = Volumes(each.store, loop)
+
+    def ask(self, verb: str, **request: Any) -> Any:
+        import json
+
+        said = answer(self, verb, json.dumps(request))
+        assert "error" not in said, said
+        return said["answer"]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def verb(here: Node, name: str, volume: str = DISK0, **environ: str) -> None:
+    request = extstorage.Request({"VOL_NAME": volume, "VOL_SIZE": "1", **environ})
+    if name == "create":
+        extstorage._create(here, request)
+    else:
+        extstorage.VERBS[name](here.place_of(volume).volumes, request)
+
+
+def names(here: Node) -> list[str]:
+    return [name for name in here.fake.state() if "/." not in name and name.count("/") == 2]
+
+
+def test_a_disk_is_made_where_it_says_and_found_by_every_verb(here: Node) -> None:
+    verb(here, "create", EXTP_DATASTORE="ssd")
+    verb(here, "create", DISK1)
+    assert names(here) == [f"zfs/vm/{DISK1}", f"zfs/fast/{DISK0}"] or sorted(names(here)) == sorted(
+        [f"zfs/vm/{DISK1}", f"zfs/fast/{DISK0}"]
+    )
+    for volume in (DISK0, DISK1):
+        here.place_of(volume).volumes.attach(volume)
+        verb(here, "setinfo", volume, VOL_METADATA="originstname+web1")
+        verb(here, "grow", volume, VOL_NEW_SIZE="2")
+    found = here.ask("report")
+    assert sorted(volume["dataset"] for volume in found["volumes"]) == sorted([f"zfs/fast/{DISK0}", f"zfs/vm/{DISK1}"])
+    assert found["root_problem"] == ""
+    assert here.ask("lacking-volumes", volumes=[DISK0, DISK1, "other"]) == ["other"]
+    verb(here, "remove")
+    entries = here.ask("report")["trash"]
+    assert [(entry["volume"], entry["datastore"]) for entry in entries] == [(DISK0, "ssd")]
+    assert here.fake.get(f"zfs/fast/.trash/{entries[0]['entry']}") is not None
+
+
+def test_a_disk_that_exists_in_one_is_not_made_in_another(here: Node) -> None:
+    verb(here, "create", EXTP_DATASTORE="ssd")
+    verb(here, "setinfo", VOL_METADATA="originstname+web1")
+    for more in ({}, {"EXTP_DATASTORE": "ssd"}):
+        with pytest.raises(Refused) as caught:
+            verb(here, "create", **more)
+        assert "exists already" in str(caught.value)
+    with pytest.raises(BadInput) as wrong:
+        verb(here, "create", DISK1, EXTP_DATASTORE="tape")
+    assert str(wrong.value) == "datastore tape: there are ssd: datastores in the node's configuration names them"
+
+
+def test_out_of_the_trash_a_disk_comes_back_where_it_was(here: Node) -> None:
+    verb(here, "create", EXTP_DATASTORE="ssd")
+    verb(here, "setinfo", VOL_METADATA="originstname+web1")
+    Path(here.at("ssd").volumes.disk(DISK0)).write_bytes(b"data".ljust(MIB, b"\0"))
+    verb(here, "remove")
+    (entry,) = here.ask("report")["trash"]
+    here.ask("trash-reserve", entry=entry["entry"], token=f"{entry['entry']}@secret")
+    verb(here, "create", DISK1, EXTP_DATASTORE="ssd", EXTP_TRASH=f"{entry['entry']}@secret")
+    assert Path(here.at("ssd").volumes.disk(DISK1)).read_bytes().startswith(b"data")
+
+
+def test_an_image_is_used_in_the_datastore_that_has_it(here: Node) -> None:
+    def fill(home: str) -> dict[str, str]:
+        Path(home, "disk.raw").write_bytes(b"golden".ljust(MIB, b"\0"))
+        return {}
+
+    here.at("ssd").images.make("debian-12", "file:/x", fill)
+    (row,) = here.ask("images")
+    assert (row["name"], row["datastore"]) == ("debian-12", "ssd")
+    verb(here, "create", EXTP_IMAGE="debian-12", EXTP_DATASTORE="ssd")
+    assert Path(here.at("ssd").volumes.disk(DISK0)).read_bytes().startswith(b"golden")
+    with pytest.raises(Missing):
+        verb(here, "create", DISK1, EXTP_IMAGE="debian-12")
+    assert here.ask("detach", datasets=[DISK0], wait=True) == [DISK0]
+    here.at("ssd").volumes.detach(DISK0)
+    assert here.ask("detach-work") == {DISK0: ""}
+
+
+def test_a_disk_is_not_gone_while_a_datastore_cannot_be_looked_into(here: Node) -> None:
+    verb(here, "create", EXTP_DATASTORE="ssd")
+    here.fake.unmount(here.at("ssd").root.path, lazy=True)
+    for name in [name for name in here.fake.state() if name.startswith("zfs/fast")]:
+        here.fake._filesystems.pop(name)
+    here._others.clear()
+    with pytest.raises(Unavailable) as caught:
+        here.place_of(DISK0)
+    assert str(caught.value) == "datastore ssd: dataset zfs/fast does not exist: its pool is not imported: zpool import"
+    assert "datastore ssd" in here.ask("report")["root_problem"]
+
+
+@pytest.mark.parametrize("text", ["ssd", "ssd=", "a b", "ssd=fast/vm ssd=other/vm", "a=fast/vm b=fast/vm", "s-d=fast", "ssd=/fast"])
+def test_what_names_no_datastore_is_told(text: str) -> None:
+    from zfsganeti import config
+
+    with pytest.raises(BadConfig):
+        config.parse(f"datastores = {text}")
+    assert config.parse("datastores = ssd=fast/vm bulk=tank/vm").datastores == {"ssd": "fast/vm", "bulk": "tank/vm"}
