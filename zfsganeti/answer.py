@@ -96,7 +96,10 @@ def _of_each_volume(does: Callable[[Volumes, str], object]) -> Verb:
 
 def _lacking_volumes(here: Here, request: dict[str, Any]) -> Any:
     volumes = _volumes(request)
-    return [volume for volume in volumes if here.place_of(volume).volumes.find(volume) is None] if here.has_root() else volumes
+    if not here.has_root():
+        return volumes
+    known = {volume: here.place_of(volume).volumes for volume in volumes}
+    return [volume for volume, place in known.items() if place.find(volume) is None and place.take_copy(volume) is None]
 
 
 def _claim(here: Here, request: dict[str, Any]) -> Any:

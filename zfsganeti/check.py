@@ -56,6 +56,7 @@ def report(here: Here) -> dict[str, Any]:
         "volumes": [],
         "stray": [],
         "trash": [],
+        "copies": [],
         "pool": None,
         "pools": [],  # of datastores
         "patch_problem": patch_problem(),
@@ -76,6 +77,7 @@ def report(here: Here) -> dict[str, Any]:
             for place in here.places()
             for entry in place.trash.entries()
         ]
+        facts["copies"] = sorted(name for place in here.places() for name in place.independent.begun())
         facts["pools"] = [_pool(place) for place in here.places()[1:]]
     except ZfsGanetiError as error:
         facts["root_problem"] = one_line(error)
@@ -170,7 +172,12 @@ def compare_node(
             finding = _judge_foreign(node, dataset, lacking)
         if finding is not None:
             found.append(finding)
-    mended = {finding.subject for finding in found if finding.verb in ("finish-rename", "claim")}
+    found += [
+        Finding(node, name, "its independent copy was to take its place, and that was not finished", "detach-work", {}, sure=True)
+        for name in facts.get("copies", ())
+        if name in lacking
+    ]
+    mended = {finding.subject for finding in found if finding.verb in ("finish-rename", "claim", "detach-work")}
     found += [finding for finding in _judge_lacking(facts, lacking) if finding.subject not in mended and not is_busy(finding.subject, busy)]
     return found + _overdue(facts, now)
 

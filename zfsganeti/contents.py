@@ -155,7 +155,7 @@ class Content:
             self.image = self._images().resolve(self.parameters["image"])
             self._images().check_fits(self.image, size)
             if self.use == "persistent":
-                self._images().check_unused(self.image)
+                self._images().check_lendable(self.image)
 
     def is_begun(self, dataset: Dataset) -> bool:
         """Tell whether a volume is the image that a create that was killed has taken for itself."""

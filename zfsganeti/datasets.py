@@ -73,8 +73,9 @@ INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETAC
 MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH)
 ASIDE, TRASH, COPIES, IMAGES, PARTIAL = ".aside", ".trash", ".copies", ".images", ".partial"
 READY = "ready"  # the DETACH mark of a copy that is whole and takes the place of what it is a copy of
-OLD = ".old"  # after the name of a dataset below .copies: what its copy has replaced
+OLD = "..old"  # after a name below .copies, where none can end so: what the copy has replaced
 DISK = "disk.raw"  # of an image, of a volume, and of a clone that an instance has not used yet
+SAVED = "save-"  # after our prefix: a snapshot that an image is being made of
 REMOVED = "removed-"  # after our prefix: a snapshot taken before Ganeti unlinked a disk
 RECORD_LIMIT = 8000  # a user property holds 8191 bytes
 LOCKS = "/run/zfsganeti"  # not /run/lock, where every user may take a name before us
@@ -511,10 +512,11 @@ class Store:
         return name
 
     def forget_disks(self) -> None:
-        """Snapshots of removed disks that are older than what the trash keeps are gone; one that is held stays."""
-        oldest = self.now() - 86400 * self.config.trash_days
+        """Snapshots of removed disks older than what the trash keeps, and those that a killed save left, are gone; held ones stay."""
+        oldest = {REMOVED: self.now() - 86400 * self.config.trash_days, SAVED: self.now() - 86400}
         for name, created, _used in self.zfs.snapshots(self.root.name):
-            if name.partition("@")[2].startswith(f"{self.zfs.ours}{REMOVED}") and created <= oldest and f"/{TRASH}/" not in name:
+            kinds = [kind for kind in oldest if name.partition("@")[2].startswith(f"{self.zfs.ours}{kind}")]
+            if kinds and created <= oldest[kinds[0]] and f"/{TRASH}/" not in name:
                 with contextlib.suppress(Refused, CommandFailed):
                     self.zfs.destroy_snapshots([name])
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
 from zfsganeti.contents import make_filesystem, make_swap
-from zfsganeti.datasets import DISK, REMOVED, locked
+from zfsganeti.datasets import DISK, INTENT, REMOVED, SAVED, locked
 from zfsganeti.errors import BadInput, Busy, Missing, Refused
 from zfsganeti.ganeti import check_name
 from zfsganeti.images import Images
@@ -16,7 +17,7 @@ from zfsganeti.volumes import check_volume
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from zfsganeti.ganeti import Instance
@@ -103,8 +104,14 @@ class Disk:
             raise Missing(path)
         return path
 
-    def lock(self) -> Any:
-        return locked(self.volume or self.instance)
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else of us works on the disk, and no operation of Ganeti's has begun that needs its dataset where it is."""
+        with locked(self.volume or self.instance):
+            intent = self.dataset.marks.get(INTENT, "")
+            if intent:
+                raise Busy(self.title, f"an operation is at work on it ({intent.split(' ')[0]})", "gnt-zfs check --repair if it is not")
+            yield
 
     def snapshot(self, purpose: str) -> str:
         """What the disk holds now, written out by its device, is in a snapshot; return its name."""
@@ -118,9 +125,9 @@ class Disk:
     def save(self, image: str) -> dict[str, Any]:
         """An image holds what the disk holds at this moment, which for a running instance is what a power cut would leave."""
         check_image(image)
-        with self.lock():
+        with self.alone():
             os.stat(self.path)
-            snapshot = self.snapshot("save-")
+            snapshot = self.snapshot(SAVED)
         try:
             return Images(self.store).save(image, snapshot, self.file, f"{self.title} in {self.store.cluster}").as_json()
         finally:
@@ -128,7 +135,7 @@ class Disk:
 
     def format(self, does: Callable[[str], None]) -> None:
         """The disk, which nobody uses, holds something else; what it held is in a snapshot for as long as the trash keeps things."""
-        with self.lock():
+        with self.alone():
             path = self.path
             if self.volume:
                 self.here.volumes.detach(self.volume)

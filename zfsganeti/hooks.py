@@ -138,7 +138,7 @@ def _add_pre(here: Here, event: ganeti.Event) -> None:
 
     with locked(event.instance):
         asked = _asked_of_add(here, event)
-        origin = "" if asked.get("no_install") else _origin(here, event)
+        origin = "" if asked.get("no_install") else _origin(here, event, dry_run=bool(asked.get("dry_run")))
         here.store.admit(event.instance, event.sizes, create=not asked.get("dry_run"), fresh=True, origin=origin)
 
 
@@ -153,14 +153,14 @@ def _asked_of_add(here: Here, event: ganeti.Event) -> dict[str, Any]:
         return {}  # a clone that is made for nothing counts as an empty dataset
 
 
-def _origin(here: Here, event: ganeti.Event) -> str:
+def _origin(here: Here, event: ganeti.Event, *, dry_run: bool) -> str:
     """Return the snapshot that a new instance's dataset is to be a clone of, '' without an image; one that cannot be had vetoes."""
     if not event.image or here.store.is_being_restored(event.instance):
         return ""
     from zfsganeti.images import Images
 
     images = Images(here.store)
-    image = images.resolve(event.image)
+    image = images.resolve(event.image, pull=not dry_run)
     if event.sizes:
         images.check_fits(image, event.sizes[0])
     return image.snapshot if event.sizes else ""
@@ -289,6 +289,9 @@ def _make_ready(here: Here, event: ganeti.Event) -> None:
         with locked(event.instance):
             try:
                 dataset = here.store.find(event.instance)
+                if dataset is None and here.independent.begun():
+                    here.independent.finish(event.instance)  # its copy was to take its place when that was cut
+                    dataset = here.store.find(event.instance)
             except Foreign:
                 return  # made by hand before we came: it works as it did
             if dataset is not None:
@@ -539,7 +542,7 @@ def watch(here: Here) -> str:
         problems += place.trash.give_up()[1]
         place.store.forget_disks()
         place.images.sweep()
-    if any(place.independent.wanted() for place in here.places()):
+    if any(place.independent.wanted() or place.independent.begun() for place in here.places()):
         from zfsganeti.process import background
 
         background("node", "detach-work")  # it may take longer than a hook has

@@ -255,6 +255,8 @@ def _push(here: Here, options: argparse.Namespace) -> int:
 
     here = _place_to_use(here, options.name)
     image = here.images.find(options.name) or here.images.resolve(options.name)
+    if image.retired:
+        raise Refused(f"image {image.name}", "is retired", f"gnt-zfs image restore {image.name} first")
     online = [node for node in here.ssconf.nodes if node not in here.ssconf.offline_nodes]
     peers = [_full(node, online) for node in options.node] or [node for node in online if node != here.node]
     with Meter(image.name) as meter:
@@ -347,6 +349,12 @@ def _restore(here: Here, options: argparse.Namespace) -> int:
     return 0
 
 
+def _lend(here: Here, options: argparse.Namespace) -> int:
+    _place(here, options.name).images.set_lendable(options.name, not options.off)
+    say(f"{options.name} can{'not' if options.off else ''} be used by one instance itself{'' if options.off else ', which may change it'}.")
+    return 0
+
+
 def _delete(here: Here, options: argparse.Namespace) -> int:
     images = _place(here, options.name).images
     image = images.must(options.name)
@@ -362,7 +370,8 @@ def _delete(here: Here, options: argparse.Namespace) -> int:
     if image.clones:
         count = len(image.clones)
         first = image.clones[0].rsplit("/", 1)[1]
-        say(f"{image.name} has {count} clone{'s' if count != 1 else ''}, such as {first}: it goes with the last of them.")
+        clones = f"{count} clone{'s' if count != 1 else ''}, such as {first}"
+        say(f"{image.name} has {clones}: it goes after them, not before {day(images.goes_at(image))}.")
     else:
         say(f"No more disks are made of {image.name}, and it goes on {day(images.goes_at(image))}.")
     say(f"gnt-zfs image restore {image.name} takes that back.")

@@ -11,7 +11,22 @@ import contextlib
 import os
 import time
 
-from zfsganeti.datasets import CLUSTER, DISK, IMAGE, IMAGES, INSTANCE, INTENT, NEVER_CHANGED, OPENED, PARTIAL, PREFIX, RECORD, SIZE, locked
+from zfsganeti.datasets import (
+    CLUSTER,
+    DISK,
+    IMAGE,
+    IMAGES,
+    INSTANCE,
+    INTENT,
+    NEVER_CHANGED,
+    OPENED,
+    PARTIAL,
+    PREFIX,
+    RECORD,
+    SIZE,
+    VOLUME,
+    locked,
+)
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.files import content_digest, copy_sparse
 from zfsganeti.names import check_dataset, check_image, family
@@ -28,16 +43,18 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]  # what is being done, bytes done, bytes in all or 0
 
-SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED, RETIRED, DELETED = (
-    PREFIX + word for word in ("source", "sha256", "content", "format", "imported", "retired", "deleted")
+SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED, RETIRED, DELETED, LENDABLE = (
+    PREFIX + word for word in ("source", "sha256", "content", "format", "imported", "retired", "deleted", "lendable")
 )
 PROVENANCE = (IMAGE, SIZE, SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED)  # what goes along when an image is sent to a peer
-IMAGE_MARKS = (*PROVENANCE, CLUSTER, RETIRED, DELETED)
+IMAGE_MARKS = (*PROVENANCE, CLUSTER, RETIRED, DELETED, LENDABLE, VOLUME, INSTANCE)
 GOLDEN = "golden"
 DAY = 86400
 PARTIAL_SECONDS = DAY  # how long a download that was interrupted can be gone on with
 KEPT_FREE_PERCENT = 5  # of the root's space: an import must not stop the instances that are there
+LOOK = "..look"  # after an image's name, where none can end so: a clone of a snapshot that is being copied
 PROBE_BYTES = 64 << 20
+LOCK_SECONDS = 30  # what others do with an image by name takes a moment; what makes one is not waited for
 
 
 def quiet(_what: str, _done: int, _all: int) -> None:
@@ -66,6 +83,7 @@ class Image:
         self.imported = int(marks.get(IMPORTED) or 0)
         self.deleted = int(marks.get(DELETED) or 0)
         self.retired = RETIRED in marks or bool(self.deleted)
+        self.lendable = LENDABLE in marks
 
     @property
     def snapshot(self) -> str:
@@ -84,6 +102,7 @@ class Image:
             "format": self.format,
             "imported": self.imported,
             "retired": self.retired,
+            "lendable": self.lendable,
             "deleted": self.deleted,
         }
 
@@ -140,13 +159,18 @@ class Images:
             raise Missing(f"image {name} on this node", "gnt-zfs image list shows what is here")
         return image
 
-    def resolve(self, name: str) -> Image:
+    def resolve(self, name: str, *, pull: bool = True) -> Image:
         """Return the image that a disk is to be made of; Missing says how it comes here."""
         check_image(name)
-        image = newest(self.all(), name)
+        known = self.all()
+        image = newest(known, name)
         if image is None:
+            self.check_not_lent(name)
+            unused = [other.name for other in known if name in (other.name, family(other.name))]
+            if unused:
+                raise Refused(f"image {unused[-1]}", "is retired", f"gnt-zfs image restore {unused[-1]} lets disks be made of it")
             way_out = f"gnt-zfs image push {name} on a node that has it brings it here"
-            raise Missing(f"image {name} on this node", self._pulled(name) or way_out)
+            raise Missing(f"image {name} on this node", (self._pulled(name) if pull else "") or way_out)
         return image
 
     def _pulled(self, name: str) -> str:
@@ -158,6 +182,19 @@ class Images:
         background("image", "pull", name)
         return "it is being brought here now, try again in a while"
 
+    def lent(self, name: str) -> str:
+        """Return the instance, or else the volume, that has the image of exactly this name for itself; '' when none has."""
+        for dataset in self.zfs.datasets(self.store.root.name, depth=1, marks=IMAGE_MARKS):
+            if dataset.marks.get(IMAGE) == name and dataset.marks.get(VOLUME) == dataset.short and self._is_ours(dataset):
+                return dataset.marks.get(INSTANCE) or dataset.short
+        return ""
+
+    def check_not_lent(self, name: str) -> None:
+        """The name is not that of an image which comes back when an instance is removed."""
+        owner = self.lent(name)
+        if owner:
+            raise Busy(f"image {name}", f"is used by {owner} alone", f"it is back when the disk of {owner} is removed")
+
     # making
 
     def make(self, name: str, source: str, fill: Callable[[str], Mapping[str, str]]) -> Image:
@@ -167,6 +204,7 @@ class Images:
         that the same import goes on from there.
         """
         with self._alone(name):
+            self.check_not_lent(name)
             if self.find(name) is not None:
                 raise Refused(f"image {name}", "exists already", f"choose another version, such as {family(name)}:{self._today()}")
             partial = self._begin(name, source)
@@ -186,11 +224,12 @@ class Images:
     def _today(self) -> str:
         return time.strftime("%Y-%m-%d", time.gmtime(self.store.now()))
 
-    def _alone(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return locked(lock_name(name), seconds=0, what=f"image {name}")
+    def _alone(self, name: str, seconds: float = 0) -> contextlib.AbstractContextManager[None]:
+        return locked(lock_name(name), seconds=seconds, what=f"image {name}")
 
     def _partial(self, name: str) -> str:
-        return check_dataset(f"{self.root}/{PARTIAL}/{check_image(name)}")
+        check_image(name.removesuffix(LOOK))
+        return check_dataset(f"{self.root}/{PARTIAL}/{name}")
 
     def _partial_home(self, name: str) -> str:
         return f"{self.store.root.path}/{IMAGES}/{PARTIAL}/{name}"
@@ -215,6 +254,8 @@ class Images:
             self.zfs.set(partial, {"readonly": "off"})
         self.zfs.mount(partial, self._partial_home(name))
         os.chmod(self._partial_home(name), 0o700)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._partial_home(name)}/{DISK}")  # of one that was killed when it was nearly made
         return partial
 
     def _finish(self, name: str, partial: str, known: Mapping[str, str]) -> Image:
@@ -310,16 +351,16 @@ class Images:
     @contextlib.contextmanager
     def _looking_into_snapshot(self, name: str, snapshot: str) -> Iterator[str]:
         """Yield a directory with what a snapshot holds: a clone of it for the while."""
-        clone = f"{self.root}/{PARTIAL}/{name}.look"
-        marks = {IMAGE: f"{name}.look", CLUSTER: self.store.cluster}
-        self._drop(f"{name}.look")
+        clone = f"{self.root}/{PARTIAL}/{name}{LOOK}"
+        marks = {IMAGE: f"{name}{LOOK}", CLUSTER: self.store.cluster}
+        self._drop(f"{name}{LOOK}")
         self.zfs.clone(snapshot, clone, marks, {"canmount": "noauto"})
         try:
-            home = self._partial_home(f"{name}.look")
+            home = self._partial_home(f"{name}{LOOK}")
             self.zfs.mount(clone, home)
             yield home
         finally:
-            self._drop(f"{name}.look")
+            self._drop(f"{name}{LOOK}")
 
     # using
 
@@ -332,42 +373,63 @@ class Images:
 
     def clone(self, image: Image, dataset: str, marks: Mapping[str, str], properties: Mapping[str, object] | None = None) -> None:
         """The dataset is a clone of the image, unmounted."""
-        self.zfs.clone(image.snapshot, dataset, marks, properties)
+        with self._alone(image.name, LOCK_SECONDS):  # not while it is being lent or renamed
+            self.zfs.clone(image.snapshot, dataset, marks, properties)
 
-    def check_unused(self, image: Image) -> None:
-        """The image can be lent to one instance: nothing is a clone of it."""
+    def check_lendable(self, image: Image) -> None:
+        """The image may be lent to one instance: the administrator says so, and nothing is a clone of it.
+
+        Whoever may add instances could otherwise write into what others make their disks of.
+        """
+        if not image.lendable:
+            raise Refused(f"image {image.name}", "is not meant to be used persistently", f"gnt-zfs image lend {image.name} allows it")
         if image.clones:
-            why = f"{len(image.clones)} disks are clones of it, such as {image.clones[0].rsplit('/', 1)[1]}"
+            count = f"{len(image.clones)} disks are clones" if len(image.clones) > 1 else "a disk is a clone"
+            why = f"{count} of it, such as {image.clones[0].rsplit('/', 1)[1]}"
             raise Busy(f"image {image.name}", why, "gnt-zfs image save makes another image to be used persistently")
 
     def lend(self, image: Image, dataset: str, marks: Mapping[str, str], properties: Mapping[str, object]) -> None:
         """The image itself is the dataset, marked with its name so that `take_back` knows it; the catalogue has it no longer."""
         native = {name: str(value) for name, value in properties.items()}
-        self._unmount(image)
-        self.zfs.set(image.dataset, {**marks, IMAGE: image.name, "readonly": "off", "canmount": "on", **native})
-        self.zfs.rename(image.dataset, dataset)
+        with self._alone(image.name, LOCK_SECONDS):
+            self.check_lendable(self.must(image.name))
+            self._unmount(image)
+            self.zfs.set(image.dataset, {**marks, IMAGE: image.name, "readonly": "off", "canmount": "on", **native})
+            self.zfs.rename(image.dataset, dataset)
 
     def take_back(self, dataset: Dataset, size: int) -> None:
         """What was lent, unmounted by now, is the image again, with a golden snapshot of what it holds."""
         name = dataset.marks[IMAGE]
-        with self._alone(name):
+        with self._alone(name, LOCK_SECONDS):
             if self.zfs.get(self.dataset(name)) is not None:
                 raise Refused(
                     f"image {name}", f"exists again, and {dataset.name} was to become it", f"gnt-zfs image rename {name} NEW first"
                 )
             self.zfs.destroy_snapshots([f"{dataset.name}@{GOLDEN}"])
-            self.zfs.set(dataset.name, {SIZE: str(size), IMPORTED: f"{self.store.now():.0f}", "refreservation": "0"})
+            source = f"left by {dataset.marks[INSTANCE]}" if INSTANCE in dataset.marks else ""
+            self.zfs.set(dataset.name, {SIZE: str(size), "refreservation": "0", **({SOURCE: source} if source else {})})
             # the mark of the volume that it was stays, or this could not be repeated
             stale = [mark for mark in (INSTANCE, INTENT, OPENED, RECORD) if mark in dataset.marks]
             self.zfs.clear(dataset.name, [*stale, CONTENT, CHECKSUM])
             self._crown(dataset.name)
             self.zfs.rename(dataset.name, self.dataset(name))
 
+    def set_lendable(self, name: str, lendable: bool) -> None:
+        """One instance at a time may use the image itself, or none any more."""
+        image = self.must(name)
+        if lendable:
+            self.zfs.set(image.dataset, {LENDABLE: "yes"})
+        else:
+            self.zfs.clear(image.dataset, [LENDABLE])
+
     # changing
 
     def rename(self, name: str, new: str) -> None:
         """The image bears the new name; its clones go on as they are."""
-        with self._alone(name), self._alone(new):
+        if name == new:
+            raise BadInput(f"image {name}: is called so already")
+        with self._alone(name, LOCK_SECONDS), self._alone(new):
+            self.check_not_lent(new)
             image = self.must(name)
             if self.find(new) is not None:
                 raise Refused(f"image {new}", "exists already", "gnt-zfs image list shows what is here")
@@ -382,11 +444,12 @@ class Images:
 
     def restore(self, name: str) -> None:
         """An image that was retired or deleted is as before."""
-        self.zfs.clear(self.must(name).dataset, [RETIRED, DELETED])
+        with self._alone(name, LOCK_SECONDS):
+            self.zfs.clear(self.must(name).dataset, [RETIRED, DELETED])
 
     def delete(self, name: str, *, now: bool = False) -> bool:
         """The image goes when its last clone has gone and the days of the trash are over; True when it is gone already."""
-        with self._alone(name):
+        with self._alone(name, LOCK_SECONDS):
             image = self.must(name)
             if not image.deleted:
                 self.zfs.set(image.dataset, {DELETED: f"{self.store.now():.0f}"})
@@ -411,11 +474,12 @@ class Images:
         gone = []
         for image in self.all():
             if image.deleted and not image.clones and self.goes_at(image) <= self.store.now():
-                with contextlib.suppress(Busy, Foreign, Missing, Unavailable, CommandFailed), self._alone(image.name):
-                    self._destroy(image)
-                    gone.append(image.name)
+                with contextlib.suppress(Refused, Missing, Unavailable, CommandFailed), self._alone(image.name):
+                    if self.must(image.name).deleted:  # nobody has taken it back a moment ago
+                        self._destroy(image)
+                        gone.append(image.name)
         for name in self._abandoned():
-            with contextlib.suppress(Refused, Missing, Unavailable, CommandFailed), self._alone(name.removesuffix(".look")):
+            with contextlib.suppress(Refused, Missing, Unavailable, CommandFailed), self._alone(name.removesuffix(LOOK)):
                 self._drop(name)
                 gone.append(f"{PARTIAL}/{name}")
         return gone
@@ -439,24 +503,28 @@ class Images:
             raise Refused(
                 f"image {name}",
                 "does not hold any more what it held when it was made",
-                f"gnt-zfs image delete {name}, then import it again",
+                f"gnt-zfs image rename {name} {name}-bad, then import it again",
             )
 
     def export(self, name: str, file: str, kind: str, progress: Progress = quiet) -> None:
         """A new file, which appears when it is whole, holds the image as raw or qcow2."""
         if os.path.lexists(file):
             raise Refused(file, "exists already", "choose another file")
-        with self.open(self.must(name)) as path:
-            if kind == "raw":
-                copy_sparse(path, file, lambda done, size: progress("copy", done, size))
-                return
-            partial = f"{file}.partial"
-            done = query(["qemu-img", "convert", "-f", "raw", "-O", kind, path, partial], seconds=DAY)
-            if done.status != 0:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(partial)
-                raise CommandFailed("qemu-img convert", done.status, done.stderr)
-            os.rename(partial, file)
+        partial = f"{file}.partial"
+        try:
+            with self.open(self.must(name)) as path:
+                if kind == "raw":
+                    copy_sparse(path, file, lambda done, size: progress("copy", done, size))
+                    return
+                done = query(["qemu-img", "convert", "-f", "raw", "-O", kind, path, partial], seconds=DAY)
+                if done.status != 0:
+                    raise CommandFailed("qemu-img convert", done.status, done.stderr)
+                os.rename(partial, file)
+        except OSError as error:
+            raise Refused(file, os.strerror(error.errno or 0)) from error
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
 
     @contextlib.contextmanager
     def open(self, image: Image) -> Iterator[str]:

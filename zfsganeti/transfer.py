@@ -283,6 +283,7 @@ class Place:
             raise BadInput("request: datastore must be a text")
         here = here.at(datastore)
         self.here, self.zfs, self.streams = here, here.zfs, here.streams
+        self.name = name
         self.what, self.lock, self.allowed = f"{kind} {name}", LOCK_OF[kind](name), PROPERTIES_OF[kind]
         parent = f"{here.root.name}/{PLACES[kind]}"
         self.parents = (parent, f"{parent}/{PARTIAL}")
@@ -304,6 +305,7 @@ class Place:
         """The parents exist and are never mounted; Conflict when the place is taken."""
         if self.zfs.get(self.final) is not None:
             raise Conflict(self.what, "exists already", [])
+        self.here.images.check_not_lent(self.name)
         for parent in self.parents:
             if self.zfs.get(parent) is None:
                 self.zfs.create(parent, {"canmount": "off"}, self.mark())

@@ -96,12 +96,12 @@ class Volumes:
         return dataset
 
     def must(self, volume: str) -> Dataset:
-        dataset = self.find(volume) or self._take_copy(volume)
+        dataset = self.find(volume) or self.take_copy(volume)
         if dataset is None:
             raise Missing(f"volume {volume} on this node", "gnt-zfs check says where it is")
         return dataset
 
-    def _take_copy(self, volume: str) -> Dataset | None:
+    def take_copy(self, volume: str) -> Dataset | None:
         """Return the copy that was to take the place of a volume when that was stopped half-way, None without one."""
         place = f"{self.store.root.name}/{COPIES}/{volume}"
         copy = self.zfs.get(place, marks=MARKS)
@@ -228,6 +228,7 @@ class Volumes:
         """The image that an instance had for itself is in the catalogue again, as the instance has left it."""
         from zfsganeti.images import Images
 
+        self.zfs.set(dataset.name, {"readonly": "off"})  # which one that was killed has switched on
         self.bring_home(volume)
         size = self.size(volume)
         self.zfs.unmount(self.home(volume), seconds=self.store.config.busy_seconds)

@@ -91,7 +91,7 @@ def test_disks_are_clones_of_images(lab: Lab) -> None:
 @pytest.mark.on("trixie")
 def test_one_instance_uses_an_image_itself(lab: Lab) -> None:
     lab.node2.run(SOURCE)
-    lab.node2.run("gnt-zfs image import data /tmp/disk.raw")
+    lab.node2.run("gnt-zfs image import data /tmp/disk.raw; gnt-zfs image lend data")
     lab.add_ext("owner", disks=("65M,image=data,use=persistent",))
     (volume,) = lab.volumes("owner")
     assert "There is no image on this node" in lab.node2.run("gnt-zfs image list")

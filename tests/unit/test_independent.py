@@ -12,7 +12,7 @@ from tests.fakeloop import FakeLoop
 from tests.fakestreams import FakeStreams
 from tests.killing import dies
 from tests.node import Node
-from zfsganeti.datasets import DETACH
+from zfsganeti.datasets import DETACH, INTENT, OLD, REMOVED
 from zfsganeti.errors import Busy, Missing, NoSpace
 from zfsganeti.images import Images
 from zfsganeti.independent import Independent
@@ -52,6 +52,19 @@ class Bench:
     def stop(self) -> None:
         self.volumes.detach(DISK0)
 
+    def is_killed_before_the_exchange(self) -> None:
+        """The copy is whole and marked, and nothing was renamed yet."""
+        self.independent._copy(NAME)
+        dataset = self.independent._must_be_idle(NAME)
+        self.independent._unmount(dataset)
+        self.independent._pass(dataset)
+        self.independent._mark_copy(dataset)
+
+    def is_killed_within_the_exchange(self) -> None:
+        """The dataset was renamed, and its copy has not taken its place."""
+        self.is_killed_before_the_exchange()
+        self.node.fake.rename(NAME, f"zfs/vm/.copies/{DISK0}{OLD}")
+
     def origin(self) -> str:
         dataset = self.node.fake.get(NAME)
         assert dataset is not None
@@ -85,7 +98,7 @@ def test_what_is_written_while_it_is_copied_is_not_lost(bench: Bench) -> None:
     assert settings["properties"]["recordsize"] == "16384"
     assert DETACH not in settings["marks"]
     assert settings["snapshots"] == {}
-    assert bench.node.datasets() == [DISK0, ".copies", ".images", ".images/.partial"] or DISK0 in bench.node.datasets()
+    assert sorted(bench.node.datasets()) == sorted([DISK0, ".copies", ".images", ".images/.partial"])
     assert not bench.independent.want(DISK0)
     assert bench.independent.work() == {}
 
@@ -98,6 +111,69 @@ def test_snapshots_of_others_go_to_the_trash_with_what_was_replaced(bench: Bench
     assert bench.origin() == ""
     (entry,) = bench.node.trash.entries()
     assert any(name.endswith("@autosnap_daily") for name, _created, _used in bench.node.fake.snapshots(entry.dataset.name))
+
+
+def test_what_was_kept_for_an_undo_is_not_destroyed(bench: Bench) -> None:
+    """A disk that was formatted or installed anew holds what it was in a snapshot of ours, which its copy lacks."""
+    bench.node.fake.snapshot([f"{NAME}@{bench.node.fake.ours}{REMOVED}20231114T221320Z"])
+    bench.independent.want(DISK0)
+    bench.stop()
+    assert bench.independent.work() == {DISK0: ""}
+    (entry,) = bench.node.trash.entries()
+    (kept,) = [name for name, _created, _used in bench.node.fake.snapshots(entry.dataset.name) if REMOVED in name]
+    assert bench.node.fake.snapshot_files(kept)["disk.raw"].startswith(b"mine")
+
+
+def test_an_operation_of_ganetis_is_not_disturbed(bench: Bench) -> None:
+    bench.independent.want(DISK0)
+    bench.stop()
+    bench.node.fake.set(NAME, {INTENT: "remove 1"})
+    assert bench.independent.work()[DISK0].startswith(f"{DISK0}: an operation is at work on it (remove)")
+    assert bench.origin()
+
+
+def test_marks_of_the_last_moment_are_kept(bench: Bench) -> None:
+    bench.independent.want(DISK0)
+    bench.independent.work()
+    bench.volumes.set_instance(DISK0, "renamed")
+    bench.stop()
+    assert bench.independent.work() == {DISK0: ""}
+    assert bench.node.marks(NAME)["org.zfsganeti:instance"] == "renamed"
+
+
+def test_a_rest_that_was_cut_is_sent_again(bench: Bench) -> None:
+    bench.independent.want(DISK0)
+    bench.independent.work()
+    bench.write(b"late", MIB)
+    bench.stop()
+    bench.is_killed_before_the_exchange()
+    bench.independent.work()
+    content = bench.read()
+    assert (content[:4], content[MIB : MIB + 4]) == (b"mine", b"late")
+    assert bench.origin() == ""
+
+
+def test_an_exchange_that_was_cut_is_done_by_the_next_attach_or_run(bench: Bench) -> None:
+    bench.independent.want(DISK0)
+    bench.stop()
+    bench.is_killed_within_the_exchange()
+    assert bench.independent.begun() == [DISK0]
+    assert bench.read().startswith(b"mine")
+    bench.stop()
+    bench.independent.work()
+    assert (bench.origin(), bench.independent.begun()) == ("", [])
+
+
+def test_what_was_made_in_the_place_of_a_cut_exchange_loses_nothing(bench: Bench) -> None:
+    """Somebody has made the volume again, empty, before the exchange was finished: both stay."""
+    bench.independent.want(DISK0)
+    bench.stop()
+    bench.is_killed_within_the_exchange()
+    bench.node.fake.create(NAME, {}, bench.volumes.marks(DISK0))
+    bench.independent.work()
+    assert bench.independent.begun() == []
+    (entry,) = bench.node.trash.entries()
+    assert bench.node.fake.files(entry.dataset.name)["disk.raw"].startswith(b"mine")
 
 
 def test_a_half_made_copy_of_what_was_removed_goes(bench: Bench) -> None:
@@ -140,10 +216,7 @@ def test_a_copy_that_grew_old_never_replaces_what_was_written_since(bench: Bench
     """Killed just before the exchange; the instance runs again, or is removed, before the next try."""
     bench.independent.want(DISK0)
     bench.stop()
-    dataset = bench.independent.wanted()[0]
-    bench.independent._copy(dataset)
-    bench.independent._copy_rest(dataset)
-    bench.independent._mark_copy(dataset)
+    bench.is_killed_before_the_exchange()
     bench.volumes.attach(DISK0)
     bench.write(b"later")
     bench.stop()
@@ -155,10 +228,7 @@ def test_a_copy_that_grew_old_never_replaces_what_was_written_since(bench: Bench
 def test_a_copy_of_what_was_removed_does_not_bring_it_back(bench: Bench) -> None:
     bench.independent.want(DISK0)
     bench.stop()
-    dataset = bench.independent.wanted()[0]
-    bench.independent._copy(dataset)
-    bench.independent._copy_rest(dataset)
-    bench.independent._mark_copy(dataset)
+    bench.is_killed_before_the_exchange()
     bench.volumes.remove(DISK0)
     with pytest.raises(Missing):
         bench.volumes.attach(DISK0)
