@@ -110,3 +110,30 @@ def test_one_instance_uses_an_image_itself(lab: Lab) -> None:
     lab.run("gnt-zfs disk swap --yes filled/0")
     assert "swap" in lab.node2.run(f"blkid -p -o value -s TYPE {DIRECTORY}/{volume}/disk.raw")
     lab.well()
+
+
+@pytest.mark.on("trixie")
+def test_disks_and_images_in_another_datastore(lab: Lab) -> None:
+    lab.node2.run(SOURCE)
+    lab.node2.run("zfs create -o mountpoint=/fast zfs/fast")
+    lab.configure("datastores = ssd=zfs/fast\n")
+    lab.node2.run("gnt-zfs image import --datastore ssd debian-12 /tmp/disk.raw")
+    lab.add_ext("quick", disks=("65M,image=debian-12,datastore=ssd",))
+    names = lab.node2.run("zfs list -H -o name,origin -r zfs/fast").splitlines()
+    (volume,) = [line.split("\t")[0] for line in names if line.endswith("\tzfs/fast/.images/debian-12@golden")]
+    short = volume.rsplit("/", 1)[1]
+    wanted = lab.node2.run("sha256sum < /tmp/disk.raw").split()[0]
+    assert lab.node2.run(f"head -c 65M /dev/zfsganeti/{short} | sha256sum").split()[0] == wanted
+    assert "datastore tape: there are ssd" in lab.fails(
+        lab.add_command("none", disks=(), more="--disk 0:size=65M,provider=zfs,datastore=tape")
+        .replace("-t file", "-t ext")
+        .replace("--no-disks", "")
+    )
+    lab.well()
+    lab.run("gnt-instance remove -f quick")
+    lab.run("gnt-zfs trash restore quick")
+    names = lab.node2.run("zfs list -H -o name,origin -r zfs/fast").splitlines()
+    (volume,) = [line.split("\t")[0] for line in names if line.endswith("\tzfs/fast/.images/debian-12@golden")]
+    lab.run("gnt-instance start quick")
+    assert lab.node2.run(f"head -c 65M /dev/zfsganeti/{volume.rsplit('/', 1)[1]} | sha256sum").split()[0] == wanted
+    lab.well()

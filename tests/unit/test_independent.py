@@ -275,3 +275,32 @@ def test_killed_anywhere_the_next_run_ends_it(tmp_path: Path, boot: bool) -> Non
         assert sorted(after["datasets"]) == sorted(goal["datasets"]), point
         for name, dataset in goal["datasets"].items():
             assert after["datasets"][name] == dataset, (point, name)
+
+
+@pytest.mark.parametrize("boot", [False, True], ids=["", "boot"])
+def test_an_instance_of_files_is_whole_wherever_its_exchange_is_killed(tmp_path: Path, boot: bool) -> None:
+    point, died = 0, True
+    while died:
+        point += 1
+        place = tmp_path / f"node{point}"
+        place.mkdir()
+        bench = Bench(Node(place))
+        node = bench.node
+        bench.images.clone(bench.images.must("debian-12"), "zfs/vm/web2", node.store.marks("web2"))
+        node.store.bring_home("web2")
+        Path(node.home("web2"), "disk.raw").write_bytes(b"web2")
+        bench.independent.want("web2")
+        died = dies(node.fake.reaper, point, lambda bench=bench: bench.independent.work())  # type: ignore[misc]
+        if boot:
+            node.fake.boot()
+        if point % 2:  # what the hook before a start does
+            if node.store.find("web2") is None:
+                bench.independent.finish("web2")
+            node.store.bring_home("web2")
+            assert node.reads("web2")["disk.raw"] == b"web2", f"lost at point {point}"
+        bench.independent.work()
+        node.store.bring_home("web2")
+        assert node.reads("web2")["disk.raw"] == b"web2", f"lost at point {point}"
+        dataset = node.fake.get("zfs/vm/web2")
+        assert dataset is not None
+        assert (dataset.origin, bench.independent.begun(), node.trash.entries()) == ("", [], [])
