@@ -68,5 +68,6 @@ def test_ganeti_finds_every_verb_and_parameter(said: dict[str, Any]) -> None:
 
 def test_ganeti_shows_the_reason(said: dict[str, Any]) -> None:
     reason = "ssconf_file_storage_dir does not exist: is this machine a node of a Ganeti cluster?"
-    for verb in ("attach", "create", "remove"):
+    for verb in ("attach", "remove"):
         assert said[verb].rstrip().endswith(reason), said[verb]
+    assert said["create"].rstrip().endswith(f"disk parameter colour: there are {', '.join(PARAMETERS)}")
