@@ -18,7 +18,7 @@ FIELDS = "name,pnode,os,disk_template,disk.sizes,nic.macs,nic.ips,tags,custom_be
 def test_the_life_and_return_of_volumes(lab: Lab) -> None:
     # what is unknown or too large is refused in the last line, and leaves nothing
     for disk, complaint in (
-        ("64M,provider=zfs,colour=red", "disk parameter colour: there are recordsize, compression, reserve, trash"),
+        ("64M,provider=zfs,colour=red", "disk parameter colour: there are recordsize, compression, reserve, "),
         ("30G,provider=zfs", "30.0G asked for"),
     ):
         command = lab.add_command("bad", disks=(), more=f"--disk 0:size={disk}").replace("-t file", "-t ext").replace("--no-disks", "")
