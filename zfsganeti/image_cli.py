@@ -53,6 +53,8 @@ def image_parser(commands: Any) -> None:
     _one(verbs, "pull", _pull, "bring an image to this node from one that has it", "gnt-zfs image pull debian-12")
     _one(verbs, "retire", _retire, "make no more disks of an image, which stays", "gnt-zfs image retire debian-12:2026-10-01")
     _one(verbs, "restore", _restore, "take back that an image was retired or deleted", "gnt-zfs image restore debian-12:2026-10-01")
+    made = _one(verbs, "lend", _lend, "allow one instance to use the image itself, with use=persistent", "gnt-zfs image lend data")
+    made.add_argument("--off", action="store_true", help="allow it no longer")
     made = _one(
         verbs, "delete", _delete, "let an image go, after its last clone and the days of the trash", "gnt-zfs image delete debian-11"
     )
