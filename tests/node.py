@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +103,18 @@ class Node:
     def whole_state(self) -> dict[str, Any]:
         """Return everything that two runs must have in common: datasets, and what is found below the root."""
         return {"datasets": self.fake.state(), "paths": self.paths(), "files": read_files(self.root.path)}
+
+
+def nodes_at(place: Path) -> Callable[[], Node]:
+    """Return what makes a new node, at the same path each time so that two can be compared; those before are kept beside it."""
+    count = 0
+
+    def another() -> Node:
+        nonlocal count
+        if count:
+            os.rename(place / "node", place / f"before{count}")
+        count += 1
+        (place / "node").mkdir()
+        return Node(place / "node")
+
+    return another

@@ -501,10 +501,13 @@ class Store:
             raise Foreign(f"dataset {self.name(instance)}", "exists already", "gnt-zfs check says whose it is")
         self._check_way_is_free(instance)
 
+    def snapshot_name(self, dataset: str, purpose: str) -> str:
+        """Return the name of a snapshot of ours that is taken now."""
+        return f"{dataset}@{self.zfs.ours}{purpose}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self.now()))}"
+
     def keep_disks(self, instance: str) -> str:
         """The files as they are now are in a snapshot, since Ganeti is about to unlink one; return its name."""
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.now()))
-        name = f"{self.name(instance)}@{self.zfs.ours}{REMOVED}{stamp}"
+        name = self.snapshot_name(self.name(instance), REMOVED)
         if self.find(instance) is None:
             raise Missing(f"dataset {self.name(instance)}")
         if all(existing != name for existing, _created, _used in self.zfs.snapshots(self.name(instance), depth=1)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 
 from zfsganeti.contents import make_filesystem, make_swap
 from zfsganeti.datasets import DISK, INTENT, REMOVED, SAVED, locked
@@ -117,8 +116,7 @@ class Disk:
         """What the disk holds now, written out by its device, is in a snapshot; return its name."""
         if self.volume and self.here.volumes.devices.find(self.volume) is not None:
             self.here.volumes.devices.flush(self.volume)
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.store.now()))
-        name = f"{self.dataset.name}@{self.store.zfs.ours}{purpose}{stamp}"
+        name = self.store.snapshot_name(self.dataset.name, purpose)
         self.store.zfs.snapshot([name])
         return name
 

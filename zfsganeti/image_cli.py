@@ -7,7 +7,7 @@ import os
 from zfsganeti.errors import BadInput, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
 from zfsganeti.images import GOLDEN
-from zfsganeti.names import family
+from zfsganeti.names import means
 from zfsganeti.terminal import Meter, command, complain, confirm, day, must_be_master, print_json, say, table
 
 TYPE_CHECKING = False
@@ -286,7 +286,7 @@ def _push(here: Here, options: argparse.Namespace) -> int:
 def _place_to_use(here: Here, name: str) -> Here:
     """Return this node with the datastore that has what a name means to somebody who wants a disk of it."""
     for place in here.places():
-        if any(meant(name, image.name) for image in place.images.all()):
+        if any(means(name, image.name) for image in place.images.all()):
             return place
     return here
 
@@ -318,13 +318,9 @@ def next_source(found: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> 
         (int(image["imported"]), node, str(image["datastore"]))
         for node, images in found.items()
         for image in images
-        if not image["retired"] and meant(name, image["name"])
+        if not image["retired"] and means(name, image["name"])
     ]
     return max(usable)[1:] if usable else None
-
-
-def meant(wanted: str, name: str) -> bool:
-    return name == wanted or (":" not in wanted and family(name) == wanted)
 
 
 # changing

@@ -29,7 +29,7 @@ from zfsganeti.datasets import (
 )
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.files import content_digest, copy_sparse
-from zfsganeti.names import check_dataset, check_image, family
+from zfsganeti.names import check_dataset, check_image, family, means
 from zfsganeti.process import query
 from zfsganeti.zfs import Dataset
 
@@ -110,9 +110,7 @@ class Image:
 def newest(images: list[Image], wanted: str) -> Image | None:
     """Return the image that a name means to somebody who wants a disk of it: without a version the newest, retired ones never."""
     usable = [image for image in images if not image.retired]
-    if ":" in wanted:
-        return next((image for image in usable if image.name == wanted), None)
-    matching = [image for image in usable if family(image.name) == wanted]
+    matching = [image for image in usable if means(wanted, image.name)]
     return max(matching, key=lambda image: (image.imported, image.name)) if matching else None
 
 
@@ -166,7 +164,7 @@ class Images:
         image = newest(known, name)
         if image is None:
             self.check_not_lent(name)
-            unused = [other.name for other in known if name in (other.name, family(other.name))]
+            unused = [other.name for other in known if means(name, other.name)]
             if unused:
                 raise Refused(f"image {unused[-1]}", "is retired", f"gnt-zfs image restore {unused[-1]} lets disks be made of it")
             way_out = f"gnt-zfs image push {name} on a node that has it brings it here"

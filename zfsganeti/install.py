@@ -12,13 +12,12 @@ import fcntl
 import os
 import stat
 import struct
-import time
 
 from zfsganeti.datasets import DISK, IMAGES, NEVER_CHANGED, REMOVED, locked
 from zfsganeti.errors import BadInput, Busy, Foreign, Unavailable, human
 from zfsganeti.files import data_ranges
 from zfsganeti.images import Image, Images
-from zfsganeti.names import check_image, family
+from zfsganeti.names import check_image, means
 from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
@@ -99,7 +98,7 @@ class Installer:
 
     def _is_clone(self, dataset: Dataset, wanted: str) -> bool:
         name = self._origin(dataset)
-        return bool(name) and wanted in (name, family(name))
+        return bool(name) and means(wanted, name)
 
     def _clone_beside(self, dataset: Dataset, wanted: str, disk: str) -> Image | None:
         """Return the image whose disk waits beside an instance's to take its place, None when that is not the wanted one."""
@@ -164,8 +163,7 @@ class Installer:
 
     def _keep(self, volume: Dataset) -> None:
         """What the volume holds now is in a snapshot, for as long as the trash keeps things."""
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.store.now()))
-        self.zfs.snapshot([f"{volume.name}@{self.zfs.ours}{REMOVED}{stamp}"])
+        self.zfs.snapshot([self.store.snapshot_name(volume.name, REMOVED)])
 
 
 def place(new: str, disk: str) -> None:

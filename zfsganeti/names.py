@@ -45,3 +45,8 @@ def check_image(name: str) -> str:
 def family(name: str) -> str:
     """Return an image's name without its version."""
     return name.partition(":")[0]
+
+
+def means(wanted: str, name: str) -> bool:
+    """Tell whether a name that somebody gives can mean an image: without a version it means every version."""
+    return wanted in (name, family(name))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.fakeloop import FakeLoop
 from tests.killing import dies
-from tests.node import CLUSTER_NAME, DAY, Node
+from tests.node import CLUSTER_NAME, DAY, Node, nodes_at
 from zfsganeti.contents import find_directory, parse_parameters
 from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
@@ -479,15 +479,10 @@ OPERATIONS: dict[str, tuple[Callable[[Bench], object], Callable[[Bench], object]
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_what_was_killed_anywhere_and_repeated_ends_the_same(tmp_path: Path, name: str, boot: bool) -> None:
     before, does = OPERATIONS[name]
-    count = 0
+    fresh = nodes_at(tmp_path)
 
     def another() -> Bench:
-        nonlocal count
-        if count:
-            os.rename(tmp_path / "node", tmp_path / f"before{count}")
-        count += 1
-        (tmp_path / "node").mkdir()
-        bench = Bench(Node(tmp_path / "node"))
+        bench = Bench(fresh())
         before(bench)
         return bench
 

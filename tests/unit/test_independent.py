@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from tests.fakeloop import FakeLoop
 from tests.fakestreams import FakeStreams
 from tests.killing import dies
-from tests.node import Node
+from tests.node import Node, nodes_at
 from zfsganeti.datasets import DETACH, INTENT, OLD, REMOVED
 from zfsganeti.errors import Busy, Missing, NoSpace
 from zfsganeti.images import Images
@@ -238,15 +237,10 @@ def test_a_copy_of_what_was_removed_does_not_bring_it_back(bench: Bench) -> None
 
 @pytest.mark.parametrize("boot", [False, True], ids=["", "boot"])
 def test_killed_anywhere_the_next_run_ends_it(tmp_path: Path, boot: bool) -> None:
-    count = 0
+    fresh = nodes_at(tmp_path)
 
     def another() -> Bench:
-        nonlocal count
-        if count:
-            os.rename(tmp_path / "node", tmp_path / f"before{count}")
-        count += 1
-        (tmp_path / "node").mkdir()
-        bench = Bench(Node(tmp_path / "node"))
+        bench = Bench(fresh())
         bench.independent.want(DISK0)
         bench.stop()
         return bench

@@ -16,7 +16,7 @@ import pytest
 
 from tests.fakeloop import FakeLoop
 from tests.killing import dies
-from tests.node import CLUSTER_NAME, Node
+from tests.node import CLUSTER_NAME, Node, nodes_at
 from tests.unit.test_images import GOLD, MIB, holding
 from zfsganeti import check, ganeti, hooks, install, osdefinition
 from zfsganeti.datasets import RESTORING
@@ -360,15 +360,10 @@ OPERATIONS: dict[str, tuple[Callable[[Bench], object], Callable[[Bench], object]
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_what_was_killed_anywhere_and_repeated_ends_the_same(tmp_path: Path, name: str) -> None:
     before, does = OPERATIONS[name]
-    count = 0
+    fresh = nodes_at(tmp_path)
 
     def another() -> Bench:
-        nonlocal count
-        if count:
-            os.rename(tmp_path / "node", tmp_path / f"before{count}")
-        count += 1
-        (tmp_path / "node").mkdir()
-        bench = Bench(Node(tmp_path / "node"))
+        bench = Bench(fresh())
         before(bench)
         return bench
 

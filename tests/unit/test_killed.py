@@ -7,15 +7,14 @@ process on the same running node, and after a boot that has mounted what a boot 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.killing import dies
-from tests.node import Node
+from tests.node import Node, nodes_at
 from zfsganeti.datasets import INTENT
 from zfsganeti.errors import Missing
 
@@ -123,19 +122,9 @@ def destroy(node: Node) -> None:
 
 
 @pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[Callable[[], Node]]:
+def nodes(tmp_path: Path) -> Callable[[], Node]:
     """One new node after the other, all at the same path so that their states can be compared."""
-    count = 0
-
-    def another() -> Node:
-        nonlocal count
-        if count:
-            os.rename(tmp_path / "node", tmp_path / f"before{count}")
-        count += 1
-        (tmp_path / "node").mkdir()
-        return Node(tmp_path / "node")
-
-    yield another
+    return nodes_at(tmp_path)
 
 
 def comparable(node: Node) -> dict[str, Any]:

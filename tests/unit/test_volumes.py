@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.fakeloop import FakeLoop
 from tests.killing import dies
-from tests.node import CLUSTER_NAME, Node
+from tests.node import CLUSTER_NAME, Node, nodes_at
 from zfsganeti.contents import PARAMETERS, dataset_properties, parameters_list, parse_parameters, reservation
 from zfsganeti.datasets import CLUSTER, INSTANCE, OPENED, RECORD, RESTORING, SIZE, VOLUME, Store
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
@@ -441,15 +441,10 @@ VERBS: dict[str, tuple[Callable[[Bench], object], Callable[[Bench], object]]] = 
 @pytest.mark.parametrize("name", VERBS)
 def test_a_verb_killed_anywhere_and_repeated_ends_the_same(tmp_path: Path, name: str, boot: bool) -> None:
     before, does = VERBS[name]
-    count = 0
+    fresh = nodes_at(tmp_path)
 
     def another() -> Bench:
-        nonlocal count
-        if count:
-            os.rename(tmp_path / "node", tmp_path / f"before{count}")
-        count += 1
-        (tmp_path / "node").mkdir()
-        made = Bench(Node(tmp_path / "node"))
+        made = Bench(fresh())
         before(made)
         return made
 
