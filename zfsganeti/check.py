@@ -173,7 +173,7 @@ def compare_node(
         if finding is not None:
             found.append(finding)
     found += [
-        Finding(node, name, "its independent copy was to take its place, and that was not finished", "detach-work", {}, sure=True)
+        Finding(node, name, "its independent copy was to take its place, and that was not finished", "detach-work", {})
         for name in facts.get("copies", ())
         if name in lacking
     ]
