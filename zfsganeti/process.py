@@ -1,7 +1,7 @@
 """Running a program with a deadline: the one place that knows `sh` and how its versions differ.
 
-`query` does the same by the standard library alone: every hook and every verb of a disk asks zfs(8) something, and importing
-`sh` takes as long as all the rest of them together.
+`query` does the same with `os` alone: hooks and verbs of disks ask zfs(8) something, and importing `sh` takes as long as all
+the rest of them together, `subprocess` as long as zfs(8) itself.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COMMAND = "/usr/sbin/gnt-zfs"  # ours; an ssh session's PATH has no sbin
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
 NOBODY = "65533"  # a user and group that Debian reserves and gives to nobody, unlike 65534, whose processes may be anybody's
+SIGKILL, SIGPIPE, SIGXFSZ = 9, 13, 25  # the module `signal` makes enumerations of them at every start
 SAID_BYTES = 1 << 20  # as much as a confined program may write to files; what it says on stderr goes to one
 
 
@@ -50,17 +51,57 @@ def execute(command: Sequence[str], *, stdin: str = "", seconds: float) -> Done:
 
 def query(command: Sequence[str], *, seconds: float) -> Done:
     """Run a program that is asked for something, without input, to its end; Unavailable when it is missing or too slow."""
-    import subprocess
-
+    out, err = os.memfd_create("stdout"), os.memfd_create("stderr")
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, env=ENVIRONMENT, cwd="/", check=False
+        pid = os.posix_spawn(
+            _found(command[0]),
+            list(command),
+            ENVIRONMENT,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, out, 1),
+                (os.POSIX_SPAWN_DUP2, err, 2),
+            ],
+            setsigdef=[SIGPIPE, SIGXFSZ],  # which Python ignores, and a program would go on ignoring
         )
-    except FileNotFoundError:
-        raise Unavailable(command[0], "is not installed") from None
-    except subprocess.TimeoutExpired:
-        raise Unavailable(" ".join(command[:2]), f"no end within {seconds:.0f} s") from None
-    return Done(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+        status = _ended(pid, seconds)
+        if status is None:
+            raise Unavailable(" ".join(command[:2]), f"no end within {seconds:.0f} s")
+        return Done(status, _written(out), _written(err))
+    finally:
+        os.close(out)
+        os.close(err)
+
+
+def _found(program: str) -> str:
+    """Return the path of a program; Unavailable when it is nowhere on our PATH."""
+    places = [program] if "/" in program else [f"{directory}/{program}" for directory in ENVIRONMENT["PATH"].split(":")]
+    for place in places:
+        if os.access(place, os.X_OK):
+            return place
+    raise Unavailable(program, "is not installed")
+
+
+def _ended(pid: int, seconds: float) -> int | None:
+    """Return the exit status that a program ended with, None when it had to be killed."""
+    import select
+
+    descriptor, reached = os.pidfd_open(pid), False
+    try:
+        waiting = select.poll()
+        waiting.register(descriptor, select.POLLIN)
+        reached = bool(waiting.poll(1000 * seconds))
+    finally:
+        os.close(descriptor)
+        if not reached:
+            os.kill(pid, SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return status if reached else None
+
+
+def _written(descriptor: int) -> str:
+    """Return what was written to a file in memory."""
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
 
 def background(*words: str) -> None:

@@ -1,0 +1,37 @@
+"""Programs that are asked for something, run without `subprocess`."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from zfsganeti.errors import Unavailable
+from zfsganeti.process import ENVIRONMENT, query
+
+
+def test_a_program_that_is_asked_ends_with_its_status_and_all_that_it_said() -> None:
+    done = query(["sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x; echo wrong >&2; exit 7"], seconds=60)
+    assert (done.status, len(done.stdout), set(done.stdout), done.stderr) == (7, 3000000, {"x"}, "wrong\n")
+
+
+def test_it_has_our_environment_no_input_and_what_python_ignores_is_not_ignored() -> None:
+    done = query(["sh", "-c", "env -i PATH=$PATH true; cat; echo $PATH $LC_ALL; grep SigIgn /proc/self/status"], seconds=60)
+    path, ignored = done.stdout.splitlines()
+    assert path == f"{ENVIRONMENT['PATH']} {ENVIRONMENT['LC_ALL']}"
+    assert not int(ignored.split()[1], 16) & (1 << 12 | 1 << 24)  # SIGPIPE, SIGXFSZ
+
+
+def test_one_that_was_killed_says_by_what() -> None:
+    assert query(["sh", "-c", "kill -9 $$"], seconds=60).status == -9
+
+
+def test_one_that_is_too_slow_or_missing_is_unavailable() -> None:
+    started = time.monotonic()
+    with pytest.raises(Unavailable) as caught:
+        query(["sleep", "600"], seconds=0.1)
+    assert str(caught.value) == "sleep 600: no end within 0 s"
+    assert time.monotonic() - started < 300
+    for program in ("no-such-program", "/no/such/program"):
+        with pytest.raises(Unavailable, match="is not installed"):
+            query([program], seconds=60)
