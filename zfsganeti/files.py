@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import itertools
 import os
-import re
 import stat
 
 from zfsganeti.errors import BadInput, Missing, Refused, Unavailable, human
@@ -21,6 +18,7 @@ if TYPE_CHECKING:
 
 KIB, MIB = 1 << 10, 1 << 20
 PIECE = 128 * KIB  # read at once; small, for each of a compressed file's streams copies what follows it
+HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
 PAGE = 4 * KIB  # the smallest hole
 ZEROS = bytes(MIB)
 
@@ -31,7 +29,7 @@ def silent(_what: str, _done: int, _total: int) -> None:
 
 def checksum_asked(sha256: str) -> str:
     """Return a checksum as hashlib writes it, '' when none is asked for."""
-    if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+    if sha256 and (len(sha256) != 64 or not HEXADECIMAL.issuperset(sha256)):
         raise BadInput(f"sha256 {sha256[:80]!r}: is not 64 hexadecimal digits")
     return sha256.lower()
 
@@ -123,6 +121,8 @@ def pieces(descriptor: int, what: str, progress: Progress, digest: Any = None) -
 
 def checksum(descriptor: int, progress: Progress) -> str:
     """Return the sha256 of an open file's bytes."""
+    import hashlib
+
     digest = hashlib.sha256()
     for _piece in pieces(descriptor, "verify", progress, digest):
         pass
@@ -161,9 +161,11 @@ def write_sparse(descriptor: int, pieces: Iterable[bytes], name: str, limit: int
 
 
 def _write_pages(descriptor: int, block: bytes, offset: int) -> None:
+    from itertools import groupby
+
     zeros = bytes(PAGE)
     pages = ((start, block[start : start + PAGE]) for start in range(0, len(block), PAGE))
-    for empty, run in itertools.groupby(pages, key=lambda page: page[1] == zeros[: len(page[1])]):
+    for empty, run in groupby(pages, key=lambda page: page[1] == zeros[: len(page[1])]):
         if not empty:
             run_pages = list(run)
             write(descriptor, b"".join(page for _start, page in run_pages), offset + run_pages[0][0])
@@ -178,6 +180,8 @@ def content_digest(path: str, progress: Progress = silent) -> str:
 def digest_of(descriptor: int, progress: Progress) -> str:
     """Return the content_digest of an open file."""
     size, offset = os.fstat(descriptor).st_size, 0
+    import hashlib
+
     digest = hashlib.sha256()
     while offset < size:
         try:

@@ -11,7 +11,7 @@ import os
 import re
 
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.names import COMPONENT, check_dataset, check_snapshot
+from zfsganeti.names import check_dataset, check_snapshot, is_component
 from zfsganeti.process import feed, query, relay
 
 TYPE_CHECKING = False
@@ -70,7 +70,7 @@ def check_token(token: str) -> str:
 
 def _check_base(base: str) -> str:
     dataset, mark, short = (base.replace("#", "@", 1) if "@" not in base else base).partition("@")
-    if not mark or not COMPONENT.fullmatch(short):
+    if not mark or not is_component(short):
         raise BadInput(f"base {base!r}: must be a snapshot or a bookmark")
     if dataset:
         check_dataset(dataset)
@@ -81,7 +81,7 @@ def receive_command(target: str, properties: Mapping[str, str | None]) -> list[s
     """Return the command that reads a stream into a filesystem; a property that is None is left as it is inherited there."""
     words = []
     for name, value in properties.items():
-        ours = name.startswith(PREFIX) and COMPONENT.fullmatch(name)
+        ours = name.startswith(PREFIX) and is_component(name)
         if not ours and (name not in PROPERTIES or value not in (None, PROPERTIES[name])):
             raise BadInput(f"property {name}={value}: cannot be set on what is received")
         words += ["-x", name] if value is None else ["-o", f"{name}={value}"]
