@@ -114,10 +114,15 @@ class FakeZfs:
         found = [(snapshot.number, f"{name}@{short}", snapshot.created) for name in names for short, snapshot in self._snapshots(name)]
         return [(name, created, 0) for _number, name, created in sorted(found)]
 
-    def snapshot_facts(self, root: str, wanted: Iterable[str], *, depth: int) -> dict[str, dict[str, str]]:
-        names = self._below(root, depth - 1) if depth else []
-        found = {f"{name}@{short}": self._facts(name, short, snapshot) for name in names for short, snapshot in self._snapshots(name)}
-        return {name: {prop: facts.get(prop, "-") for prop in wanted} for name, facts in found.items()}
+    def with_snapshot(
+        self, root: str, short: str, facts: Iterable[str], *, depth: int, marks: Iterable[str] = ()
+    ) -> list[tuple[Dataset, dict[str, str]]]:
+        wanted, found = frozenset(marks), []
+        for name in self._below(root, depth):
+            if short in dict(self._snapshots(name)):
+                known = self._facts(name, short, dict(self._snapshots(name))[short])
+                found.append((self._dataset(name, wanted), {fact: known.get(fact, "-") for fact in facts}))
+        return found
 
     def _facts(self, name: str, short: str, snapshot: Snapshot) -> dict[str, str]:
         return {"guid": str(snapshot.number), "creation": str(snapshot.created), "clones": ",".join(self._clones(name, short))}
@@ -127,6 +132,14 @@ class FakeZfs:
         if pool not in self._filesystems:
             raise Missing(f"pool {pool}")
         return Pool(pool, self.health, self.size, self.free)
+
+    def pool_health(self, name: str) -> str:
+        return self.pool(name).health
+
+    def room(self, path: str) -> int:
+        if not os.path.isdir(path):
+            raise FileNotFoundError(path)
+        return self.available
 
     def mounts(self) -> list[Mount]:
         return [Mount(self._name_of(mounted.filesystem), mounted.path, True) for mounted in self._mounted]

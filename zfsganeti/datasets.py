@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import time
 
@@ -42,11 +41,15 @@ if TYPE_CHECKING:
         def filesystems(self) -> list[tuple[str, str]]: ...
         def snapshots(self, root: str, *, depth: int | None = None) -> list[tuple[str, int, int]]: ...
         def pool(self, name: str) -> Pool: ...
+        def pool_health(self, name: str) -> str: ...
+        def room(self, path: str) -> int: ...
         def mounts(self) -> list[Mount]: ...
         def mounted_at(self, path: str) -> str | None: ...
         def create(self, name: str, properties: Mapping[str, object], marks: Mapping[str, str]) -> None: ...
         def snapshot(self, names: Any, marks: Mapping[str, str] | None = None) -> None: ...
-        def snapshot_facts(self, root: str, wanted: Any, *, depth: int) -> dict[str, dict[str, str]]: ...
+        def with_snapshot(
+            self, root: str, short: str, facts: Any, *, depth: int, marks: Any = ()
+        ) -> list[tuple[Dataset, dict[str, str]]]: ...
         def clone(self, snapshot: str, name: str, marks: Mapping[str, str], properties: Mapping[str, object] | None = None) -> None: ...
         def rename(self, old: str, new: str) -> None: ...
         def set(self, name: str, values: Mapping[str, str]) -> None: ...
@@ -180,6 +183,7 @@ def is_guarded(directory: str) -> bool:
 def pack_record(record: Mapping[str, Any]) -> str:
     """Return a record as a user property's value; one that is too long even compressed is Refused."""
     import base64
+    import json
     import zlib
 
     text = json.dumps(record, separators=(",", ":"), sort_keys=True)
@@ -195,6 +199,7 @@ def pack_record(record: Mapping[str, Any]) -> str:
 def unpack_record(value: str) -> dict[str, Any] | None:
     """Return the record a property holds, None when it holds none that can be read."""
     import base64
+    import json
     import zlib
 
     try:
@@ -336,17 +341,23 @@ class Store:
 
     def check_pool(self) -> None:
         """The pool is healthy; Unavailable says what it is instead."""
-        pool = self.zfs.pool(self.root.name)
-        if pool.health not in HEALTHY and not (pool.health == "DEGRADED" and self.config.allow_degraded):
-            raise Unavailable(f"pool {pool.name}", f"is {pool.health}", f"zpool status {pool.name}")
+        pool, health = self.root.name.split("/")[0], self.zfs.pool_health(self.root.name)
+        if health not in HEALTHY and not (health == "DEGRADED" and self.config.allow_degraded):
+            raise Unavailable(f"pool {pool}", f"is {health}", f"zpool status {pool}")
 
-    def check_space(self, instance: str, asked: int) -> Dataset:
-        """The root has room for so many bytes more; NoSpace has the figures. Return the root's dataset."""
+    def check_space(self, instance: str, asked: int) -> None:
+        """The root has room for so many bytes more; NoSpace has the figures."""
+        if asked <= self.zfs.room(self.root.path):
+            return
+        available = self.own().available
+        if asked > available:
+            raise NoSpace(f"{instance} on {self.root.name}", asked, available, "gnt-zfs trash empty may make room")
+
+    def own(self) -> Dataset:
+        """Return the root's dataset."""
         root = self.zfs.get(self.root.name)
         if root is None:
             raise Missing(f"dataset {self.root.name}")
-        if asked > root.available:
-            raise NoSpace(f"{instance} on {self.root.name}", asked, root.available, "gnt-zfs trash empty may make room")
         return root
 
     def _create(self, instance: str, origin: str) -> Dataset:

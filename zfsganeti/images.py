@@ -134,9 +134,8 @@ class Images:
             return []
 
     def _found(self, name: str, depth: int) -> list[Image]:
-        golden = self.zfs.snapshot_facts(name, ("guid", "clones"), depth=depth + 1)
-        datasets = [dataset for dataset in self.zfs.datasets(name, depth=depth, marks=IMAGE_MARKS) if self._is_ours(dataset)]
-        return [Image(dataset, golden[snapshot]) for dataset in datasets if (snapshot := f"{dataset.name}@{GOLDEN}") in golden]
+        found = self.zfs.with_snapshot(name, GOLDEN, ("guid", "clones"), depth=depth, marks=IMAGE_MARKS)
+        return [Image(dataset, golden) for dataset, golden in found if self._is_ours(dataset)]
 
     def _is_ours(self, dataset: Dataset) -> bool:
         return dataset.marks.get(CLUSTER) == self.store.cluster and IMAGE in dataset.marks

@@ -329,11 +329,12 @@ class Volumes:
 
     def check_room(self, volume: str, asked: int) -> None:
         """There is room for so many bytes more, and the disks' sizes together stay within the configured share of the root's."""
-        root = self.store.check_space(f"volume {volume}", asked)
-        limit = self.store.config.overcommit
-        if not limit:
-            return
-        promised, allowed = self.promised(), (root.used + root.available) * limit // 100
+        self.store.check_space(f"volume {volume}", asked)
+        limit, promised = self.store.config.overcommit, self.promised()
+        if not limit or promised + asked <= self.zfs.room(self.store.root.path) * limit // 100:
+            return  # what is used counts as well, but that need not be asked for then
+        root = self.store.own()
+        allowed = (root.used + root.available) * limit // 100
         if promised + asked > allowed:
             way_out = f"{human(promised)} are promised already and overcommit = {limit} allows {human(allowed)} in all"
             raise NoSpace(f"volume {volume} on {root.name}", asked, max(0, allowed - promised), way_out)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import time
 
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, ZfsGanetiError
@@ -152,6 +151,10 @@ def parse_mounts(text: str) -> list[Mount]:
 
 
 def _unescape(text: str) -> str:
+    if "\\" not in text:
+        return text
+    import re
+
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), text)
 
 
@@ -219,28 +222,35 @@ class Zfs:
 
     def datasets(self, root: str, *, depth: int | None = None, marks: Iterable[str] = ()) -> list[Dataset]:
         """Return the filesystems at and below `root`, parents first, with the named user properties set on them."""
-        wanted = (*NATIVE, *marks)
-        arguments = [
-            "get",
-            "-Hp",
-            *(["-r"] if depth is None else ["-d", str(depth)]),
-            "-t",
-            "filesystem",
-            "-o",
-            "name,property,value,source",
-            ",".join(wanted),
-            check_dataset(root),
-        ]
-        native: dict[str, dict[str, str]] = {}
-        local: dict[str, dict[str, str]] = {}
-        for line in self._command("zfs", *arguments).splitlines():
+        return [Dataset(name, *found) for name, found in self._properties(root, "filesystem", depth, (*NATIVE, *marks)).items()]
+
+    def _properties(
+        self, root: str, kinds: str, depth: int | None, wanted: Iterable[str]
+    ) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
+        """Return of each dataset of these kinds its native properties, and the user properties that are set on itself."""
+        scope = ["-r"] if depth is None else ["-d", str(depth)]
+        columns = ("-t", kinds, "-o", "name,property,value,source", ",".join(wanted))
+        found: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
+        for line in self._command("zfs", "get", "-Hp", *scope, *columns, check_dataset(root)).splitlines():
             name, prop, value, source = line.split("\t")
-            native.setdefault(name, {})
+            native, local = found.setdefault(name, ({}, {}))
             if ":" not in prop:
-                native[name][prop] = value
+                native[prop] = value
             elif source == "local":
-                local.setdefault(name, {})[prop] = value
-        return [Dataset(name, values, local.get(name, {})) for name, values in native.items()]
+                local[prop] = value
+        return found
+
+    def with_snapshot(
+        self, root: str, short: str, facts: Iterable[str], *, depth: int, marks: Iterable[str] = ()
+    ) -> list[tuple[Dataset, dict[str, str]]]:
+        """Return the filesystems at and below `root` that have a snapshot of this name, each with facts of the snapshot."""
+        wanted = dict.fromkeys((*NATIVE, *marks, *facts))
+        found = self._properties(root, "filesystem,snapshot", depth + 1, wanted)
+        return [
+            (Dataset(name, *found[name]), {fact: found[snapshot][0].get(fact, "-") for fact in facts})
+            for name in found
+            if (snapshot := f"{name}@{short}") in found and name[len(root) :].count("/") <= depth
+        ]
 
     def get(self, name: str, *, marks: Iterable[str] = ()) -> Dataset | None:
         """Return one filesystem, None when it does not exist."""
@@ -262,15 +272,6 @@ class Zfs:
         )
         return [(name, int(created), _number(used)) for name, created, used in (line.split("\t") for line in lines.splitlines())]
 
-    def snapshot_facts(self, root: str, wanted: Iterable[str], *, depth: int) -> dict[str, dict[str, str]]:
-        """Return the wanted properties of each snapshot at and below `root`, by its name; `-` where one has no value."""
-        arguments = ("get", "-Hp", "-d", str(depth), "-t", "snapshot", "-o", "name,property,value", ",".join(wanted), check_dataset(root))
-        found: dict[str, dict[str, str]] = {}
-        for line in self._command("zfs", *arguments).splitlines():
-            name, prop, value = line.split("\t")
-            found.setdefault(name, {})[prop] = value
-        return found
-
     def local(self, name: str) -> dict[str, str]:
         """Return the properties that were set on a filesystem itself, neither inherited nor left at their default."""
         lines = self._command("zfs", "get", "-Hp", "-s", "local", "-o", "property,value", "all", check_dataset(name)).splitlines()
@@ -282,8 +283,25 @@ class Zfs:
         health, *sizes = self._command("zpool", "list", "-Hp", "-o", "health,size,free,freeing", pool).split()
         return Pool(pool, health, *map(_number, sizes))
 
+    def pool_health(self, name: str) -> str:
+        """Return the health of a pool or of the pool a dataset is in."""
+        pool = name.split("/")[0]
+        try:
+            with open(f"/proc/spl/kstat/zfs/{pool}/state", encoding="ascii") as file:
+                state = file.read().strip()
+        except OSError:
+            state = ""
+        return state if state == "ONLINE" else self.pool(pool).health  # which tells more kinds of trouble apart
+
+    def room(self, path: str) -> int:
+        """Return the bytes that the filesystem which is mounted at a path can take."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
     def version(self) -> tuple[int, ...]:
         """Return the loaded module's version, such as (2, 3, 9)."""
+        import re
+
         try:
             with open("/sys/module/zfs/version", encoding="ascii") as file:
                 return tuple(int(part) for part in re.findall(r"\d+", file.read().split("-")[0]))

@@ -313,6 +313,35 @@ def test_a_pool_says_how_it_is(bench: Bench) -> None:
     pool = bench.zfs.pool(bench.root)
     assert (pool.name, pool.health) == (bench.root.split("/")[0], "ONLINE")
     assert 0 < pool.free < pool.size
+    assert bench.zfs.pool_health(bench.root) == "ONLINE"
+    with pytest.raises(Missing):
+        bench.zfs.pool_health("nosuchpool/vm")
+
+
+def test_a_mounted_filesystem_says_what_it_can_take(bench: Bench) -> None:
+    known = bench.look(bench.root).available
+    assert abs(bench.zfs.room(bench.directory) - known) < known // 100
+    with pytest.raises(OSError):
+        bench.zfs.room(bench.path("nothing"))
+
+
+def test_filesystems_are_found_by_a_snapshot_that_they_have(bench: Bench) -> None:
+    bench.zfs.create(bench.name("deep"), {}, {})
+    for short in ("a", "b", "deep/c"):
+        bench.make(short)
+        bench.zfs.snapshot([bench.name(f"{short}@golden")])
+    bench.zfs.snapshot([bench.name("deep@other")])
+    bench.zfs.create(bench.name("none"), {}, {})
+    bench.make_clone(bench.name("a@golden"), bench.name("of-a"))
+    found = bench.zfs.with_snapshot(bench.root, "golden", ("guid", "clones"), depth=1, marks=MARKS)
+    assert sorted(dataset.name for dataset, _facts in found) == [bench.name("a"), bench.name("b")]
+    facts = {dataset.short: facts for dataset, facts in found}
+    assert (facts["a"]["clones"], facts["b"]["clones"]) == (bench.name("of-a"), "")
+    assert facts["a"]["guid"] not in ("-", found[0][0].guid, facts["b"]["guid"])
+    assert [dataset.marks for dataset, _facts in found] == [OURS, OURS]
+    assert bench.zfs.with_snapshot(bench.name("none"), "golden", ("guid",), depth=0) == []
+    with pytest.raises(Missing):
+        bench.zfs.with_snapshot(bench.name("gone"), "golden", ("guid",), depth=1)
 
 
 # mounting

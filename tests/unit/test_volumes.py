@@ -17,6 +17,7 @@ from tests.node import CLUSTER_NAME, Node, nodes_at
 from zfsganeti.contents import PARAMETERS, dataset_properties, parameters_list, parse_parameters, reservation
 from zfsganeti.datasets import CLUSTER, INSTANCE, OPENED, RECORD, RESTORING, SIZE, VOLUME, Store
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
+from zfsganeti.images import Images
 from zfsganeti.volumes import Volumes, check_volume
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -468,3 +469,46 @@ def test_a_verb_killed_anywhere_and_repeated_ends_the_same(tmp_path: Path, name:
             after["devices"] = goal["devices"]  # what a boot takes away, attach brings back
         assert after == goal, f"killed at point {point}"
     assert point > 1
+
+
+class Asked:
+    """A backend that writes down what zfs(8) or zpool(8) would be started for."""
+
+    PROGRAMS = ("datasets", "filesystems", "snapshots", "with_snapshot", "local", "pool", "set", "clear")
+
+    def __init__(self, zfs: Any) -> None:
+        self.zfs = zfs
+        self.programs: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        known = getattr(self.zfs, name)
+        return known if not callable(known) else lambda *arguments, **options: self.call(name, known, arguments, options)
+
+    def call(self, name: str, method: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        result = method(*arguments, **options)
+        if name in self.PROGRAMS or (name == "get" and result is not None):  # what is not there the kernel says itself
+            self.programs.append(name)
+        return result
+
+
+@pytest.mark.parametrize(("parameters", "programs"), [({}, []), ({"recordsize": 4096}, []), ({"image": "gold"}, ["with_snapshot"])])
+def test_a_new_disk_starts_no_program_but_one_that_reads_the_catalogue(node: Node, parameters: dict[str, Any], programs: list[str]) -> None:
+    def fill(home: str) -> dict[str, str]:
+        Path(home, "disk.raw").write_bytes(b"gold")
+        return {}
+
+    Images(node.store).make("gold", "file:/gold", fill)
+    asked: Any = Asked(node.fake)
+    volumes = Volumes(Store(asked, node.root, CLUSTER_NAME, node.config, now=node.store.now), FakeLoop(node.fake.reaper))
+    volumes.create(DISK0, MIB, parameters)
+    assert asked.programs == programs
+
+
+def test_what_is_used_is_asked_for_only_when_free_space_alone_is_too_little(node: Node) -> None:
+    asked: Any = Asked(node.fake)
+    volumes = Volumes(Store(asked, node.root, CLUSTER_NAME, node.config, now=node.store.now), FakeLoop(node.fake.reaper))
+    volumes.check_room(DISK0, node.fake.available)
+    assert asked.programs == []
+    with pytest.raises(NoSpace):
+        volumes.check_room(DISK0, node.fake.available + 1)
+    assert asked.programs == ["get"]
