@@ -2,6 +2,7 @@
 
 libzfs_core creates, snapshots, renames and destroys, atomically and with errno; it cannot list or set, so zfs(8) does
 that. It validates no property value (recordsize=12345 panics the pool), so only VALIDATORS' properties ever reach it.
+What a new disk needs is called through `core`, the rest through Debian's binding, whose import takes longer than all of that.
 Names and values are str here and become bytes on the way down.
 """
 
@@ -11,13 +12,14 @@ import errno
 import os
 import time
 
+from zfsganeti import core
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.names import check_dataset, check_snapshot
 from zfsganeti.process import describe, open_files, processes, query
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
 
 COMMAND_SECONDS = 60
@@ -254,6 +256,8 @@ class Zfs:
 
     def get(self, name: str, *, marks: Iterable[str] = ()) -> Dataset | None:
         """Return one filesystem, None when it does not exist."""
+        if core.exists(check_dataset(name).encode()) is False:
+            return None  # the kernel says so at once, zfs(8) need not be started
         try:
             return self.datasets(name, depth=0, marks=marks)[0]
         except Missing:
@@ -320,6 +324,17 @@ class Zfs:
 
     # changing
 
+    def _direct(self, name: str, function: Callable[..., int], *arguments: object) -> None:
+        """Call libzfs_core without the binding; an errno becomes an exception of ours, which names the dataset."""
+        try:
+            code = function(*arguments)
+        except OSError as error:
+            if error.filename == "/dev/zfs":
+                raise Unavailable("/dev/zfs", "cannot be opened", "modprobe zfs, as root") from error
+            raise Unavailable("libzfs_core", str(error), "apt install zfsutils-linux") from error
+        if code:
+            raise self._translate(name, OSError(code, os.strerror(code)))
+
     def _core(self) -> Any:
         try:
             import libzfs_core
@@ -361,7 +376,7 @@ class Zfs:
 
     def create(self, name: str, properties: Mapping[str, object], marks: Mapping[str, str]) -> None:
         """The filesystem exists, unmounted, with these properties; Refused when the name is taken."""
-        self._call(name, "lzc_create", check_dataset(name).encode(), "zfs", encode(properties, marks))
+        self._direct(name, core.create, check_dataset(name).encode(), encode(properties, marks))
 
     def snapshot(self, names: Iterable[str], marks: Mapping[str, str] | None = None) -> None:
         """All snapshots exist, of one txg, or none."""
@@ -370,11 +385,12 @@ class Zfs:
 
     def clone(self, snapshot: str, name: str, marks: Mapping[str, str], properties: Mapping[str, object] | None = None) -> None:
         """The filesystem exists, unmounted, with what the snapshot holds; Refused when the name is taken."""
-        self._call(name, "lzc_clone", check_dataset(name).encode(), check_snapshot(snapshot).encode(), encode(properties or {}, marks))
+        whole = encode(properties or {}, marks)
+        self._direct(name, core.clone, check_snapshot(snapshot).encode(), check_dataset(name).encode(), whole)
 
     def rename(self, old: str, new: str) -> None:
         """The filesystem bears the new name; where it is mounted it stays mounted."""
-        self._call(old, "lzc_rename", check_dataset(old).encode(), check_dataset(new).encode())
+        self._direct(old, core.rename, check_dataset(old).encode(), check_dataset(new).encode())
 
     def set(self, name: str, values: Mapping[str, str]) -> None:
         """The properties are set, all or none; zfs(8) validates native ones, but looks at user properties only after it set others."""
@@ -491,7 +507,7 @@ class Zfs:
         if os.listdir(path):
             raise Foreign(path, f"the directory is not empty, {name} is not mounted over it", "move away what is in it")
         try:
-            _libc_call("mount", name, path, "zfs", MS_NOATIME | MS_NOSUID | MS_NODEV | MS_NOEXEC, f"zfsutil,mntpoint={path}")
+            core.libc("mount", name, path, "zfs", MS_NOATIME | MS_NOSUID | MS_NODEV | MS_NOEXEC, f"zfsutil,mntpoint={path}")
         except OSError as error:
             if error.errno == errno.ENOENT:
                 raise Missing(f"dataset {name}") from error
@@ -504,7 +520,7 @@ class Zfs:
         deadline = time.monotonic() + seconds
         while (name := self.mounted_at(path)) is not None:
             try:
-                _libc_call("umount2", path, MNT_DETACH if lazy else 0)
+                core.libc("umount2", path, MNT_DETACH if lazy else 0)
             except OSError as error:
                 if error.errno == errno.EINVAL:
                     continue  # gone in the meantime
@@ -513,16 +529,6 @@ class Zfs:
                 if time.monotonic() > deadline:
                     raise Busy(path, f"{name} is in use by {', '.join(self.holders(name)) or 'an unknown process'}") from error
                 time.sleep(0.1)
-
-
-def _libc_call(function: str, *arguments: str | int) -> None:
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    values = [os.fsencode(argument) if isinstance(argument, str) else ctypes.c_ulong(argument) for argument in arguments]
-    if getattr(libc, function)(*values) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), str(arguments[0]))
 
 
 def _mounting_processes(name: str) -> Iterator[str]:

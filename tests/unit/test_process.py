@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from zfsganeti.errors import Unavailable
 from zfsganeti.process import ENVIRONMENT, query
+
+HOUSE = Path(__file__).parents[2]
 
 
 def test_a_program_that_is_asked_ends_with_its_status_and_all_that_it_said() -> None:
@@ -35,3 +40,12 @@ def test_one_that_is_too_slow_or_missing_is_unavailable() -> None:
     for program in ("no-such-program", "/no/such/program"):
         with pytest.raises(Unavailable, match="is not installed"):
             query([program], seconds=60)
+
+
+def test_what_is_asked_costs_no_module_that_takes_longer_than_the_program() -> None:
+    body = (
+        f"import sys; sys.path.insert(0, {str(HOUSE)!r})\nfrom zfsganeti import contents, images, here, volumes, process\n"
+        "process.query(['true'], seconds=60)\nprint(*sorted(sys.modules))"
+    )
+    said = subprocess.run([sys.executable, "-I", "-S", "-c", body], capture_output=True, text=True, check=True).stdout
+    assert not {"subprocess", "re", "json", "hashlib", "ctypes", "signal", "typing", "sh", "cffi", "socket"} & set(said.split())

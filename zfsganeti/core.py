@@ -1,0 +1,108 @@
+"""What C does for us without a program or a binding: four calls of libzfs_core, mount(2) and umount2(2), by ctypes.
+
+Importing Debian's binding takes as long as running zfs(8) twenty times, for it parses C declarations each time; what every new
+disk needs is therefore called here. The libraries' names carry the number of their ABI: where another one is installed they are
+not found. Names and strings are bytes, properties are what `zfsganeti.zfs.encode` has checked.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import cache
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+NVPAIR, CORE = "libnvpair.so.3", "libzfs_core.so.3"
+NV_UNIQUE_NAME = 1  # include/sys/nvpair.h
+FILESYSTEM = 2  # LZC_DATSET_TYPE_ZFS, include/libzfs_core.h
+
+
+@cache
+def _libraries() -> tuple[Any, Any]:
+    """Return libnvpair and libzfs_core, with /dev/zfs open; OSError when one of the three is missing."""
+    import ctypes
+
+    nvpair, core = ctypes.CDLL(NVPAIR), ctypes.CDLL(CORE, use_errno=True)
+    text, pointer = ctypes.c_char_p, ctypes.c_void_p
+    nvpair.nvlist_alloc.argtypes = [ctypes.POINTER(pointer), ctypes.c_uint, ctypes.c_int]
+    nvpair.nvlist_add_string.argtypes = [pointer, text, text]
+    nvpair.nvlist_add_uint64.argtypes = [pointer, text, ctypes.c_uint64]
+    nvpair.nvlist_free.argtypes, nvpair.nvlist_free.restype = [pointer], None
+    core.lzc_create.argtypes = [text, ctypes.c_int, pointer, pointer, ctypes.c_uint]
+    core.lzc_clone.argtypes = [text, text, pointer]
+    core.lzc_rename.argtypes = [text, text]
+    core.lzc_exists.argtypes = [text]
+    status = core.libzfs_core_init()
+    if status:
+        raise OSError(status, os.strerror(status), "/dev/zfs")
+    return nvpair, core
+
+
+class _List:
+    """Properties as an nvlist, for the time of one call."""
+
+    def __init__(self, properties: Mapping[bytes, object]) -> None:
+        self.properties = properties
+
+    def __enter__(self) -> Any:
+        import ctypes
+
+        nvpair, _core = _libraries()
+        self.list = ctypes.c_void_p()
+        status = nvpair.nvlist_alloc(ctypes.byref(self.list), NV_UNIQUE_NAME, 0)
+        for name, value in self.properties.items():
+            add = nvpair.nvlist_add_uint64 if isinstance(value, int) else nvpair.nvlist_add_string
+            status = status or add(self.list, name, value)
+        if status:
+            self.__exit__()
+            raise OSError(status, os.strerror(status), "nvlist")
+        return self.list
+
+    def __exit__(self, *_failure: object) -> None:
+        _libraries()[0].nvlist_free(self.list)
+
+
+def create(name: bytes, properties: Mapping[bytes, object]) -> int:
+    """Make a filesystem, which is not mounted; return 0 or an errno."""
+    with _List(properties) as listed:
+        return int(_libraries()[1].lzc_create(name, FILESYSTEM, listed, None, 0))
+
+
+def clone(snapshot: bytes, name: bytes, properties: Mapping[bytes, object]) -> int:
+    """Make a filesystem of a snapshot, which is not mounted; return 0 or an errno."""
+    with _List(properties) as listed:
+        return int(_libraries()[1].lzc_clone(name, snapshot, listed))
+
+
+def rename(old: bytes, new: bytes) -> int:
+    """Rename a filesystem, whose mounts stay; return 0 or an errno."""
+    return int(_libraries()[1].lzc_rename(old, new))
+
+
+def exists(name: bytes) -> bool | None:
+    """Tell whether a dataset exists, None when that cannot be said."""
+    import ctypes
+
+    try:
+        _nvpair, core = _libraries()
+    except OSError:
+        return None
+    ctypes.set_errno(0)
+    if core.lzc_exists(name):
+        return True
+    return False if ctypes.get_errno() == errno.ENOENT else None
+
+
+def libc(function: str, *arguments: str | int) -> None:
+    """Make a call of the C library, which returns 0 when it has worked; OSError when it has not."""
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    values = [os.fsencode(argument) if isinstance(argument, str) else ctypes.c_ulong(argument) for argument in arguments]
+    if getattr(library, function)(*values) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(arguments[0]))
