@@ -7,7 +7,7 @@ GENERATION ?= trixie
 NODE ?= node1
 LAB := tests/lab/lab
 
-.PHONY: check test lab-rest lab-table demo lab lab-shell lab-run lab-stop lab-clean install deps venv
+.PHONY: check test bench lab-rest lab-table demo lab lab-shell lab-run lab-stop lab-clean install deps venv
 
 check: venv
 	$(VENV)/bin/python -m ruff check .
@@ -36,6 +36,10 @@ lab-rest: deps venv
 # what the last make test and the last make lab-rest have seen, as a table; it is committed
 lab-table: venv
 	$(VENV)/bin/python -m tests.lab table docs/lab.md
+
+# how long things take on a node of each generation, as ratios to what does the same by hand; the page is committed
+bench: deps venv
+	$(VENV)/bin/python -m benchmarks docs/performance.md
 
 demo: deps
 	$(LAB) demo --generation $(GENERATION)

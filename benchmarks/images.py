@@ -1,97 +1,86 @@
-"""Run on a node: how long a disk takes that is made of an image, against other ways to get one, in one run; prints tables.
-
-usage: python3 images.py ROOT DIRECTORY, for example zfs/vm /zfs/vm
-"""
+"""A disk that is made of an image, against other ways to get one, and whatever the image's size"""
 
 from __future__ import annotations
 
 import os
-import statistics
-import subprocess
-import sys
-import time
+from collections.abc import Iterator
 
-PROVIDER = "/usr/share/ganeti/extstorage/zfs"
+from benchmarks.measure import Place, Row, against, medians, run, shell, verb
+
 VOLUME = "bench.ext.disk0"
-ROUNDS = 5
 USED_MIB = 800
-SIZES_GIB = (1, 25, 100)
+SIZES_GIB = (1, 10, 25, 100)
+TOLD = 25  # the size that is compared with other ways
+LIMIT = "the start of Python, one zfs get of the catalogue, and three transaction groups: the clone, its properties, the fsync of its size"
 
 
-def run(*command: str, **environment: str) -> float:
-    """Return how many seconds a command took, which must succeed."""
-    wanted = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environment}
-    started = time.perf_counter()
-    subprocess.run(command, check=True, env=wanted, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
+def rows(place: Place) -> Iterator[Row]:
+    names = {size: _make_image(size, place) for size in SIZES_GIB}
+    try:
+        yield from _against_others(names[TOLD], place)
+        yield from _whatever_the_size(names)
+    finally:
+        for name in names.values():
+            run("gnt-zfs", "image", "delete", "--now", "--yes", name)
 
 
-def shell(text: str) -> float:
-    return run("sh", "-c", text)
-
-
-def make_image(size: int, directory: str) -> str:
+def _make_image(size: int, place: Place) -> str:
     """An image of `size` GiB exists, of which the first part is used; return its name."""
-    source, name = f"{directory}/source.raw", f"bench:{size}G"
+    source, name = f"{place.directory}/source.raw", f"bench:{size}G"
     shell(f"head -c {USED_MIB}M /dev/urandom > {source}; truncate -s {size}G {source}")
     run("gnt-zfs", "image", "import", name, source)
     os.unlink(source)
     return name
 
 
-def clone(name: str, size: int) -> float:
+def _ours(name: str, size: int) -> float:
     """Return how long it takes until a disk made of an image is a block device; nothing is left of it."""
-    environment = {"VOL_NAME": VOLUME, "VOL_SIZE": str(size << 10), "EXTP_PROVIDER": "zfs", "EXTP_IMAGE": name}
-    taken = run(f"{PROVIDER}/create", **environment)
-    run(f"{PROVIDER}/remove", **environment)
+    taken = verb("create", VOLUME, size << 10, image=name)
+    verb("remove", VOLUME, size << 10)
     return taken
 
 
-def by_hand(name: str, root: str) -> float:
-    taken = shell(f"zfs clone {root}/.images/{name}@golden {root}/byhand")
-    shell(f"zfs destroy {root}/byhand")
+def _by_hand(name: str, place: Place, then: str = "") -> float:
+    disk = f"{place.directory}/byhand/disk.raw"
+    taken = shell(f"zfs clone {place.root}/.images/{name}@golden {place.root}/byhand {then.format(disk)}")
+    shell(f"for d in $(losetup -nO NAME -j {disk}); do losetup -d $d; done; umount {place.directory}/byhand")
+    shell(f"zfs destroy {place.root}/byhand")
     return taken
 
 
-def empty() -> float:
-    """Return what the same verb takes without an image."""
-    environment = {"VOL_NAME": VOLUME, "VOL_SIZE": "1024", "EXTP_PROVIDER": "zfs"}
-    taken = run(f"{PROVIDER}/create", **environment)
-    run(f"{PROVIDER}/remove", **environment)
-    return taken
+def _against_others(name: str, place: Place) -> Iterator[Row]:
+    ours = f"create with image= ({TOLD} GiB, {USED_MIB} MiB used), to a disk that is attached"
+    attached = f"&& truncate -s {TOLD}G {{0}} && losetup -f --show {{0}}"
+    synced = attached.replace("&& losetup", "&& sync {0} && losetup")
+    found = medians(
+        9,
+        {
+            ours: lambda: _ours(name, TOLD),
+            "zfs clone alone": lambda: _by_hand(name, place),
+            "zfs clone, truncate, losetup": lambda: _by_hand(name, place, attached),
+            "zfs clone, truncate, sync FILE, losetup": lambda: _by_hand(name, place, synced),
+        },
+    )
+    yield from against(found | _copies(name, place), ours, LIMIT)
 
 
-def copies(name: str, root: str, directory: str) -> dict[str, float]:
+def _copies(name: str, place: Place) -> dict[str, float]:
     """Return how long it takes to copy the image's disk, once for each way."""
-    disk, target = f"{directory}/look/disk.raw", f"{directory}/copy.raw"
-    shell(f"zfs clone {root}/.images/{name}@golden {root}/look")
+    disk, target = f"{place.directory}/look/disk.raw", f"{place.directory}/copy.raw"
+    shell(f"zfs clone {place.root}/.images/{name}@golden {place.root}/look")
     found = {}
     for title, command in (
         ("cp --sparse", f"cp --reflink=never --sparse=always {disk} {target}"),
         ("qemu-img convert", f"qemu-img convert -f raw -O raw {disk} {target}"),
     ):
-        found[title] = shell(f"{command} && sync -f {target}")
+        found[title] = shell(f"{command} && sync {target}")
         os.unlink(target)
-    shell(f"zfs destroy {root}/look")
+    shell(f"umount {place.directory}/look; zfs destroy {place.root}/look")
     return found
 
 
-def main(root: str, directory: str) -> None:
-    names = {size: make_image(size, directory) for size in SIZES_GIB}
-    taken: dict[str, list[float]] = {}
-    for _round in range(ROUNDS):
-        for size, name in names.items():
-            taken.setdefault(f"create, {size} GiB", []).append(clone(name, size))
-        taken.setdefault("create without an image", []).append(empty())
-        taken.setdefault("zfs clone", []).append(by_hand(names[25], root))
-    medians = {title: statistics.median(values) for title, values in taken.items()} | copies(names[25], root, directory)
-    ours = medians["create, 25 GiB"]
-    print(f"| to a disk of an image with {USED_MIB} MiB used | ms | 25 GiB clone against it |\n|---|---|---|")
-    for title, median in medians.items():
-        print(f"| {title} | {1000 * median:.0f} | {ours / median:.3f} |")
-    for name in names.values():
-        run("gnt-zfs", "image", "delete", "--now", "--yes", name)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def _whatever_the_size(names: dict[int, str]) -> Iterator[Row]:
+    found = medians(7, {f"create with image=, {size} GiB": lambda size=size: _ours(names[size], size) for size in SIZES_GIB})  # type: ignore[misc]
+    smallest, *larger = found
+    for title in larger:
+        yield Row(title, found[title], smallest, found[smallest], "nothing of it depends on the size" if title == larger[0] else "")

@@ -1,72 +1,76 @@
-"""Run on a node: how long the provider's verbs take against what does the same by hand, interleaved in one run; prints a table.
-
-usage: python3 verbs.py ROOT DIRECTORY, for example zfs/vm /zfs/vm
-"""
+"""The provider's verbs against what does the same by hand, or by a provider in sh"""
 
 from __future__ import annotations
 
-import os
-import statistics
-import subprocess
-import sys
-import time
+from collections.abc import Iterator
 
-PROVIDER = "/usr/share/ganeti/extstorage/zfs"
-VOLUME = "bench.ext.disk0"
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "VOL_NAME": VOLUME, "VOL_SIZE": "1024", "EXTP_PROVIDER": "zfs"}
+from benchmarks.measure import PROVIDER, Place, Row, against, medians, run, shell, verb
+
+VOLUME, SIZE_MIB = "bench.ext.disk0", 1024
+PYTHON = "python3 -I -c pass"
 
 
-def seconds(*command: str) -> float:
-    started = time.perf_counter()
-    subprocess.run(command, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
+def rows(place: Place) -> Iterator[Row]:
+    yield from _pieces(place)
+    yield from _attach(place)
+    yield from _create(place)
 
 
-def compare(rounds: int, **ways: tuple[str, ...]) -> dict[str, float]:
-    """Return the median of each way, all taken in turn."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _round in range(rounds):
-        for name, command in ways.items():
-            taken[name].append(seconds(*command))
-    return {name: statistics.median(values) for name, values in taken.items()}
-
-
-def show(title: str, medians: dict[str, float], ours: str) -> None:
-    print(f"| {title} | ms | ours against it |")
-    print("|---|---|---|")
-    for name, median in medians.items():
-        print(f"| {name} | {1000 * median:.1f} | {medians[ours] / median:.2f} |")
-    print()
-
-
-def create_and_remove(rounds: int, root: str, directory: str) -> None:
-    by_hand = (
-        f"zfs create -o compression=lz4 {root}/byhand && truncate -s 1G {directory}/byhand/disk.raw && "
-        f"losetup -f --show {directory}/byhand/disk.raw"
+def _pieces(place: Place) -> Iterator[Row]:
+    """What everything here is made of: the start of Python, of our library, of zfs(8), and a transaction group."""
+    found = medians(
+        20,
+        {
+            "our library, imported": lambda: run("/usr/bin/python3", "-I", "-c", "from zfsganeti import extstorage, here, volumes, images"),
+            PYTHON: lambda: run("/usr/bin/python3", "-I", "-c", "pass"),
+            "zfs get of one dataset": lambda: run("zfs", "get", "-Hp", "used", place.root),
+            "one transaction group (zpool sync)": lambda: run("zpool", "sync", place.root.split("/")[0]),
+            "import libzfs_core (Debian's binding)": lambda: run("/usr/bin/python3", "-I", "-c", "import libzfs_core"),
+        },
     )
-    undone = f"losetup -d $(losetup -nO NAME -j {directory}/byhand/disk.raw); umount {directory}/byhand; zfs destroy {root}/byhand"
-    taken: dict[str, list[float]] = {"create": [], "by hand": []}
-    for _round in range(rounds):
-        taken["create"].append(seconds(f"{PROVIDER}/create"))
-        seconds(f"{PROVIDER}/remove")
-        taken["by hand"].append(seconds("sh", "-c", by_hand))
-        seconds("sh", "-c", undone)
-    show("create to attached", {name: statistics.median(values) for name, values in taken.items()}, "create")
+    yield from against(found, "our library, imported", "what the rest is made of, for comparison")
 
 
-def main(root: str, directory: str) -> None:
-    seconds(f"{PROVIDER}/create")
-    link = os.readlink(f"/dev/zfsganeti/{VOLUME}")
+def _attach(place: Place) -> Iterator[Row]:
+    verb("create", VOLUME, SIZE_MIB)
+    link = f"/dev/zfsganeti/{VOLUME}"
     ways = {
-        "/bin/sh -c :": ("/bin/sh", "-c", ":"),
-        "python3 -I -c pass": ("/usr/bin/python3", "-I", "-c", "pass"),
-        "zfs list and readlink, as the providers in sh": ("/bin/sh", "-c", f"zfs list -H -o name {root}/{VOLUME} && readlink -f {link}"),
-        "attach": (f"{PROVIDER}/attach",),
+        "attach of an attached volume": lambda: run(f"{PROVIDER}/attach", VOL_NAME=VOLUME),
+        "/bin/sh -c :": lambda: run("/bin/sh", "-c", ":"),
+        PYTHON: lambda: run("/usr/bin/python3", "-I", "-c", "pass"),
+        "zfs list and readlink, as a provider in sh": lambda: shell(f"zfs list -H -o name {place.root}/{VOLUME} && readlink -f {link}"),
     }
-    show("attach on an attached volume", compare(30, **ways), "attach")
-    seconds(f"{PROVIDER}/remove")
-    create_and_remove(8, root, directory)
+    found = medians(30, ways)
+    verb("remove", VOLUME, SIZE_MIB)
+    yield from against(found, "attach of an attached volume", "the start of Python: no program is run, four of our modules are read")
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def _create(place: Place) -> Iterator[Row]:
+    home, name = f"{place.directory}/byhand", f"{place.root}/byhand"
+
+    def ours() -> float:
+        taken = verb("create", VOLUME, SIZE_MIB)
+        verb("remove", VOLUME, SIZE_MIB)
+        return taken
+
+    def as_ganeti_does() -> float:
+        taken = verb("create", VOLUME, SIZE_MIB) + run(f"{PROVIDER}/attach", VOL_NAME=VOLUME)
+        verb("remove", VOLUME, SIZE_MIB)
+        return taken
+
+    def by_hand(fsync: str = "") -> float:
+        taken = shell(f"zfs create {name} && truncate -s {SIZE_MIB}M {home}/disk.raw {fsync} && losetup -f --show {home}/disk.raw")
+        shell(f"losetup -d $(losetup -nO NAME -j {home}/disk.raw); umount {home}; zfs destroy {name}")
+        return taken
+
+    found = medians(
+        10,
+        {
+            "create, to a disk that is attached": ours,
+            "zfs create, truncate, losetup": by_hand,
+            "zfs create, truncate, sync FILE, losetup": lambda: by_hand(f"&& sync {home}/disk.raw"),
+            "create and attach, as Ganeti calls them": as_ganeti_does,
+        },
+    )
+    limit = "the start of Python, and three transaction groups: the dataset, its properties, the first fsync"
+    yield from against(found, "create, to a disk that is attached", limit)

@@ -212,6 +212,6 @@ def both(action: Callable[[str], object], generations: tuple[str, ...] = image.G
 def stop_everything() -> None:
     """No lab of any generation or purpose runs on this machine."""
     for generation in image.GENERATIONS:
-        for purpose in ("lab", "test", "demo", "build"):
+        for purpose in ("lab", "test", "demo", "bench", "build"):
             Cluster(generation, purpose).stop()
     subprocess.run(["sync"], check=False)
