@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from tests.fakeloop import FakeLoop
 from tests.killing import dies
 from tests.node import CLUSTER_NAME, DAY, Node, nodes_at
+from tests.unit.test_sources import CONTENT, SHA256, serving
+from zfsganeti import formats
 from zfsganeti.contents import find_directory, parse_parameters
 from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
@@ -172,6 +174,21 @@ def test_what_fails_leaves_nothing_and_what_could_not_be_reached_is_gone_on_with
 
     bench.images.make("debian-12", "http://example.com/x", fill)
     assert found == ["download.part"]
+
+
+def test_a_download_is_not_repeated_when_only_its_conversion_was_interrupted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_path: str, **_more: Any) -> None:
+        raise KeyboardInterrupt
+
+    with serving() as site:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(formats, "to_raw", interrupted)
+            bench.images.import_from("debian-12", site.url())
+        assert bench.names() == []
+        image = bench.images.import_from("debian-12", site.url())
+        assert site.ranges_asked() == [None, f"bytes={len(CONTENT) - 1}-"]
+    assert image.checksum == SHA256
+    assert list(bench.node.fake.files(image.dataset)) == ["disk.raw"]
 
 
 def test_another_source_begins_anew(bench: Bench) -> None:
