@@ -72,7 +72,7 @@ def changing(
 
 
 class FakeZfs:
-    """One pool below a directory of its own; `clock`, `available`, `health`, `size` and `free` are what a test says."""
+    """One pool below a directory of its own; `clock`, `available`, `others`, `health`, `size` and `free` are what a test says."""
 
     ours = "zfsganeti-"
 
@@ -81,6 +81,7 @@ class FakeZfs:
         self.reaper = Reaper(os.path.dirname(place))
         self.clock = 1_700_000_000
         self.available = 100 << 30
+        self.others = 0  # bytes that are used without a file of ours
         self.health, self.size, self.free = "ONLINE", 200 << 30, 100 << 30
         self._count = seed  # GUIDs of two pools differ when their seeds do
         self._mounted: list[Mounted] = []
@@ -367,7 +368,7 @@ class FakeZfs:
             "mountpoint": self._mountpoint(name),
             "canmount": filesystem.properties.get("canmount", "on"),
             "mounted": "yes" if any(mounted.filesystem is filesystem for mounted in self._mounted) else "no",
-            "used": str(used),
+            "used": str(used + self.others),
             "referenced": str(allocated(filesystem.files)),
             "available": str(self.available),
             "written": str(self._written(filesystem)),

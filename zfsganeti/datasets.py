@@ -79,6 +79,7 @@ SAVED = "save-"  # after our prefix: a snapshot that an image is being made of
 REMOVED = "removed-"  # after our prefix: a snapshot taken before Ganeti unlinked a disk
 RECORD_LIMIT = 8000  # a user property holds 8191 bytes
 LOCKS = "/run/zfsganeti"  # not /run/lock, where every user may take a name before us
+KEPT_FREE_PERCENT = 5  # of a root's space: what is copied or brought here must not stop the instances that are there
 ABSORB_LIMIT = 64 << 20  # a hook copies no more than this: Ganeti waits 900 s for it
 NEVER_CHANGED = 1 << 20  # bytes that mounting a clone and giving its disk another size write
 HEALTHY = ("ONLINE",)
@@ -348,6 +349,18 @@ class Store:
         if asked > root.available:
             raise NoSpace(f"{instance} on {self.root.name}", asked, root.available, "gnt-zfs trash empty may make room")
         return root
+
+    def spare(self) -> int:
+        """Return how many bytes may be copied or brought here, the share that is kept free left out; less than 0 when it is not."""
+        root = self.zfs.get(self.root.name)
+        return root.available - (root.used + root.available) * KEPT_FREE_PERCENT // 100 if root is not None else 0
+
+    def check_spare(self, what: str, asked: int) -> None:
+        """There is room for so many bytes more beside the share that is kept free; NoSpace has the figures."""
+        spare = self.spare()
+        if asked > spare:
+            way_out = f"{KEPT_FREE_PERCENT}% of it are kept free, gnt-zfs trash empty may make room"
+            raise NoSpace(f"{what} on {self.root.name}", asked, max(0, spare), way_out)
 
     def _create(self, instance: str, origin: str) -> Dataset:
         self._check_way_is_free(instance)

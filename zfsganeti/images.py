@@ -27,7 +27,7 @@ from zfsganeti.datasets import (
     VOLUME,
     locked,
 )
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, human
 from zfsganeti.files import content_digest, copy_sparse
 from zfsganeti.names import check_dataset, check_image, family, means
 from zfsganeti.process import query
@@ -51,9 +51,8 @@ IMAGE_MARKS = (*PROVENANCE, CLUSTER, RETIRED, DELETED, LENDABLE, VOLUME, INSTANC
 GOLDEN = "golden"
 DAY = 86400
 PARTIAL_SECONDS = DAY  # how long a download that was interrupted can be gone on with
-KEPT_FREE_PERCENT = 5  # of the root's space: an import must not stop the instances that are there
 LOOK = "..look"  # after an image's name, where none can end so: a clone of a snapshot that is being copied
-PROBE_BYTES = 64 << 20
+PROBE_BYTES = 64 << 20  # what is written before one looks again whether there is room
 LOCK_SECONDS = 30  # what others do with an image by name takes a moment; what makes one is not waited for
 
 
@@ -235,7 +234,7 @@ class Images:
     def _begin(self, name: str, source: str) -> str:
         """An empty dataset for the image is mounted, or that of an interrupted import of the same source."""
         self.store.check_pool()
-        self._watch_space(name)
+        self.store.check_spare(f"image {name}", PROBE_BYTES)
         for parent in (self.root, f"{self.root}/{PARTIAL}"):
             if self.zfs.get(parent) is None:
                 with contextlib.suppress(Refused):  # made this moment by another import
@@ -295,16 +294,6 @@ class Images:
         with contextlib.suppress(OSError):
             os.rmdir(self._partial_home(name))
 
-    def _watch_space(self, name: str) -> None:
-        """The root keeps a share of its space free, which instances need more than an image that is being made."""
-        found = os.statvfs(self.store.root.path)
-        free, all_of_it = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-        kept = all_of_it * KEPT_FREE_PERCENT // 100
-        if free < kept:
-            raise NoSpace(
-                f"image {name}: {self.store.root.name} must keep {human(kept)} free", kept, free, "gnt-zfs trash empty may make room"
-            )
-
     def watched(self, name: str, progress: Progress) -> Progress:
         """Return a progress that also stops when the root becomes full."""
         seen = [0]
@@ -312,7 +301,7 @@ class Images:
         def report(what: str, done: int, all_of_it: int) -> None:
             if abs(done - seen[0]) >= PROBE_BYTES:
                 seen[0] = done
-                self._watch_space(name)
+                self.store.check_spare(f"image {name}", PROBE_BYTES)
             progress(what, done, all_of_it)
 
         return report

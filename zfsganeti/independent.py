@@ -25,7 +25,6 @@ ROUND = "copy-"  # after our prefix, before a number: a snapshot that was copied
 OWN = ("mountpoint", "readonly", DETACH)  # what a dataset does not hand on to its copy, of all that is set on it
 LITTLE = 256 << 20  # bytes that are copied while the instance must not start
 PASSES = 5
-KEPT_FREE_PERCENT = 5  # of the root's space: a copy must not stop the instances that are there
 
 
 class Independent:
@@ -162,9 +161,7 @@ class Independent:
         copy, base = self._copy_of(dataset.short), self._common(dataset)
         if not base:
             self._drop_copy(copy)
-            root = self.zfs.get(self.store.root.name)
-            kept = (root.used + root.available) * KEPT_FREE_PERCENT // 100 if root else 0
-            self.store.check_space(f"copy of {dataset.short}", dataset.referenced + kept)
+            self.store.check_spare(f"copy of {dataset.short}", dataset.referenced)
             if self.zfs.get(self.parent) is None:
                 self.zfs.create(self.parent, {"canmount": "off"}, {})
         new = self._next(dataset.name)
