@@ -41,7 +41,7 @@ from zfsganeti.files import (
     write,
     write_sparse,
 )
-from zfsganeti.process import ENVIRONMENT, Reader, confined
+from zfsganeti.process import ENVIRONMENT, confined, reading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -261,11 +261,11 @@ def _zstd(image: _Image, leave: contextlib.ExitStack) -> Iterator[bytes]:
     total = os.fstat(image.source).st_size
     os.lseek(image.source, 0, os.SEEK_SET)
     command = confined(_program("zstd", "zstd"), "-dcq", memory=UNPACK_MEMORY, seconds=60 + (total + image.limit) // SLOWEST)
-    child = leave.enter_context(Reader(command, stdin=image.source))
-    while piece := child.stdout.read(PIECE):
+    child = leave.enter_context(reading(command, stdin=image.source))
+    while piece := child.read(PIECE):
         yield piece
         image.progress("unpack", os.lseek(image.source, 0, os.SEEK_CUR), total)
-    done = child.end(seconds=60)
+    done = child.ended(60)
     if done.status:
         damaged(image.name, _first_line(done.stderr) or f"zstd ended with {done.status}")
 
@@ -516,9 +516,9 @@ def convert(source: int, disk: int, kind: str, size: int, name: str, progress: P
         leave.callback(made.close)
         what = ("convert", "-n", "--target-is-zero", "-S", "4k", image.node(kind), made.node("raw"))
         command = confined(_program("qemu-img", "qemu-utils"), *what, memory=CONVERT_MEMORY, seconds=60 + size // SLOWEST)
-        child = leave.enter_context(Reader(command, descriptors=(image.theirs.fileno(), made.theirs.fileno())))
+        child = leave.enter_context(reading(command, descriptors=(image.theirs.fileno(), made.theirs.fileno())))
         _serve((image, made), name, lambda: progress("convert", made.written, size))
-        done = child.end(seconds=STUCK_SECONDS)
+        done = child.ended(STUCK_SECONDS)
         if image.cut:
             damaged(name, "it ends before what it holds does")
         if done.status < 0:
