@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zfsganeti.datasets import ABSORB_LIMIT, INTENT, TRASH, locked
-from zfsganeti.errors import BadInput, Busy, Missing, ZfsGanetiError, one_line
+from zfsganeti.errors import BadInput, Busy, Missing, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 
@@ -266,6 +266,17 @@ def _detach_work(here: Here, request: dict[str, Any]) -> Any:
     return {name: left for place in here.places() for name, left in place.independent.work(patience).items()}
 
 
+def _detach_finish(here: Here, _request: dict[str, Any]) -> Any:
+    """Exchanges that were cut are done; what is still to be copied is, in the background."""
+    from zfsganeti.process import background
+
+    problems = [problem for place in here.places() for problem in place.independent.finish_all()]
+    if any(place.independent.wanted() for place in here.places()):
+        background("node", "detach-work")
+    if problems:
+        raise Unavailable("exchange", "; ".join(problems), "run the check again")
+
+
 def _running(here: Here, _request: dict[str, Any]) -> Any:
     return sorted(busy_instances(here))
 
@@ -344,6 +355,7 @@ VERBS: dict[str, Verb] = {
     "disk-fill": _disk_fill,
     "detach": _detach,
     "detach-work": _detach_work,
+    "detach-finish": _detach_finish,
     "running": _running,
     "asked": _asked,
     "write-variants": _write_variants,

@@ -61,10 +61,19 @@ class Independent:
 
         Another that is at work on one already is waited for so many seconds.
         """
-        for short in self.begun():
-            with contextlib.suppress(ZfsGanetiError), locked(short):
-                self.finish(short)
+        self.finish_all()
         return {dataset.short: self._try(dataset, seconds) for dataset in self.wanted()}
+
+    def finish_all(self) -> list[str]:
+        """Every exchange that was begun is done, which copies nothing; return what is in the way of others."""
+        problems = []
+        for short in self.begun():
+            try:
+                with locked(short):
+                    self.finish(short)
+            except ZfsGanetiError as error:
+                problems.append(str(error))
+        return problems
 
     def _try(self, dataset: Dataset, seconds: float) -> str:
         try:
