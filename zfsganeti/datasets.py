@@ -19,7 +19,7 @@ from zfsganeti.config import Config
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.files import copy_sparse, plain_files, same_content
 from zfsganeti.ganeti import check_name
-from zfsganeti.names import check_dataset
+from zfsganeti.names import PREFIX, check_dataset
 from zfsganeti.process import holding
 from zfsganeti.zfs import Dataset
 
@@ -66,7 +66,6 @@ if TYPE_CHECKING:
         def unmount(self, path: str, *, lazy: bool = False, seconds: float = 0) -> None: ...
 
 
-PREFIX = "org.zfsganeti:"
 INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH = (
     PREFIX + word for word in ("instance", "volume", "cluster", "intent", "record", "restoring", "opened", "size", "image", "detach")
 )

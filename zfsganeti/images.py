@@ -21,7 +21,6 @@ from zfsganeti.datasets import (
     NEVER_CHANGED,
     OPENED,
     PARTIAL,
-    PREFIX,
     RECORD,
     SIZE,
     VOLUME,
@@ -29,7 +28,7 @@ from zfsganeti.datasets import (
 )
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, human
 from zfsganeti.files import content_digest, copy_sparse
-from zfsganeti.names import check_dataset, check_image, family, means
+from zfsganeti.names import PREFIX, check_dataset, check_image, family, means
 from zfsganeti.process import query
 from zfsganeti.zfs import Dataset
 

@@ -6,6 +6,7 @@ import re
 
 from zfsganeti.errors import BadName
 
+PREFIX = "org.zfsganeti:"  # of our user properties
 NAME_LIMIT = 255  # ZFS_MAX_DATASET_NAME_LEN less the NUL
 IMAGE_LIMIT = 100  # leaves room for the root before it and a snapshot behind it
 COMPONENT = re.compile(r"[A-Za-z0-9._:-]+")
