@@ -206,8 +206,11 @@ def unpack_record(value: str) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def locked(instance: str, *, seconds: float = 120, directory: str = "", what: str = "") -> Iterator[None]:
-    """Nobody else of us works on the instance's dataset on this node; Unavailable when another one does for too long."""
+def locked(instance: str, *, seconds: float = 120, directory: str = "", what: str = "", shared: bool = False) -> Iterator[None]:
+    """Nobody else of us works on the instance's dataset on this node; Unavailable when another one does for too long.
+
+    Those that share it may be there at the same time.
+    """
     directory = directory or LOCKS
     os.makedirs(directory, mode=0o700, exist_ok=True)
     descriptor = os.open(f"{directory}/{instance}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -215,7 +218,7 @@ def locked(instance: str, *, seconds: float = 120, directory: str = "", what: st
     try:
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 break
             except OSError as error:
                 if error.errno != errno.EWOULDBLOCK or time.monotonic() > deadline:

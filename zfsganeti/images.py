@@ -27,7 +27,7 @@ from zfsganeti.datasets import (
     locked,
 )
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, human
-from zfsganeti.files import content_digest, copy_sparse
+from zfsganeti.files import content_digest, copy_sparse, digest_of
 from zfsganeti.names import PREFIX, check_dataset, check_image, family, means
 from zfsganeti.process import query
 from zfsganeti.zfs import Dataset
@@ -223,6 +223,10 @@ class Images:
     def _alone(self, name: str, seconds: float = 0) -> contextlib.AbstractContextManager[None]:
         return locked(lock_name(name), seconds=seconds, what=f"image {name}")
 
+    def _used(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Others may read the image or make clones of it at the same time, but nobody changes it."""
+        return locked(lock_name(name), seconds=LOCK_SECONDS, what=f"image {name}", shared=True)
+
     def _partial(self, name: str) -> str:
         check_image(name.removesuffix(LOOK))
         return check_dataset(f"{self.root}/{PARTIAL}/{name}")
@@ -359,7 +363,7 @@ class Images:
 
     def clone(self, image: Image, dataset: str, marks: Mapping[str, str], properties: Mapping[str, object] | None = None) -> None:
         """The dataset is a clone of the image, unmounted."""
-        with self._alone(image.name, LOCK_SECONDS):  # not while it is being lent or renamed
+        with self._used(image.name):  # not while it is being lent or renamed
             self.zfs.clone(image.snapshot, dataset, marks, properties)
 
     def check_lendable(self, image: Image) -> None:
@@ -483,8 +487,8 @@ class Images:
         image = self.must(name)
         if not image.content:
             raise BadInput(f"image {name}: its checksum was not recorded")
-        with self.open(image) as path:
-            found = content_digest(path, progress)
+        with self.open(image) as descriptor:
+            found = digest_of(descriptor, progress)
         if found != image.content or image.written > NEVER_CHANGED:  # looking at it writes a few blocks
             raise Refused(
                 f"image {name}",
@@ -498,7 +502,8 @@ class Images:
             raise Refused(file, "exists already", "choose another file")
         partial = f"{file}.partial"
         try:
-            with self.open(self.must(name)) as path:
+            with self.open(self.must(name)) as descriptor:
+                path = f"/proc/{os.getpid()}/fd/{descriptor}"
                 if kind == "raw":
                     copy_sparse(path, file, lambda done, size: progress("copy", done, size))
                     return
@@ -513,13 +518,19 @@ class Images:
                 os.unlink(partial)
 
     @contextlib.contextmanager
-    def open(self, image: Image) -> Iterator[str]:
-        """Yield the path of the image's disk, to be read."""
+    def open(self, image: Image) -> Iterator[int]:
+        """Yield the image's disk, opened to be read, by as many at once as like; it is mounted no longer than that takes."""
         home = f"{self.store.root.path}/{IMAGES}/{image.name}"
-        self.zfs.mount(image.dataset, home)
-        try:
-            yield f"{home}/{DISK}"
-        finally:
-            self.zfs.unmount(home, lazy=True)
-            with contextlib.suppress(OSError):
-                os.rmdir(home)
+        with self._used(image.name):
+            with locked(f".mount{lock_name(image.name)}", what=f"image {image.name}"):
+                self.zfs.mount(image.dataset, home)
+                try:
+                    descriptor = os.open(f"{home}/{DISK}", os.O_RDONLY | os.O_CLOEXEC)
+                finally:
+                    self.zfs.unmount(home, lazy=True)
+                    with contextlib.suppress(OSError):
+                        os.rmdir(home)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)

@@ -16,7 +16,7 @@ from tests.fakeloop import FakeLoop
 from tests.killing import dies
 from tests.node import CLUSTER_NAME, DAY, Node, nodes_at
 from tests.unit.test_sources import CONTENT, SHA256, serving
-from zfsganeti import formats
+from zfsganeti import formats, images
 from zfsganeti.contents import find_directory, parse_parameters
 from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
@@ -430,6 +430,29 @@ def test_what_was_deleted_can_be_had_back(bench: Bench) -> None:
     assert bench.images.delete("debian-12", now=True) is False
     bench.volumes.destroy(DISK0)
     assert bench.images.delete("debian-12", now=True) is True
+
+
+def test_two_read_an_image_at_once_and_nobody_changes_it_meanwhile(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "LOCK_SECONDS", 0)
+    made(bench)
+    image = bench.images.must("debian-12")
+    with bench.images.open(image) as one, bench.images.open(image) as other:
+        bench.images.verify("debian-12") if image.content else None
+        bench.images.export("debian-12", str(tmp_path / "debian.raw"), "raw")
+        bench.images.export("debian-12", str(tmp_path / "debian.qcow2"), "qcow2")
+        bench.create()
+        assert os.pread(one, 6, 0) == os.pread(other, 6, 0) == Path(tmp_path, "debian.raw").read_bytes()[:6] == GOLD
+        for change in (
+            lambda: bench.images.delete("debian-12", now=True),
+            lambda: bench.images.rename("debian-12", "new"),
+            lambda: bench.images.lend(image, "zfs/vm/x", {}, {}),
+        ):
+            with pytest.raises(Unavailable) as caught:
+                change()
+            assert str(caught.value) == "image debian-12: another operation of ours is at work on it"
+        assert bench.node.fake.mounted_at(f"{bench.node.root.path}/.images/debian-12") is None
+    assert (tmp_path / "debian.qcow2").read_bytes()[:4] == b"QFI\xfb"
+    bench.images.rename("debian-12", "new")
 
 
 def test_snapshots_of_others_keep_an_image(bench: Bench) -> None:
