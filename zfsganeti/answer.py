@@ -213,6 +213,26 @@ def _images(here: Here, _request: dict[str, Any]) -> Any:
     ]
 
 
+def _image_change(here: Here, request: dict[str, Any]) -> Any:
+    """An image of this node is retired, deleted, taken back or renamed; return what keeps it, None when it is gone."""
+    from zfsganeti.images import holder
+
+    name, change = _text(request, "image"), _text(request, "change")
+    images = holder(here, name).images
+    if change == "delete":
+        if images.delete(name, now=request.get("now") is True):
+            return None
+    elif change == "rename":
+        images.rename(name, _text(request, "new"))
+        name = _text(request, "new")
+    elif change in ("retire", "restore"):
+        images.retire(name) if change == "retire" else images.restore(name)
+    else:
+        raise BadInput(f"request: {change!r} cannot be done with an image")
+    image = images.must(name)
+    return {**image.as_json(), "goes": images.goes_at(image) if image.deleted else 0}
+
+
 def _image_save(here: Here, request: dict[str, Any]) -> Any:
     from zfsganeti.disks import Disk
 
@@ -349,6 +369,7 @@ VERBS: dict[str, Verb] = {
     "trash-destroy": _trash_destroy,
     "trash-give-up": _trash_give_up,
     "images": _images,
+    "image-change": _image_change,
     "image-save": _image_save,
     "image-push": _image_push,
     "disk-swap": _disk_swap,

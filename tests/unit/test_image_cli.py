@@ -1,0 +1,136 @@
+"""`gnt-zfs image` on a cluster of fake nodes: what is done on which of them, and what is said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.unit.test_images import holding
+from tests.unit.test_transfer import Peer
+from zfsganeti import variants
+from zfsganeti.cli import parser
+from zfsganeti.errors import Missing, Refused, Unavailable, ZfsGanetiError
+
+NODES = ["node1", "node2", "node3"]
+
+
+class Cluster:
+    """Three nodes; node1 and node2 have the image debian-12. Commands are typed on node1."""
+
+    def __init__(self, place: Path) -> None:
+        self.nodes = {name: Peer(place, name, 1000 * number) for number, name in enumerate(NODES)}
+        self.silent: set[str] = set()
+        for peer in self.nodes.values():
+            known = SimpleNamespace(**vars(peer.ssconf), nodes=NODES, offline_nodes=[])
+            peer.__dict__["ssconf"] = known
+            for other in self.nodes.values():
+                peer.knows(other)
+        here = self.nodes["node1"]
+        call = here.call
+
+        def ask(peer: str, verb: str, **request: Any) -> Any:
+            if peer in self.silent:
+                raise Unavailable(peer, "does not answer")
+            return call(peer, verb, **request)
+
+        here.__dict__["call"] = ask
+        for node in NODES[:2]:
+            self.make(node, "debian-12")
+
+    def make(self, node: str, name: str) -> None:
+        peer = self.nodes[node]
+        if peer.fake.mounted_at(peer.root.path) is None:
+            peer.fake.mount(peer.root.name, peer.root.path)
+        peer.images.make(name, "file:/x", holding())
+
+    def type(self, *words: str) -> int:
+        options = parser().parse_args(["image", *words])
+        status: int = options.run(self.nodes["node1"], options)
+        return status
+
+    def having(self, name: str, **wanted: Any) -> list[str]:
+        rows = {node: [image.as_json() for image in peer.images.all()] for node, peer in self.nodes.items()}
+        return [
+            node
+            for node, images in rows.items()
+            for row in images
+            if row["name"] == name and all(bool(row[key]) == value for key, value in wanted.items())
+        ]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    monkeypatch.setattr(variants, "LIST", str(tmp_path / "variants.list"))
+    monkeypatch.setattr(variants, "write", lambda _names: False)  # all of them would write the same one
+    return Cluster(tmp_path)
+
+
+def test_what_is_done_on_one_node_says_who_else_has_the_image(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cluster.type("retire", "debian-12") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "No more disks are made of debian-12; gnt-zfs image restore debian-12 takes that back.",
+        "node2 has debian-12 as it was: gnt-zfs image retire debian-12 --all-nodes does it there, too.",
+    ]
+    assert cluster.having("debian-12", retired=True) == ["node1"]
+    assert cluster.type("restore", "debian-12") == 0
+    assert capsys.readouterr().out == "Disks can be made of debian-12 again.\n"
+    with pytest.raises(ZfsGanetiError, match="image debian-14 on this node does not exist"):
+        raise_last(cluster, capsys, "retire", "debian-14")
+
+
+def raise_last(cluster: Cluster, capsys: pytest.CaptureFixture[str], *words: str) -> None:
+    status = cluster.type(*words)
+    said = capsys.readouterr().err.strip()
+    assert status
+    assert "\n" not in said
+    raise ZfsGanetiError(said)
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (["retire", "debian-12"], {"retired": True}),
+        (["delete", "debian-12"], {"deleted": True}),
+    ],
+)
+def test_every_node_that_has_the_image_does_it(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], words: list[str], left: dict[str, bool]
+) -> None:
+    assert cluster.type(*words, "--all-nodes") == 0
+    said = capsys.readouterr()
+    assert [line.split(":")[0] for line in said.out.splitlines()] == ["node1", "node2"]
+    assert said.err == ""
+    assert cluster.having("debian-12", **left) == ["node1", "node2"]
+    assert cluster.type("restore", "debian-12", "--all-nodes") == 0
+    assert cluster.having("debian-12", retired=False, deleted=False) == ["node1", "node2"]
+    assert cluster.type("rename", "debian-12", "bookworm", "--all-nodes") == 0
+    assert cluster.having("bookworm") == ["node1", "node2"]
+    assert cluster.type("delete", "bookworm", "--all-nodes", "--now", "--yes") == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == ["node1: bookworm is gone.", "node2: bookworm is gone."]
+
+
+def test_a_node_that_fails_keeps_no_other_from_it(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.make("node3", "debian-12")
+    cluster.silent = {"node3"}
+    peer = cluster.nodes["node2"]
+    peer.images.clone(peer.images.must("debian-12"), "zfs/vm/web1", {})
+    peer.fake.snapshot(["zfs/vm/.images/debian-12@autosnap"])
+    cluster.nodes["node1"].fake.snapshot(["zfs/vm/.images/debian-12@autosnap"])
+    assert cluster.type("delete", "debian-12", "--all-nodes", "--now", "--yes") == 6
+    said = capsys.readouterr()
+    assert said.out.startswith("node2: debian-12 has 1 clone, such as web1: it goes after them, not before 20")
+    assert "node1: dataset zfs/vm/.images/debian-12: has 1 snapshots that are not ours, such as autosnap" in said.err
+    assert "node3: does not answer" in said.err
+    assert cluster.having("debian-12", deleted=True) == ["node1", "node2"]
+
+
+def test_nothing_is_begun_that_cannot_be_done_everywhere(cluster: Cluster) -> None:
+    cluster.make("node2", "bookworm")
+    with pytest.raises(Refused, match="^image bookworm: exists already on node2: choose another name$"):
+        cluster.type("rename", "debian-12", "bookworm", "--all-nodes")
+    with pytest.raises(Missing, match="^image debian-14 on any node that answers does not exist$"):
+        cluster.type("retire", "debian-14", "--all-nodes")
+    assert cluster.having("debian-12") == ["node1", "node2"]
