@@ -213,6 +213,12 @@ def _images(here: Here, _request: dict[str, Any]) -> Any:
     ]
 
 
+def _image_arrivals(here: Here, _request: dict[str, Any]) -> Any:
+    if not here.has_root():
+        return []
+    return [{**arrival, "datastore": place.datastore} for place in here.places() for arrival in place.images.arriving()]
+
+
 def _image_change(here: Here, request: dict[str, Any]) -> Any:
     """An image of this node is retired, deleted, taken back or renamed; return what keeps it, None when it is gone."""
     from zfsganeti.images import holder
@@ -369,6 +375,7 @@ VERBS: dict[str, Verb] = {
     "trash-destroy": _trash_destroy,
     "trash-give-up": _trash_give_up,
     "images": _images,
+    "image-arrivals": _image_arrivals,
     "image-change": _image_change,
     "image-save": _image_save,
     "image-push": _image_push,

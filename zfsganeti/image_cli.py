@@ -147,12 +147,14 @@ def _list(here: Here, options: argparse.Namespace) -> int:
     )
     if options.json:
         print_json(rows)
-    elif not rows:
+        return 3 if problems else 0
+    arrivals = _arrivals(here, None if options.all_nodes else [here.node], rows)
+    if not rows and not arrivals:
         say(f"There is no image {'on any node' if options.all_nodes else 'on this node'}: gnt-zfs image import makes one.")
     elif options.all_nodes:
-        say(_table_of_nodes(rows))
+        say(_table_of_nodes(rows, arrivals))
     else:
-        say(_table_of_images(rows))
+        say(_table_of_images(rows, arrivals))
     return 3 if problems else 0
 
 
@@ -163,7 +165,26 @@ def _everywhere(here: Here) -> tuple[dict[str, list[dict[str, Any]]], list[str]]
     return {node: answer for node, answer in answers.items() if not isinstance(answer, ZfsGanetiError)}, problems
 
 
-def _table_of_images(rows: Sequence[Mapping[str, Any]]) -> str:
+def _arrivals(here: Here, nodes: list[str] | None, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what is not whole on the nodes, each with its `state`; how much there is in all, the nodes know that have it."""
+    found = here.call_all("image-arrivals", nodes)
+    arrivals = [{**each, "node": node} for node, all_of_it in found.items() if isinstance(all_of_it, list) for each in all_of_it]
+    if arrivals and nodes is not None:
+        rows = [image for images in _everywhere(here)[0].values() for image in images]
+    for arrival in arrivals:
+        sizes = [row["referenced"] for row in rows if row["name"] == arrival["name"] and not arrival["source"]]
+        arrival["state"] = _state_of_arrival(arrival, max(sizes, default=0))
+    return sorted(arrivals, key=lambda arrival: (arrival["name"], arrival["node"]))
+
+
+def _state_of_arrival(arrival: Mapping[str, Any], size: int) -> str:
+    if arrival["source"]:
+        return "being made" if arrival["moving"] else f"cut, the same import goes on until {day(arrival['until'])}"
+    far = f"{min(99, 100 * arrival['used'] // size)}%" if size else human(arrival["used"])
+    return f"arriving, {far}" if arrival["moving"] else f"cut at {far}, image pull goes on until {day(arrival['until'])}"
+
+
+def _table_of_images(rows: Sequence[Mapping[str, Any]], arrivals: Sequence[Mapping[str, Any]]) -> str:
     return table(
         ("IMAGE", "DATASTORE", "SIZE", "USED", "CLONES", "MADE (UTC)", "STATE", "SOURCE"),
         [
@@ -178,6 +199,10 @@ def _table_of_images(rows: Sequence[Mapping[str, Any]]) -> str:
                 row["source"],
             )
             for row in rows
+        ]
+        + [
+            (each["name"], each["datastore"] or "-", "-", human(each["used"]), "-", "-", each["state"], each["source"] or "another node")
+            for each in arrivals
         ],
         right=(2, 3, 4),
     )
@@ -189,7 +214,7 @@ def _state(row: Mapping[str, Any]) -> str:
     return "retired" if row["retired"] else "ready"
 
 
-def _table_of_nodes(rows: Sequence[Mapping[str, Any]]) -> str:
+def _table_of_nodes(rows: Sequence[Mapping[str, Any]], arrivals: Sequence[Mapping[str, Any]]) -> str:
     """One line for each image of which all nodes have the same; two when nodes have different ones under one name."""
     same: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -200,6 +225,7 @@ def _table_of_nodes(rows: Sequence[Mapping[str, Any]]) -> str:
         nodes = ", ".join(row["node"].split(".")[0] for row in alike)
         differs = "differs from another of this name" if names.count(name) > 1 else ""
         lines.append((name, human(alike[0]["size"]), str(sum(len(row["clones"]) for row in alike)), guid, nodes, differs))
+    lines += [(each["name"], "-", "-", "-", each["node"].split(".")[0], each["state"]) for each in arrivals]
     return table(("IMAGE", "SIZE", "CLONES", "GUID", "NODES", ""), lines, right=(1, 2))
 
 

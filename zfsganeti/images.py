@@ -172,7 +172,7 @@ class Images:
             if unused:
                 raise Refused(f"image {unused[-1]}", "is retired", f"gnt-zfs image restore {unused[-1]} lets disks be made of it")
             way_out = f"gnt-zfs image push {name} on a node that has it brings it here"
-            raise Missing(f"image {name} on this node", (self._pulled(name) if pull else "") or way_out)
+            raise Missing(f"image {name} on this node", self._on_its_way(name) or (self._pulled(name) if pull else "") or way_out)
         return image
 
     def _pulled(self, name: str) -> str:
@@ -182,7 +182,39 @@ class Images:
         from zfsganeti.process import background
 
         background("image", "pull", name)
-        return "it is being brought here now, try again in a while"
+        return "it is being brought here now if another node has it: gnt-zfs image list on this node shows how far it is"
+
+    def _on_its_way(self, name: str) -> str:
+        """Return what to tell of an image that is being made or received here at this moment, '' when none is."""
+        come = [found["used"] for found in self.arriving() if found["moving"] and means(name, found["name"])]
+        return f"it is arriving, {human(come[0])} of it are here: gnt-zfs image list on this node shows when it is ready" if come else ""
+
+    def arriving(self) -> list[dict[str, Any]]:
+        """Return what is known of each image that is not whole: `used` is what has come of it, `moving` tells whether more is coming."""
+        parent = f"{self.root}/{PARTIAL}"
+        try:
+            found = self.zfs.datasets(parent, depth=1, marks=IMAGE_MARKS)
+        except Missing:
+            return []
+        ours = [dataset for dataset in found if dataset.marks.get(CLUSTER) == self.store.cluster and not dataset.short.endswith(LOOK)]
+        return [
+            {
+                "name": dataset.short,
+                "used": dataset.used,
+                "source": dataset.marks.get(SOURCE, ""),  # none yet for what is received
+                "moving": self._is_worked_on(dataset.short),
+                "until": dataset.creation + PARTIAL_SECONDS,
+            }
+            for dataset in ours
+            if dataset.name != parent
+        ]
+
+    def _is_worked_on(self, name: str) -> bool:
+        try:
+            with self._alone(name):
+                return False
+        except Unavailable:
+            return True
 
     def lent(self, name: str) -> str:
         """Return the instance, or else the volume, that has the image of exactly this name for itself; '' when none has."""
@@ -205,7 +237,7 @@ class Images:
         `fill` returns what is known of the image. When the source cannot be reached the half-made one is kept for a day, so
         that the same import goes on from there.
         """
-        with self._alone(name):
+        with self._alone(name, 1):  # somebody may be looking whether anybody is at work
             self.check_not_lent(name)
             if self.find(name) is not None:
                 raise Refused(f"image {name}", "exists already", f"choose another version, such as {family(name)}:{self._today()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from tests.unit.test_images import holding
 from tests.unit.test_transfer import Peer
-from zfsganeti import variants
+from zfsganeti import process, variants
 from zfsganeti.cli import parser
 from zfsganeti.errors import Missing, Refused, Unavailable, ZfsGanetiError
 
@@ -125,6 +126,60 @@ def test_a_node_that_fails_keeps_no_other_from_it(cluster: Cluster, capsys: pyte
     assert "node1: dataset zfs/vm/.images/debian-12: has 1 snapshots that are not ours, such as autosnap" in said.err
     assert "node3: does not answer" in said.err
     assert cluster.having("debian-12", deleted=True) == ["node1", "node2"]
+
+
+def test_an_image_that_is_half_there_is_shown_and_told_of(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    here, there = cluster.nodes["node1"], cluster.nodes["node3"]
+    there.fake.mount(there.root.name, there.root.path)
+    here.net.cut = [3000]
+    assert cluster.type("push", "debian-12", "node3") == 3
+    capsys.readouterr()
+    assert cluster.type("list", "--all-nodes") == 0
+    titles, *_whole, half = capsys.readouterr().out.splitlines()
+    assert titles.split()[:5] == ["IMAGE", "SIZE", "CLONES", "GUID", "NODES"]
+    assert re.fullmatch(r"debian-12 +- +- +- +node3 +cut at \d+%, image pull goes on until 2023-11-15 22:13", half)
+    (arrival,) = there.images.arriving()
+    assert (arrival["source"], arrival["moving"]) == ("", False)
+    with pytest.raises(Missing, match="gnt-zfs image push debian-12 on a node that has it brings it here$"):
+        there.images.resolve("debian-12")
+    with there.images._alone("debian-12"):
+        assert cluster.type("list", "--all-nodes") == 0
+        assert re.search(r"node3 +arriving, \d+%$", capsys.readouterr().out.strip())
+        said = "it is arriving, 0B of it are here: gnt-zfs image list on this node shows when it is ready"
+        with pytest.raises(Missing) as caught:
+            there.images.resolve("debian-12")
+        assert str(caught.value) == f"image debian-12 on this node does not exist: {said}"
+    assert cluster.type("push", "debian-12", "node3") == 0
+    assert there.images.arriving() == []
+
+
+def test_an_import_that_was_cut_is_shown(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    def unreachable(_home: str) -> dict[str, str]:
+        assert cluster.type("list") == 0
+        raise Unavailable("example.com", "cannot be reached")
+
+    with pytest.raises(Unavailable):
+        cluster.nodes["node1"].images.make("debian-13", "http://example.com/x", unreachable)
+    assert re.search(r"debian-13 .* being made +http://example.com/x\n", capsys.readouterr().out)
+    assert cluster.type("list") == 0
+    assert re.search(r"cut, the same import goes on until 20.* +http://example.com/x\n", capsys.readouterr().out)
+
+
+def test_an_image_that_is_fetched_is_not_fetched_twice(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, ...]] = []
+    monkeypatch.setattr(process, "background", lambda *words: started.append(words))
+    there = cluster.nodes["node3"]
+    there.config.image_pull = 1
+    for _twice in range(2):
+        with pytest.raises(Missing) as caught:
+            there.images.resolve("debian-12")
+        assert "it is being brought here now if another node has it" in str(caught.value)
+    assert started == [("image", "pull", "debian-12")] * 2
+    cluster.nodes["node1"].net.cut = [3000]
+    assert cluster.type("push", "debian-12", "node3") == 3
+    with there.images._alone("debian-12"), pytest.raises(Missing, match="it is arriving"):
+        there.images.resolve("debian-12")
+    assert len(started) == 2
 
 
 def test_nothing_is_begun_that_cannot_be_done_everywhere(cluster: Cluster) -> None:
