@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from zfsganeti.images import Image
 
+POLL_SECONDS = 1.0
 SAVE_SECONDS = 86400.0  # a copy of a whole disk; the peer ends it when it fails
 
 
@@ -299,7 +300,7 @@ def _push(here: Here, options: argparse.Namespace) -> int:
             "image",
             image.name,
             marks=image.provenance,
-            progress=lambda peer, done, size: meter(f"to {peer.split('.')[0]}", done, size),
+            progress=_together(meter, peers),
             limit=options.bwlimit << 20,
         )
     status = 0
@@ -310,6 +311,22 @@ def _push(here: Here, options: argparse.Namespace) -> int:
         else:
             say(f"{peer} has {image.name}{f', {human(result.moved)} sent' if result.moved else ' already'}.")
     return status
+
+
+def _together(meter: Callable[[str, int, int], None], peers: Sequence[str]) -> Callable[[str, int, int], None]:
+    """Return the progress of pushes to several nodes at once, as one line for all of them."""
+    from threading import Lock
+
+    what = f"to {', '.join(peer.split('.')[0] for peer in peers)}" if len(peers) < 4 else f"to {len(peers)} nodes"
+    known: dict[str, tuple[int, int]] = {}
+    alone = Lock()
+
+    def told(peer: str, done: int, size: int) -> None:
+        with alone:
+            known[peer] = done, size
+            meter(what, sum(done for done, _size in known.values()), sum(size for _done, size in known.values()))
+
+    return told
 
 
 def _place_to_use(here: Here, name: str) -> Here:
@@ -335,21 +352,31 @@ def _pull(here: Here, options: argparse.Namespace) -> int:
     source = next_source(found, options.name)
     if source is None:
         raise Missing(f"image {options.name} on any other node that answers", "gnt-zfs image import makes one")
-    peer, datastore = source
-    here.call(peer, "image-push", seconds=SAVE_SECONDS, image=options.name, node=here.node, datastore=datastore)
-    say(f"{options.name} is on {here.node} now, from {peer}.")
+    peer, image = source
+    request = {"image": image["name"], "node": here.node, "datastore": image["datastore"]}
+    _wait(here, image, lambda: here.call(peer, "image-push", seconds=SAVE_SECONDS, **request))
+    _publish(here)
+    say(f"{image['name']} is on {here.node} now, from {peer}.")
     return 0
 
 
-def next_source(found: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> tuple[str, str] | None:
-    """Return the node and the datastore that have the image a name means, the newest where it has no version; None without one."""
-    usable = [
-        (int(image["imported"]), node, str(image["datastore"]))
-        for node, images in found.items()
-        for image in images
-        if not image["retired"] and means(name, image["name"])
-    ]
-    return max(usable)[1:] if usable else None
+def _wait(here: Here, image: Mapping[str, Any], does: Callable[[], object]) -> None:
+    """It is done; meanwhile one sees how much of the image has come."""
+    from concurrent.futures import ThreadPoolExecutor, wait
+
+    with ThreadPoolExecutor(max_workers=1) as pool, Meter(image["name"]) as meter:
+        done = pool.submit(does)
+        while wait([done], timeout=POLL_SECONDS).not_done:
+            for arrival in here.call(here.node, "image-arrivals"):
+                if arrival["name"] == image["name"]:
+                    meter("receive", min(arrival["used"], image["referenced"]), image["referenced"])
+        done.result()
+
+
+def next_source(found: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> tuple[str, Mapping[str, Any]] | None:
+    """Return a node and its image that a name means, the newest where it has no version; None without one."""
+    usable = [(node, image) for node, images in found.items() for image in images if not image["retired"] and means(name, image["name"])]
+    return max(usable, key=lambda each: (int(each[1]["imported"]), each[1]["name"], each[0])) if usable else None
 
 
 # changing

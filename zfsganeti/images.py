@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 
 from zfsganeti.datasets import (
@@ -29,7 +30,7 @@ from zfsganeti.datasets import (
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, human
 from zfsganeti.files import content_digest, copy_sparse, digest_of
 from zfsganeti.names import PREFIX, check_dataset, check_image, family, means
-from zfsganeti.process import query
+from zfsganeti.process import reading
 from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
@@ -53,6 +54,7 @@ DAY = 86400
 PARTIAL_SECONDS = DAY  # how long a download that was interrupted can be gone on with
 LOOK = "..look"  # after an image's name, where none can end so: a clone of a snapshot that is being copied
 PROBE_BYTES = 64 << 20  # what is written before one looks again whether there is room
+END_SECONDS = 600  # that a program takes to end, its data on disk, after the last that it says
 LOCK_SECONDS = 30  # what others do with an image by name takes a moment; what makes one is not waited for
 
 
@@ -158,7 +160,11 @@ class Images:
     def must(self, name: str) -> Image:
         image = self.find(name)
         if image is None:
-            raise Missing(f"image {name} on this node", "gnt-zfs image list shows what is here")
+            self.check_not_lent(name)
+            alike = [other.name for other in self.all() if means(name, other.name)]
+            raise Missing(
+                f"image {name} on this node", f"there is {', '.join(alike)}" if alike else "gnt-zfs image list shows what is here"
+            )
         return image
 
     def resolve(self, name: str, *, pull: bool = True) -> Image:
@@ -541,13 +547,11 @@ class Images:
         partial = f"{file}.partial"
         try:
             with self.open(self.must(name)) as descriptor:
-                path = f"/proc/{os.getpid()}/fd/{descriptor}"
+                path, size = f"/proc/{os.getpid()}/fd/{descriptor}", os.fstat(descriptor).st_size
                 if kind == "raw":
                     copy_sparse(path, file, lambda done, size: progress("copy", done, size))
                     return
-                done = query(["qemu-img", "convert", "-f", "raw", "-O", kind, path, partial], seconds=DAY)
-                if done.status != 0:
-                    raise CommandFailed("qemu-img convert", done.status, done.stderr)
+                _convert(path, kind, partial, lambda percent: progress("convert", percent * size // 100, size))
                 os.rename(partial, file)
         except OSError as error:
             raise Refused(file, os.strerror(error.errno or 0)) from error
@@ -572,3 +576,14 @@ class Images:
                 yield descriptor
             finally:
                 os.close(descriptor)
+
+
+def _convert(path: str, kind: str, target: str, percent: Callable[[int], None]) -> None:
+    """The target holds what the raw file at a path holds, in another format."""
+    with reading(["qemu-img", "convert", "-p", "-f", "raw", "-O", kind, path, target]) as child:
+        while said := child.read(4096):
+            if found := re.findall(rb"\((\d+)\.\d+/100%\)", said):
+                percent(int(found[-1]))
+        done = child.ended(END_SECONDS)
+    if done.status != 0:
+        raise CommandFailed("qemu-img convert", done.status, done.stderr)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.node import CLUSTER_NAME
 from tests.unit.test_images import holding
 from tests.unit.test_transfer import Peer
-from zfsganeti import process, variants
+from zfsganeti import answer, image_cli, process, variants
 from zfsganeti.cli import parser
-from zfsganeti.errors import Missing, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.datasets import CLUSTER, INSTANCE, VOLUME
+from zfsganeti.errors import Busy, Missing, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.terminal import Meter
 
 NODES = ["node1", "node2", "node3"]
 
@@ -189,3 +194,51 @@ def test_nothing_is_begun_that_cannot_be_done_everywhere(cluster: Cluster) -> No
     with pytest.raises(Missing, match="^image debian-14 on any node that answers does not exist$"):
         cluster.type("retire", "debian-14", "--all-nodes")
     assert cluster.having("debian-12") == ["node1", "node2"]
+
+
+def test_the_newest_that_is_used_is_fetched_with_its_progress(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_cli, "POLL_SECONDS", 0.01)
+    for name in ("debian-13:1", "debian-13:2"):
+        cluster.make("node2", name)
+        cluster.nodes["node2"].fake.clock += 10
+    cluster.nodes["node2"].images.retire("debian-13:2")
+    here, told = cluster.nodes["node1"], list[tuple[Any, ...]]()
+    monkeypatch.setattr(Meter, "__call__", lambda _meter, *step: told.append(step))
+    push = answer.VERBS["image-push"]
+
+    def slowly(node: Any, request: dict[str, Any]) -> Any:
+        for parent in ("zfs/vm/.images/.partial", "zfs/vm/.images/.partial/debian-13:1"):
+            with contextlib.suppress(Refused):
+                here.fake.create(parent, {}, {CLUSTER: CLUSTER_NAME})
+        while not told:
+            time.sleep(0.01)
+        here.fake.destroy("zfs/vm/.images/.partial/debian-13:1", {})
+        return push(node, request)
+
+    monkeypatch.setitem(answer.VERBS, "image-push", slowly)
+    assert cluster.type("pull", "debian-13") == 0
+    assert capsys.readouterr().out == "debian-13:1 is on node1 now, from node2.\n"
+    assert cluster.having("debian-13:1") == ["node1", "node2"]
+    assert (told[0][0], told[0][2]) == ("receive", cluster.nodes["node2"].images.must("debian-13:1").referenced)
+
+
+def test_pushes_to_several_nodes_are_one_line() -> None:
+    told = list[tuple[str, int, int]]()
+    progress = image_cli._together(lambda *step: told.append(step), ["node2.example.com", "node3.example.com"])
+    progress("node2.example.com", 1, 10)
+    progress("node3.example.com", 2, 10)
+    progress("node2.example.com", 10, 10)
+    assert told == [("to node2, node3", 1, 10), ("to node2, node3", 3, 20), ("to node2, node3", 12, 20)]
+
+
+def test_what_is_meant_and_what_has_it_is_said(cluster: Cluster) -> None:
+    images = cluster.nodes["node1"].images
+    cluster.make("node1", "debian-13:1")
+    with pytest.raises(Missing, match="^image debian-13 on this node does not exist: there is debian-13:1$"):
+        images.verify("debian-13")
+    images.set_lendable("debian-12", True)
+    images.lend(images.must("debian-12"), "zfs/vm/volume", {VOLUME: "volume", INSTANCE: "web1"}, {})
+    with pytest.raises(Busy, match="^image debian-12: is used by web1 alone: it is back when the disk of web1 is removed$"):
+        images.delete("debian-12")

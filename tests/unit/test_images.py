@@ -439,7 +439,9 @@ def test_two_read_an_image_at_once_and_nobody_changes_it_meanwhile(bench: Bench,
     with bench.images.open(image) as one, bench.images.open(image) as other:
         bench.images.verify("debian-12") if image.content else None
         bench.images.export("debian-12", str(tmp_path / "debian.raw"), "raw")
-        bench.images.export("debian-12", str(tmp_path / "debian.qcow2"), "qcow2")
+        told = list[tuple[str, int, int]]()
+        bench.images.export("debian-12", str(tmp_path / "debian.qcow2"), "qcow2", lambda *step: told.append(step))
+        assert told[-1] == ("convert", MIB, MIB)
         bench.create()
         assert os.pread(one, 6, 0) == os.pread(other, 6, 0) == Path(tmp_path, "debian.raw").read_bytes()[:6] == GOLD
         for change in (
