@@ -361,16 +361,28 @@ def _pull(here: Here, options: argparse.Namespace) -> int:
 
 
 def _wait(here: Here, image: Mapping[str, Any], does: Callable[[], object]) -> None:
-    """It is done; meanwhile one sees how much of the image has come."""
-    from concurrent.futures import ThreadPoolExecutor, wait
+    """It is done; meanwhile one sees how much of the image has come. Who is interrupted does not wait for the peer to end it."""
+    from threading import Thread
 
-    with ThreadPoolExecutor(max_workers=1) as pool, Meter(image["name"]) as meter:
-        done = pool.submit(does)
-        while wait([done], timeout=POLL_SECONDS).not_done:
+    failed: list[Exception] = []
+
+    def work() -> None:
+        try:
+            does()
+        except Exception as error:
+            failed.append(error)
+
+    worker = Thread(target=work, daemon=True)
+    worker.start()
+    with Meter(image["name"]) as meter:
+        worker.join(POLL_SECONDS)
+        while worker.is_alive():
             for arrival in here.call(here.node, "image-arrivals"):
                 if arrival["name"] == image["name"]:
                     meter("receive", min(arrival["used"], image["referenced"]), image["referenced"])
-        done.result()
+            worker.join(POLL_SECONDS)
+    if failed:
+        raise failed[0]
 
 
 def next_source(found: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> tuple[str, Mapping[str, Any]] | None:

@@ -6,6 +6,7 @@ import contextlib
 import re
 import time
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -222,6 +223,29 @@ def test_the_newest_that_is_used_is_fetched_with_its_progress(
     assert capsys.readouterr().out == "debian-13:1 is on node1 now, from node2.\n"
     assert cluster.having("debian-13:1") == ["node1", "node2"]
     assert (told[0][0], told[0][2]) == ("receive", cluster.nodes["node2"].images.must("debian-13:1").referenced)
+
+
+def test_who_interrupts_a_pull_does_not_wait_for_it(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_cli, "POLL_SECONDS", 0.01)
+    ended = Event()
+
+    def interrupted(_here: Any, _request: dict[str, Any]) -> Any:
+        raise KeyboardInterrupt
+
+    cluster.make("node2", "debian-13")
+    monkeypatch.setitem(answer.VERBS, "image-push", lambda _here, _request: ended.wait(30))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setitem(answer.VERBS, "image-arrivals", interrupted)
+        cluster.type("pull", "debian-13")
+    assert not ended.is_set()
+    ended.set()
+
+
+def test_a_pull_that_fails_is_told_of(cluster: Cluster) -> None:
+    cluster.make("node2", "debian-13")
+    cluster.nodes["node1"].fake.available = 0
+    with pytest.raises(ZfsGanetiError, match="image debian-13 on node1: .* 5% are kept free there"):
+        cluster.type("pull", "debian-13")
 
 
 def test_pushes_to_several_nodes_are_one_line() -> None:
