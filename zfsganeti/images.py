@@ -55,6 +55,7 @@ PARTIAL_SECONDS = DAY  # how long a download that was interrupted can be gone on
 LOOK = "..look"  # after an image's name, where none can end so: a clone of a snapshot that is being copied
 PROBE_BYTES = 64 << 20  # what is written before one looks again whether there is room
 END_SECONDS = 600  # that a program takes to end, its data on disk, after the last that it says
+LOOK_SECONDS = 1  # who looks whether anybody is at work on an image holds its lock for a moment
 LOCK_SECONDS = 30  # what others do with an image by name takes a moment; what makes one is not waited for
 
 
@@ -217,7 +218,7 @@ class Images:
 
     def _is_worked_on(self, name: str) -> bool:
         try:
-            with self._alone(name):
+            with self._alone(name, 0):
                 return False
         except Unavailable:
             return True
@@ -243,7 +244,7 @@ class Images:
         `fill` returns what is known of the image. When the source cannot be reached the half-made one is kept for a day, so
         that the same import goes on from there.
         """
-        with self._alone(name, 1):  # somebody may be looking whether anybody is at work
+        with self._alone(name):
             self.check_not_lent(name)
             if self.find(name) is not None:
                 raise Refused(f"image {name}", "exists already", f"choose another version, such as {family(name)}:{self._today()}")
@@ -264,7 +265,7 @@ class Images:
     def _today(self) -> str:
         return time.strftime("%Y-%m-%d", time.gmtime(self.store.now()))
 
-    def _alone(self, name: str, seconds: float = 0) -> contextlib.AbstractContextManager[None]:
+    def _alone(self, name: str, seconds: float = LOOK_SECONDS) -> contextlib.AbstractContextManager[None]:
         return locked(lock_name(name), seconds=seconds, what=f"image {name}")
 
     def _used(self, name: str) -> contextlib.AbstractContextManager[None]:
