@@ -214,9 +214,14 @@ def _images(here: Here, _request: dict[str, Any]) -> Any:
 
 
 def _image_arrivals(here: Here, _request: dict[str, Any]) -> Any:
+    """Return the images that are in no catalogue now: those that arrive, and those that an instance has for itself."""
     if not here.has_root():
         return []
-    return [{**arrival, "datastore": place.datastore} for place in here.places() for arrival in place.images.arriving()]
+    found = []
+    for place in here.places():
+        lent = [{"name": name, "owner": owner, "source": "", "used": 0} for name, owner in place.images.lent().items()]
+        found += [{**each, "datastore": place.datastore} for each in (*place.images.arriving(), *lent)]
+    return found
 
 
 def _image_change(here: Here, request: dict[str, Any]) -> Any:

@@ -179,6 +179,8 @@ def _arrivals(here: Here, nodes: list[str] | None, rows: Sequence[Mapping[str, A
 
 
 def _state_of_arrival(arrival: Mapping[str, Any], size: int) -> str:
+    if arrival["owner"]:
+        return f"used by {arrival['owner']} alone"
     if arrival["source"]:
         return "being made" if arrival["moving"] else f"cut, the same import goes on until {day(arrival['until'])}"
     far = f"{min(99, 100 * arrival['used'] // size)}%" if size else human(arrival["used"])
@@ -202,7 +204,16 @@ def _table_of_images(rows: Sequence[Mapping[str, Any]], arrivals: Sequence[Mappi
             for row in rows
         ]
         + [
-            (each["name"], each["datastore"] or "-", "-", human(each["used"]), "-", "-", each["state"], each["source"] or "another node")
+            (
+                each["name"],
+                each["datastore"] or "-",
+                "-",
+                human(each["used"]) if each["used"] else "-",
+                "-",
+                "-",
+                each["state"],
+                each["source"],
+            )
             for each in arrivals
         ],
         right=(2, 3, 4),

@@ -209,6 +209,7 @@ class Images:
                 "name": dataset.short,
                 "used": dataset.used,
                 "source": dataset.marks.get(SOURCE, ""),  # none yet for what is received
+                "owner": "",
                 "moving": self._is_worked_on(dataset.short),
                 "until": dataset.creation + PARTIAL_SECONDS,
             }
@@ -223,16 +224,15 @@ class Images:
         except Unavailable:
             return True
 
-    def lent(self, name: str) -> str:
-        """Return the instance, or else the volume, that has the image of exactly this name for itself; '' when none has."""
-        for dataset in self.zfs.datasets(self.store.root.name, depth=1, marks=IMAGE_MARKS):
-            if dataset.marks.get(IMAGE) == name and dataset.marks.get(VOLUME) == dataset.short and self._is_ours(dataset):
-                return dataset.marks.get(INSTANCE) or dataset.short
-        return ""
+    def lent(self) -> dict[str, str]:
+        """Return the instances, or else the volumes, that have an image for themselves, by its name."""
+        found = self.zfs.datasets(self.store.root.name, depth=1, marks=IMAGE_MARKS)
+        ours = [each for each in found if self._is_ours(each) and each.marks.get(VOLUME) == each.short]
+        return {each.marks[IMAGE]: each.marks.get(INSTANCE) or each.short for each in ours}
 
     def check_not_lent(self, name: str) -> None:
         """The name is not that of an image which comes back when an instance is removed."""
-        owner = self.lent(name)
+        owner = self.lent().get(name)
         if owner:
             raise Busy(f"image {name}", f"is used by {owner} alone", f"it is back when the disk of {owner} is removed")
 

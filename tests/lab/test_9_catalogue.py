@@ -100,7 +100,7 @@ def test_one_instance_uses_an_image_itself(lab: Lab) -> None:
     lab.node2.run("gnt-zfs image import data /tmp/disk.raw; gnt-zfs image lend data")
     lab.add_ext("owner", disks=("65M,image=data,use=persistent",))
     (volume,) = lab.volumes("owner")
-    assert "There is no image on this node" in lab.node2.run("gnt-zfs image list")
+    assert "used by owner alone" in lab.node2.run("gnt-zfs image list")
     lab.node2.run(f"echo mine | dd of=/dev/zfsganeti/{volume} conv=notrunc status=none")
     lab.run("gnt-instance remove -f owner")
     assert lab.trash() == []

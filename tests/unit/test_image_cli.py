@@ -257,12 +257,15 @@ def test_pushes_to_several_nodes_are_one_line() -> None:
     assert told == [("to node2, node3", 1, 10), ("to node2, node3", 3, 20), ("to node2, node3", 12, 20)]
 
 
-def test_what_is_meant_and_what_has_it_is_said(cluster: Cluster) -> None:
+def test_what_is_meant_and_what_has_it_is_said(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     images = cluster.nodes["node1"].images
     cluster.make("node1", "debian-13:1")
     with pytest.raises(Missing, match="^image debian-13 on this node does not exist: there is debian-13:1$"):
         images.verify("debian-13")
     images.set_lendable("debian-12", True)
     images.lend(images.must("debian-12"), "zfs/vm/volume", {VOLUME: "volume", INSTANCE: "web1"}, {})
+    for words in (["list"], ["list", "--all-nodes"]):
+        assert cluster.type(*words) == 0
+        assert re.search(r"^debian-12 .* used by web1 alone$", capsys.readouterr().out, re.MULTILINE)
     with pytest.raises(Busy, match="^image debian-12: is used by web1 alone: it is back when the disk of web1 is removed$"):
         images.delete("debian-12")
