@@ -2,20 +2,24 @@
 
 Each filesystem's files live in a directory of their own. Mounting puts a symlink to it where the empty directory was: it can
 be mounted at several places at once, rmdir fails on it as it does on a mount point, and listdir, open and rename see its files.
+What Python does to files of a filesystem that is read-only fails as it does on real ZFS; what a program does that it runs, does not.
 The contract tests run on this and on real ZFS, which keeps it honest.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import os
 import shutil
+import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from tests.killing import Reaper
+from tests.killing import EVENTS, Reaper, writes
 from zfsganeti.datasets import FS_IMMUTABLE_FL, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, guard, is_guarded
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, ZfsGanetiError
 from zfsganeti.names import check_dataset, check_snapshot
@@ -72,7 +76,7 @@ def changing(
 
 
 class FakeZfs:
-    """One pool below a directory of its own; `clock`, `available`, `health`, `size` and `free` are what a test says."""
+    """One pool below a directory of its own; `clock`, `available`, `others`, `health`, `size` and `free` are what a test says."""
 
     ours = "zfsganeti-"
 
@@ -81,11 +85,13 @@ class FakeZfs:
         self.reaper = Reaper(os.path.dirname(place))
         self.clock = 1_700_000_000
         self.available = 100 << 30
+        self.others = 0  # bytes that are used without a file of ours
         self.health, self.size, self.free = "ONLINE", 200 << 30, 100 << 30
         self._count = seed  # GUIDs of two pools differ when their seeds do
         self._mounted: list[Mounted] = []
         self._filesystems: dict[str, Filesystem] = {}
         self._add(pool, {"mountpoint": f"/{pool}"}, {})
+        _pools[os.path.realpath(place)] = self
 
     # reading
 
@@ -373,6 +379,17 @@ class FakeZfs:
         inherited = self._mountpoint(parent)
         return inherited if inherited in ("none", "legacy") else f"{inherited}/{short}"
 
+    def refuses(self, number: str) -> bool:
+        """Tell whether the filesystem whose files are in the directory of this name is read-only for everybody but ZFS."""
+        if self.reaper.spared:
+            return False
+        name = next((name for name, filesystem in self._filesystems.items() if str(filesystem.number) == number), "")
+        return bool(name) and self._is_readonly(name)
+
+    def _is_readonly(self, name: str) -> bool:
+        own = self._filesystems[name].properties.get("readonly")
+        return own == "on" if own is not None else "/" in name and self._is_readonly(name.rpartition("/")[0])
+
     def _dataset(self, name: str, wanted: frozenset[str]) -> Dataset:
         filesystem = self._filesystems[name]
         used = sum(allocated(self._filesystems[below].files) for below in self._below(name, None))
@@ -380,7 +397,7 @@ class FakeZfs:
             "mountpoint": self._mountpoint(name),
             "canmount": filesystem.properties.get("canmount", "on"),
             "mounted": "yes" if any(mounted.filesystem is filesystem for mounted in self._mounted) else "no",
-            "used": str(used),
+            "used": str(used + self.others),
             "referenced": str(allocated(filesystem.files)),
             "available": str(self.available),
             "written": str(self._written(filesystem)),
@@ -476,3 +493,24 @@ def read_files(directory: str) -> dict[str, bytes]:
 def allocated(directory: str) -> int:
     """Return the bytes that the files of a directory take on disk."""
     return sum(entry.stat().st_blocks * 512 for entry in os.scandir(directory) if entry.is_file(follow_symlinks=False))
+
+
+_pools: weakref.WeakValueDictionary[str, FakeZfs] = weakref.WeakValueDictionary()
+
+
+def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    """Nothing below a filesystem's directory is changed while that is read-only."""
+    if not _pools or not writes(event, arguments) or not isinstance(arguments[0], str):
+        return
+    places = arguments[:2] if event == "os.rename" else arguments[1:2] if event == "os.symlink" else arguments[:1]
+    for path in places:
+        whole = os.path.realpath(path) if event in FOLLOWING else f"{os.path.realpath(os.path.dirname(path))}/{os.path.basename(path)}"
+        for directory in (whole, os.path.dirname(whole)):
+            place, _slash, number = directory.rpartition("/")
+            if place in _pools and _pools[place].refuses(number):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+
+FOLLOWING = ("open", "os.chmod", "os.truncate")  # also what a link at the end of a path leads to
+assert set(FOLLOWING) - {"open"} <= set(EVENTS)
+sys.addaudithook(_refuse)

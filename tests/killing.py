@@ -51,14 +51,15 @@ class Reaper:
             self.spared -= 1
 
     def saw(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self.counting or self.spared or not self._changes(event, arguments):
+        if not self.counting or self.spared or not writes(event, arguments):
             return
         if str(arguments[0]).startswith(self.place):
             self.point()
 
-    @staticmethod
-    def _changes(event: str, arguments: tuple[Any, ...]) -> bool:
-        return event in EVENTS or (event == "open" and isinstance(arguments[2], int) and bool(arguments[2] & WRITING))
+
+def writes(event: str, arguments: tuple[Any, ...]) -> bool:
+    """Tell whether what Python reports to its audit hooks changes files."""
+    return event in EVENTS or (event == "open" and isinstance(arguments[2], int) and bool(arguments[2] & WRITING))
 
 
 _listening: list[Reaper] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zfsganeti.datasets import ABSORB_LIMIT, INTENT, TRASH, locked
-from zfsganeti.errors import BadInput, Busy, Missing, ZfsGanetiError, one_line
+from zfsganeti.errors import BadInput, Busy, Missing, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 
@@ -213,6 +213,37 @@ def _images(here: Here, _request: dict[str, Any]) -> Any:
     ]
 
 
+def _image_arrivals(here: Here, _request: dict[str, Any]) -> Any:
+    """Return the images that are in no catalogue now: those that arrive, and those that an instance has for itself."""
+    if not here.has_root():
+        return []
+    found = []
+    for place in here.places():
+        lent = [{"name": name, "owner": owner, "source": "", "used": 0} for name, owner in place.images.lent().items()]
+        found += [{**each, "datastore": place.datastore} for each in (*place.images.arriving(), *lent)]
+    return found
+
+
+def _image_change(here: Here, request: dict[str, Any]) -> Any:
+    """An image of this node is retired, deleted, taken back or renamed; return what keeps it, None when it is gone."""
+    from zfsganeti.images import holder
+
+    name, change = _text(request, "image"), _text(request, "change")
+    images = holder(here, name).images
+    if change == "delete":
+        if images.delete(name, now=request.get("now") is True):
+            return None
+    elif change == "rename":
+        images.rename(name, _text(request, "new"))
+        name = _text(request, "new")
+    elif change in ("retire", "restore"):
+        images.retire(name) if change == "retire" else images.restore(name)
+    else:
+        raise BadInput(f"request: {change!r} cannot be done with an image")
+    image = images.must(name)
+    return {**image.as_json(), "goes": images.goes_at(image) if image.deleted else 0}
+
+
 def _image_save(here: Here, request: dict[str, Any]) -> Any:
     from zfsganeti.disks import Disk
 
@@ -264,6 +295,17 @@ def _detach_work(here: Here, request: dict[str, Any]) -> Any:
     if not isinstance(patience, int) or patience < 0:
         raise BadInput("request: patience must be a number of seconds")
     return {name: left for place in here.places() for name, left in place.independent.work(patience).items()}
+
+
+def _detach_finish(here: Here, _request: dict[str, Any]) -> Any:
+    """Exchanges that were cut are done; what is still to be copied is, in the background."""
+    from zfsganeti.process import background
+
+    problems = [problem for place in here.places() for problem in place.independent.finish_all()]
+    if any(place.independent.wanted() for place in here.places()):
+        background("node", "detach-work")
+    if problems:
+        raise Unavailable("exchange", "; ".join(problems), "run the check again")
 
 
 def _running(here: Here, _request: dict[str, Any]) -> Any:
@@ -338,12 +380,15 @@ VERBS: dict[str, Verb] = {
     "trash-destroy": _trash_destroy,
     "trash-give-up": _trash_give_up,
     "images": _images,
+    "image-arrivals": _image_arrivals,
+    "image-change": _image_change,
     "image-save": _image_save,
     "image-push": _image_push,
     "disk-swap": _disk_swap,
     "disk-fill": _disk_fill,
     "detach": _detach,
     "detach-work": _detach_work,
+    "detach-finish": _detach_finish,
     "running": _running,
     "asked": _asked,
     "write-variants": _write_variants,

@@ -173,11 +173,11 @@ def compare_node(
         if finding is not None:
             found.append(finding)
     found += [
-        Finding(node, name, "its independent copy was to take its place, and that was not finished", "detach-work", {})
+        Finding(node, name, "its independent copy was to take its place, and that was not finished", "detach-finish", {})
         for name in facts.get("copies", ())
         if name in lacking
     ]
-    mended = {finding.subject for finding in found if finding.verb in ("finish-rename", "claim", "detach-work")}
+    mended = {finding.subject for finding in found if finding.verb in ("finish-rename", "claim", "detach-finish")}
     found += [finding for finding in _judge_lacking(facts, lacking) if finding.subject not in mended and not is_busy(finding.subject, busy)]
     return found + _overdue(facts, now)
 

@@ -18,7 +18,7 @@ from zfsganeti.config import Config
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.files import copy_sparse, plain_files, same_content
 from zfsganeti.ganeti import check_name
-from zfsganeti.names import check_dataset
+from zfsganeti.names import PREFIX, check_dataset
 from zfsganeti.process import holding
 from zfsganeti.zfs import Dataset
 
@@ -69,7 +69,6 @@ if TYPE_CHECKING:
         def unmount(self, path: str, *, lazy: bool = False, seconds: float = 0) -> None: ...
 
 
-PREFIX = "org.zfsganeti:"
 INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH = (
     PREFIX + word for word in ("instance", "volume", "cluster", "intent", "record", "restoring", "opened", "size", "image", "detach")
 )
@@ -82,6 +81,7 @@ SAVED = "save-"  # after our prefix: a snapshot that an image is being made of
 REMOVED = "removed-"  # after our prefix: a snapshot taken before Ganeti unlinked a disk
 RECORD_LIMIT = 8000  # a user property holds 8191 bytes
 LOCKS = "/run/zfsganeti"  # not /run/lock, where every user may take a name before us
+KEPT_FREE_PERCENT = 5  # of a root's space: what is copied or brought here must not stop the instances that are there
 ABSORB_LIMIT = 64 << 20  # a hook copies no more than this: Ganeti waits 900 s for it
 NEVER_CHANGED = 1 << 20  # bytes that mounting a clone and giving its disk another size write
 HEALTHY = ("ONLINE",)
@@ -211,8 +211,11 @@ def unpack_record(value: str) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def locked(instance: str, *, seconds: float = 120, directory: str = "", what: str = "") -> Iterator[None]:
-    """Nobody else of us works on the instance's dataset on this node; Unavailable when another one does for too long."""
+def locked(instance: str, *, seconds: float = 120, directory: str = "", what: str = "", shared: bool = False) -> Iterator[None]:
+    """Nobody else of us works on the instance's dataset on this node; Unavailable when another one does for too long.
+
+    Those that share it may be there at the same time.
+    """
     directory = directory or LOCKS
     os.makedirs(directory, mode=0o700, exist_ok=True)
     descriptor = os.open(f"{directory}/{instance}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -220,7 +223,7 @@ def locked(instance: str, *, seconds: float = 120, directory: str = "", what: st
     try:
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 break
             except OSError as error:
                 if error.errno != errno.EWOULDBLOCK or time.monotonic() > deadline:
@@ -359,6 +362,18 @@ class Store:
         if root is None:
             raise Missing(f"dataset {self.root.name}")
         return root
+
+    def spare(self) -> int:
+        """Return how many bytes may be copied or brought here, the share that is kept free left out; less than 0 when it is not."""
+        root = self.zfs.get(self.root.name)
+        return root.available - (root.used + root.available) * KEPT_FREE_PERCENT // 100 if root is not None else 0
+
+    def check_spare(self, what: str, asked: int) -> None:
+        """There is room for so many bytes more beside the share that is kept free; NoSpace has the figures."""
+        spare = self.spare()
+        if asked > spare:
+            way_out = f"{KEPT_FREE_PERCENT}% of it are kept free, gnt-zfs trash empty may make room"
+            raise NoSpace(f"{what} on {self.root.name}", asked, max(0, spare), way_out)
 
     def _create(self, instance: str, origin: str) -> Dataset:
         self._check_way_is_free(instance)

@@ -9,7 +9,6 @@ from zfsganeti.contents import make_filesystem, make_swap
 from zfsganeti.datasets import DISK, INTENT, REMOVED, SAVED, locked
 from zfsganeti.errors import BadInput, Busy, Missing, Refused
 from zfsganeti.ganeti import check_name
-from zfsganeti.images import Images
 from zfsganeti.names import check_image
 from zfsganeti.process import holding
 from zfsganeti.volumes import check_volume
@@ -127,7 +126,7 @@ class Disk:
             os.stat(self.path)
             snapshot = self.snapshot(SAVED)
         try:
-            return Images(self.store).save(image, snapshot, self.file, f"{self.title} in {self.store.cluster}").as_json()
+            return self.here.images.save(image, snapshot, self.file, f"{self.title} in {self.store.cluster}").as_json()
         finally:
             self.store.zfs.destroy_snapshots([snapshot])
 

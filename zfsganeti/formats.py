@@ -41,7 +41,7 @@ from zfsganeti.files import (
     write,
     write_sparse,
 )
-from zfsganeti.process import ENVIRONMENT, Reader, confined
+from zfsganeti.process import ENVIRONMENT, confined, reading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -261,11 +261,11 @@ def _zstd(image: _Image, leave: contextlib.ExitStack) -> Iterator[bytes]:
     total = os.fstat(image.source).st_size
     os.lseek(image.source, 0, os.SEEK_SET)
     command = confined(_program("zstd", "zstd"), "-dcq", memory=UNPACK_MEMORY, seconds=60 + (total + image.limit) // SLOWEST)
-    child = leave.enter_context(Reader(command, stdin=image.source))
-    while piece := child.stdout.read(PIECE):
+    child = leave.enter_context(reading(command, stdin=image.source))
+    while piece := child.read(PIECE):
         yield piece
         image.progress("unpack", os.lseek(image.source, 0, os.SEEK_CUR), total)
-    done = child.end(seconds=60)
+    done = child.ended(60)
     if done.status:
         damaged(image.name, _first_line(done.stderr) or f"zstd ended with {done.status}")
 
@@ -274,7 +274,7 @@ def _first_line(text: str) -> str:
     """Return what a program said first, without its name and the description of what it was given."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     line = re.sub(r"^(qemu-img|zstd|/\*stdin\*\\)\s*: *", "", line)
-    line = re.sub(r"^Could not open 'json:.*?}}+': ", "", line)
+    line = re.sub(r"^Could not open 'json:.*}': ", "", line)
     return "".join(filter(str.isprintable, line))[:200]
 
 
@@ -440,6 +440,7 @@ HAS_FLAGS, READ_ONLY, SEND_FLUSH = 1, 2, 4
 READ, WRITE, DISCONNECT, FLUSH = 0, 1, 2, 3
 LONGEST_REQUEST = 64 * MIB
 INVALID = 22
+FARTHEST = 1 << 60  # bytes: no format has larger offsets that lead to data
 
 
 class _Export:
@@ -447,10 +448,11 @@ class _Export:
 
     Of a device that ends within a sector qemu-img wants the rest of the sector too, and waits for it for ever. What a format
     looks for beyond the end of a device, qemu-img takes for zeros and asks nobody: with `beyond`, the device claims to be that
-    much larger, so that we are asked, and know that the file was cut.
+    much larger, so that we are asked, and know that the file was cut. The last of it may lack less than a `grain`.
     """
 
-    def __init__(self, descriptor: int, size: int, *, writable: bool, beyond: int = 0) -> None:
+    def __init__(self, descriptor: int, size: int, *, writable: bool, beyond: int = 0, grain: int = 0) -> None:
+        self._grain = grain
         self._file, self._end, self._writable = descriptor, -(-size // SECTOR) * SECTOR, writable
         self._size = self._end + -(-beyond // SECTOR) * SECTOR
         self.written, self.cut = 0, False
@@ -481,10 +483,11 @@ class _Export:
             return False
         data = self._receive(length) if kind == WRITE else b""
         inside = offset + length <= self._size
-        if kind == READ and inside and offset >= self._end and length:
-            self.cut = True
+        lacking = offset + length - self._end
+        if kind == READ and inside and length and (offset >= self._end or (offset and lacking >= max(1, self._grain))):
+            self.cut = True  # not when it is the head of the file that is read, which holds no data
             return self._reply(handle, INVALID)
-        if kind == READ and inside:  # the last cluster may be less than whole
+        if kind == READ and inside:
             return self._reply(handle, 0, os.pread(self._file, length, offset).ljust(length, b"\0"))
         if kind == WRITE and inside and self._writable:
             write(self._file, data, offset)
@@ -510,15 +513,15 @@ def convert(source: int, disk: int, kind: str, size: int, name: str, progress: P
     """The disk that an image in an open file holds is in the other one, which was empty; no other file was read."""
     os.ftruncate(disk, size)
     with contextlib.ExitStack() as leave:
-        image = _Export(source, os.fstat(source).st_size, writable=False, beyond=_beyond(source, kind, size))
+        image = _Export(source, os.fstat(source).st_size, writable=False, beyond=_beyond(source, kind), grain=_grain(source, kind))
         leave.callback(image.close)
         made = _Export(disk, size, writable=True)
         leave.callback(made.close)
         what = ("convert", "-n", "--target-is-zero", "-S", "4k", image.node(kind), made.node("raw"))
         command = confined(_program("qemu-img", "qemu-utils"), *what, memory=CONVERT_MEMORY, seconds=60 + size // SLOWEST)
-        child = leave.enter_context(Reader(command, descriptors=(image.theirs.fileno(), made.theirs.fileno())))
+        child = leave.enter_context(reading(command, descriptors=(image.theirs.fileno(), made.theirs.fileno())))
         _serve((image, made), name, lambda: progress("convert", made.written, size))
-        done = child.end(seconds=STUCK_SECONDS)
+        done = child.ended(STUCK_SECONDS)
         if image.cut:
             damaged(name, "it ends before what it holds does")
         if done.status < 0:
@@ -528,10 +531,19 @@ def convert(source: int, disk: int, kind: str, size: int, name: str, progress: P
     progress("convert", size, size)
 
 
-def _beyond(source: int, kind: str, size: int) -> int:
-    """Return by how much an image may claim to be larger: as much as it may lack, but nothing when its end says what it is."""
+def _beyond(source: int, kind: str) -> int:
+    """Return by how much an image may claim to be larger: beyond all that it can name, but nothing when its end says what it is."""
     stream = kind == "vmdk" and os.pread(source, 8, 56) == b"\xff" * 8
-    return 0 if stream else size + 64 * MIB
+    return 0 if stream else FARTHEST
+
+
+def _grain(source: int, kind: str) -> int:
+    """Return in how large pieces an image is read: the last one may end before it is whole."""
+    if kind == "qcow2":
+        return 1 << int(_fields(">I", source, 20)[0])
+    if kind == "vmdk":
+        return 2 * int(_fields("<Q", source, 20)[0]) * SECTOR  # what qemu-img asks for at once, not knowing how well one is compressed
+    return MIB
 
 
 def _serve(exports: tuple[_Export, ...], name: str, after: Callable[[], None]) -> None:

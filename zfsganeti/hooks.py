@@ -157,12 +157,9 @@ def _origin(here: Here, event: ganeti.Event, *, dry_run: bool) -> str:
     """Return the snapshot that a new instance's dataset is to be a clone of, '' without an image; one that cannot be had vetoes."""
     if not event.image or here.store.is_being_restored(event.instance):
         return ""
-    from zfsganeti.images import Images
-
-    images = Images(here.store)
-    image = images.resolve(event.image, pull=not dry_run)
+    image = here.images.resolve(event.image, pull=not dry_run)
     if event.sizes:
-        images.check_fits(image, event.sizes[0])
+        here.images.check_fits(image, event.sizes[0])
     return image.snapshot if event.sizes else ""
 
 
@@ -542,7 +539,7 @@ def watch(here: Here) -> str:
         problems += place.trash.give_up()[1]
         place.store.forget_disks()
         place.images.sweep()
-    if any(place.independent.wanted() or place.independent.begun() for place in here.places()):
+    if facts["copies"] or any(place.independent.wanted() for place in here.places()):
         from zfsganeti.process import background
 
         background("node", "detach-work")  # it may take longer than a hook has

@@ -6,18 +6,19 @@ import os
 
 from zfsganeti.errors import BadInput, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
-from zfsganeti.images import GOLDEN
-from zfsganeti.names import means
+from zfsganeti.images import GOLDEN, holder
+from zfsganeti.names import check_image, means
 from zfsganeti.terminal import Meter, command, complain, confirm, day, must_be_master, print_json, say, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from zfsganeti.images import Image
 
+POLL_SECONDS = 1.0
 SAVE_SECONDS = 86400.0  # a copy of a whole disk; the peer ends it when it fails
 
 
@@ -44,8 +45,7 @@ def image_parser(commands: Any) -> None:
     made = command(verbs, "show", _show, "show all that is known of one image", "gnt-zfs image show debian-12")
     made.add_argument("name")
     made.add_argument("--json", action="store_true", help="for programs")
-    made = command(verbs, "rename", _rename, "give an image another name", "gnt-zfs image rename debian-12 debian-12:2026-11-01")
-    made.add_argument("name")
+    made = _one(verbs, "rename", _rename, "give an image another name", "gnt-zfs image rename debian-12 debian-12:2026-11-01")
     made.add_argument("new")
     made = _one(verbs, "push", _push, "send an image from this node to others", "gnt-zfs image push debian-12 node2 node3")
     made.add_argument("node", nargs="*", help="to these (default: every other node)")
@@ -91,6 +91,8 @@ def detach_parser(commands: Any) -> None:
 def _one(verbs: Any, name: str, function: Any, text: str, example: str) -> argparse.ArgumentParser:
     made = command(verbs, name, function, text, example)
     made.add_argument("name")
+    if name in CHANGES:
+        made.add_argument("--all-nodes", action="store_true", help="on every node that has it (default: on this one)")
     return made
 
 
@@ -137,11 +139,6 @@ def _save(here: Here, options: argparse.Namespace) -> int:
 # looking
 
 
-def _place(here: Here, name: str) -> Here:
-    """Return this node with the datastore that has an image, with the root if none has."""
-    return next((place for place in here.places() if place.images.find(name) is not None), here)
-
-
 def _list(here: Here, options: argparse.Namespace) -> int:
     found, problems = _everywhere(here) if options.all_nodes else ({here.node: here.call(here.node, "images")}, [])
     for problem in problems:
@@ -151,12 +148,14 @@ def _list(here: Here, options: argparse.Namespace) -> int:
     )
     if options.json:
         print_json(rows)
-    elif not rows:
+        return 3 if problems else 0
+    arrivals = _arrivals(here, None if options.all_nodes else [here.node], rows)
+    if not rows and not arrivals:
         say(f"There is no image {'on any node' if options.all_nodes else 'on this node'}: gnt-zfs image import makes one.")
     elif options.all_nodes:
-        say(_table_of_nodes(rows))
+        say(_table_of_nodes(rows, arrivals))
     else:
-        say(_table_of_images(rows))
+        say(_table_of_images(rows, arrivals))
     return 3 if problems else 0
 
 
@@ -167,7 +166,28 @@ def _everywhere(here: Here) -> tuple[dict[str, list[dict[str, Any]]], list[str]]
     return {node: answer for node, answer in answers.items() if not isinstance(answer, ZfsGanetiError)}, problems
 
 
-def _table_of_images(rows: Sequence[Mapping[str, Any]]) -> str:
+def _arrivals(here: Here, nodes: list[str] | None, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what is not whole on the nodes, each with its `state`; how much there is in all, the nodes know that have it."""
+    found = here.call_all("image-arrivals", nodes)
+    arrivals = [{**each, "node": node} for node, all_of_it in found.items() if isinstance(all_of_it, list) for each in all_of_it]
+    if arrivals and nodes is not None:
+        rows = [image for images in _everywhere(here)[0].values() for image in images]
+    for arrival in arrivals:
+        sizes = [row["referenced"] for row in rows if row["name"] == arrival["name"] and not arrival["source"]]
+        arrival["state"] = _state_of_arrival(arrival, max(sizes, default=0))
+    return sorted(arrivals, key=lambda arrival: (arrival["name"], arrival["node"]))
+
+
+def _state_of_arrival(arrival: Mapping[str, Any], size: int) -> str:
+    if arrival["owner"]:
+        return f"used by {arrival['owner']} alone"
+    if arrival["source"]:
+        return "being made" if arrival["moving"] else f"cut, the same import goes on until {day(arrival['until'])}"
+    far = f"{min(99, 100 * arrival['used'] // size)}%" if size else human(arrival["used"])
+    return f"arriving, {far}" if arrival["moving"] else f"cut at {far}, image pull goes on until {day(arrival['until'])}"
+
+
+def _table_of_images(rows: Sequence[Mapping[str, Any]], arrivals: Sequence[Mapping[str, Any]]) -> str:
     return table(
         ("IMAGE", "DATASTORE", "SIZE", "USED", "CLONES", "MADE (UTC)", "STATE", "SOURCE"),
         [
@@ -182,6 +202,19 @@ def _table_of_images(rows: Sequence[Mapping[str, Any]]) -> str:
                 row["source"],
             )
             for row in rows
+        ]
+        + [
+            (
+                each["name"],
+                each["datastore"] or "-",
+                "-",
+                human(each["used"]) if each["used"] else "-",
+                "-",
+                "-",
+                each["state"],
+                each["source"],
+            )
+            for each in arrivals
         ],
         right=(2, 3, 4),
     )
@@ -193,7 +226,7 @@ def _state(row: Mapping[str, Any]) -> str:
     return "retired" if row["retired"] else "ready"
 
 
-def _table_of_nodes(rows: Sequence[Mapping[str, Any]]) -> str:
+def _table_of_nodes(rows: Sequence[Mapping[str, Any]], arrivals: Sequence[Mapping[str, Any]]) -> str:
     """One line for each image of which all nodes have the same; two when nodes have different ones under one name."""
     same: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -204,14 +237,22 @@ def _table_of_nodes(rows: Sequence[Mapping[str, Any]]) -> str:
         nodes = ", ".join(row["node"].split(".")[0] for row in alike)
         differs = "differs from another of this name" if names.count(name) > 1 else ""
         lines.append((name, human(alike[0]["size"]), str(sum(len(row["clones"]) for row in alike)), guid, nodes, differs))
+    lines += [(each["name"], "-", "-", "-", each["node"].split(".")[0], each["state"]) for each in arrivals]
     return table(("IMAGE", "SIZE", "CLONES", "GUID", "NODES", ""), lines, right=(1, 2))
 
 
-def _show(here: Here, options: argparse.Namespace) -> int:
-    images = here.call(here.node, "images")
-    row = next((image for image in images if image["name"] == options.name), None)
+def _row(here: Here, name: str) -> dict[str, Any]:
+    """Return what this node says of the image of exactly this name."""
+    images: list[dict[str, Any]] = here.call(here.node, "images")
+    row = next((image for image in images if image["name"] == name), None)
     if row is None:
-        raise Missing(f"image {options.name} on this node", "gnt-zfs image list --all-nodes shows who has which")
+        alike = ", ".join(image["name"] for image in images if means(name, image["name"]))
+        raise Missing(f"image {name} on this node", f"there is {alike}" if alike else "gnt-zfs image list --all-nodes shows who has which")
+    return row
+
+
+def _show(here: Here, options: argparse.Namespace) -> int:
+    row = _row(here, options.name)
     if options.json:
         print_json(row)
         return 0
@@ -235,7 +276,7 @@ def _show(here: Here, options: argparse.Namespace) -> int:
 
 def _verify(here: Here, options: argparse.Namespace) -> int:
     with Meter(options.name) as meter:
-        _place(here, options.name).images.verify(options.name, meter)
+        holder(here, options.name).images.verify(options.name, meter)
     say(f"{options.name} holds what it held when it was made.")
     return 0
 
@@ -243,7 +284,7 @@ def _verify(here: Here, options: argparse.Namespace) -> int:
 def _export(here: Here, options: argparse.Namespace) -> int:
     kind = options.format or ("qcow2" if options.file.endswith(".qcow2") else "raw")
     with Meter(options.name) as meter:
-        _place(here, options.name).images.export(options.name, os.path.abspath(options.file), kind, meter)
+        holder(here, options.name).images.export(options.name, os.path.abspath(options.file), kind, meter)
     say(f"{options.file} holds {options.name} as {kind}.")
     return 0
 
@@ -270,7 +311,7 @@ def _push(here: Here, options: argparse.Namespace) -> int:
             "image",
             image.name,
             marks=image.provenance,
-            progress=lambda peer, done, size: meter(f"to {peer.split('.')[0]}", done, size),
+            progress=_together(meter, peers),
             limit=options.bwlimit << 20,
         )
     status = 0
@@ -281,6 +322,22 @@ def _push(here: Here, options: argparse.Namespace) -> int:
         else:
             say(f"{peer} has {image.name}{f', {human(result.moved)} sent' if result.moved else ' already'}.")
     return status
+
+
+def _together(meter: Callable[[str, int, int], None], peers: Sequence[str]) -> Callable[[str, int, int], None]:
+    """Return the progress of pushes to several nodes at once, as one line for all of them."""
+    from threading import Lock
+
+    what = f"to {', '.join(peer.split('.')[0] for peer in peers)}" if len(peers) < 4 else f"to {len(peers)} nodes"
+    known: dict[str, tuple[int, int]] = {}
+    alone = Lock()
+
+    def told(peer: str, done: int, size: int) -> None:
+        with alone:
+            known[peer] = done, size
+            meter(what, sum(done for done, _size in known.values()), sum(size for _done, size in known.values()))
+
+    return told
 
 
 def _place_to_use(here: Here, name: str) -> Here:
@@ -306,74 +363,133 @@ def _pull(here: Here, options: argparse.Namespace) -> int:
     source = next_source(found, options.name)
     if source is None:
         raise Missing(f"image {options.name} on any other node that answers", "gnt-zfs image import makes one")
-    peer, datastore = source
-    here.call(peer, "image-push", seconds=SAVE_SECONDS, image=options.name, node=here.node, datastore=datastore)
-    say(f"{options.name} is on {here.node} now, from {peer}.")
+    peer, image = source
+    request = {"image": image["name"], "node": here.node, "datastore": image["datastore"]}
+    _wait(here, image, lambda: here.call(peer, "image-push", seconds=SAVE_SECONDS, **request))
+    _publish(here)
+    say(f"{image['name']} is on {here.node} now, from {peer}.")
     return 0
 
 
-def next_source(found: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> tuple[str, str] | None:
-    """Return the node and the datastore that have the image a name means, the newest where it has no version; None without one."""
-    usable = [
-        (int(image["imported"]), node, str(image["datastore"]))
-        for node, images in found.items()
-        for image in images
-        if not image["retired"] and means(name, image["name"])
-    ]
-    return max(usable)[1:] if usable else None
+def _wait(here: Here, image: Mapping[str, Any], does: Callable[[], object]) -> None:
+    """It is done; meanwhile one sees how much of the image has come. Who is interrupted does not wait for the peer to end it."""
+    from threading import Thread
+
+    failed: list[Exception] = []
+
+    def work() -> None:
+        try:
+            does()
+        except Exception as error:
+            failed.append(error)
+
+    worker = Thread(target=work, daemon=True)
+    worker.start()
+    with Meter(image["name"]) as meter:
+        worker.join(POLL_SECONDS)
+        while worker.is_alive():
+            for arrival in here.call(here.node, "image-arrivals"):
+                if arrival["name"] == image["name"]:
+                    meter("receive", min(arrival["used"], image["referenced"]), image["referenced"])
+            worker.join(POLL_SECONDS)
+    if failed:
+        raise failed[0]
+
+
+def next_source(found: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> tuple[str, Mapping[str, Any]] | None:
+    """Return a node and its image that a name means, the newest where it has no version; None without one."""
+    usable = [(node, image) for node, images in found.items() for image in images if not image["retired"] and means(name, image["name"])]
+    return max(usable, key=lambda each: (int(each[1]["imported"]), each[1]["name"], each[0])) if usable else None
 
 
 # changing
 
 
-def _rename(here: Here, options: argparse.Namespace) -> int:
-    _place(here, options.name).images.rename(options.name, options.new)
+# what can be done on all nodes at once, and of whom it is not done yet
+CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "retire": lambda row: not row["retired"],
+    "restore": lambda row: bool(row["retired"]),
+    "delete": lambda row: not row["deleted"],
+    "rename": lambda _row: True,
+}
+
+
+def _change(here: Here, options: argparse.Namespace, change: str, told: Callable[[Any], str], **request: Any) -> int:
+    """The image is changed here, or wherever it is; each node is told of by itself, and one that fails keeps none from it."""
+    rows, problems = _having(here, options.name) if options.all_nodes else ({here.node: {}}, [])
+    if options.all_nodes and not rows:
+        raise Missing(f"image {options.name} on any node that answers", "; ".join(problems))
+    for problem in problems:
+        complain(problem)
+    status = 3 if problems else 0
+    for node, answer in here.call_all("image-change", list(rows), image=options.name, change=change, **request).items():
+        if isinstance(answer, ZfsGanetiError):
+            complain(f"{node}: {one_line(answer).removeprefix(f'{node}: ')}" if options.all_nodes else one_line(answer))
+            status = answer.exit_code
+        else:
+            say(f"{node}: {told(answer)}" if options.all_nodes else told(answer))
     _publish(here)
-    say(f"{options.name} is called {options.new} now, on {here.node}.")
-    return 0
+    if not status and not options.all_nodes:
+        _say_others(here, options, change)
+    return status
+
+
+def _having(here: Here, name: str) -> tuple[dict[str, Mapping[str, Any]], list[str]]:
+    """Return the nodes that have the image of exactly this name, with what they say of it, and who was not to be asked."""
+    found, problems = _everywhere(here)
+    return {node: image for node, images in found.items() for image in images if image["name"] == name}, problems
+
+
+def _say_others(here: Here, options: argparse.Namespace, change: str) -> None:
+    others = [node.split(".")[0] for node, row in _having(here, options.name)[0].items() if node != here.node and CHANGES[change](row)]
+    if others:
+        words = f"gnt-zfs image {change} {options.name} {options.new if change == 'rename' else ''}".rstrip()
+        say(
+            f"{', '.join(others)} {'has' if len(others) == 1 else 'have'} {options.name} as it was: {words} --all-nodes does it there, too."
+        )
+
+
+def _rename(here: Here, options: argparse.Namespace) -> int:
+    taken = _having(here, check_image(options.new))[0] if options.all_nodes else {}
+    if taken:
+        raise Refused(f"image {options.new}", f"exists already on {', '.join(taken)}", "choose another name")
+    return _change(here, options, "rename", lambda _image: f"{options.name} is called {options.new} now.", new=options.new)
 
 
 def _retire(here: Here, options: argparse.Namespace) -> int:
-    _place(here, options.name).images.retire(options.name)
-    _publish(here)
-    say(f"No more disks are made of {options.name} on {here.node}; gnt-zfs image restore {options.name} takes that back.")
-    return 0
+    words = f"gnt-zfs image restore {options.name}{' --all-nodes' if options.all_nodes else ''}"
+    return _change(here, options, "retire", lambda _image: f"No more disks are made of {options.name}; {words} takes that back.")
 
 
 def _restore(here: Here, options: argparse.Namespace) -> int:
-    _place(here, options.name).images.restore(options.name)
-    _publish(here)
-    say(f"Disks can be made of {options.name} again.")
-    return 0
+    return _change(here, options, "restore", lambda _image: f"Disks can be made of {options.name} again.")
 
 
 def _lend(here: Here, options: argparse.Namespace) -> int:
-    _place(here, options.name).images.set_lendable(options.name, not options.off)
+    holder(here, options.name).images.set_lendable(options.name, not options.off)
     say(f"{options.name} can{'not' if options.off else ''} be used by one instance itself{'' if options.off else ', which may change it'}.")
     return 0
 
 
 def _delete(here: Here, options: argparse.Namespace) -> int:
-    images = _place(here, options.name).images
-    image = images.must(options.name)
-    if options.now and not image.clones and not options.yes and not confirm(f"Destroy {image.name} ({human(image.used)}) for good?"):
-        say("Nothing was changed.")
-        return 1
-    gone = images.delete(image.name, now=options.now)
-    _publish(here)
-    if gone:
-        say(f"{image.name} is gone.")
-        return 0
-    image = images.must(image.name)
-    if image.clones:
-        count = len(image.clones)
-        first = image.clones[0].rsplit("/", 1)[1]
-        clones = f"{count} clone{'s' if count != 1 else ''}, such as {first}"
-        say(f"{image.name} has {clones}: it goes after them, not before {day(images.goes_at(image))}.")
-    else:
-        say(f"No more disks are made of {image.name}, and it goes on {day(images.goes_at(image))}.")
-    say(f"gnt-zfs image restore {image.name} takes that back.")
-    return 0
+    if options.now and not options.yes:
+        rows = _having(here, options.name)[0] if options.all_nodes else {here.node: _row(here, options.name)}
+        doomed = [f"{node} ({human(row['used'])})" for node, row in rows.items() if not row["clones"]]
+        if doomed and not confirm(f"Destroy {options.name} on {', '.join(doomed)} for good?"):
+            say("Nothing was changed.")
+            return 1
+    return _change(here, options, "delete", lambda image: _deleted(options.name, image), now=options.now)
+
+
+def _deleted(name: str, image: Mapping[str, Any] | None) -> str:
+    if image is None:
+        return f"{name} is gone."
+    said = f"No more disks are made of {name}, and it goes on {day(image['goes'])}"
+    if image["clones"]:
+        count = len(image["clones"])
+        clones = f"{count} clone{'s' if count != 1 else ''}, such as {image['clones'][0]}"
+        said = f"{name} has {clones}: it goes after them, not before {day(image['goes'])}"
+    return f"{said}; gnt-zfs image restore {name} takes that back."
 
 
 # one disk

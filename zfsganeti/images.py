@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 
 from zfsganeti.datasets import (
@@ -21,16 +22,15 @@ from zfsganeti.datasets import (
     NEVER_CHANGED,
     OPENED,
     PARTIAL,
-    PREFIX,
     RECORD,
     SIZE,
     VOLUME,
     locked,
 )
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
-from zfsganeti.files import content_digest, copy_sparse
-from zfsganeti.names import check_dataset, check_image, family, means
-from zfsganeti.process import query
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, human
+from zfsganeti.files import content_digest, copy_sparse, digest_of
+from zfsganeti.names import PREFIX, check_dataset, check_image, family, means
+from zfsganeti.process import reading
 from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zfsganeti.datasets import Store
+    from zfsganeti.here import Here
     from zfsganeti.streams import Streams
 
     Progress = Callable[[str, int, int], None]  # what is being done, bytes done, bytes in all or 0
@@ -51,9 +52,10 @@ IMAGE_MARKS = (*PROVENANCE, CLUSTER, RETIRED, DELETED, LENDABLE, VOLUME, INSTANC
 GOLDEN = "golden"
 DAY = 86400
 PARTIAL_SECONDS = DAY  # how long a download that was interrupted can be gone on with
-KEPT_FREE_PERCENT = 5  # of the root's space: an import must not stop the instances that are there
 LOOK = "..look"  # after an image's name, where none can end so: a clone of a snapshot that is being copied
-PROBE_BYTES = 64 << 20
+PROBE_BYTES = 64 << 20  # what is written before one looks again whether there is room
+END_SECONDS = 600  # that a program takes to end, its data on disk, after the last that it says
+LOOK_SECONDS = 1  # who looks whether anybody is at work on an image holds its lock for a moment
 LOCK_SECONDS = 30  # what others do with an image by name takes a moment; what makes one is not waited for
 
 
@@ -114,6 +116,11 @@ def newest(images: list[Image], wanted: str) -> Image | None:
     return max(matching, key=lambda image: (image.imported, image.name)) if matching else None
 
 
+def holder(here: Here, name: str) -> Here:
+    """Return this node with the datastore that has the image of exactly this name, with the root if none has."""
+    return next((place for place in here.places() if place.images.find(name) is not None), here)
+
+
 class Images:
     """The catalogue of one node's root."""
 
@@ -153,7 +160,11 @@ class Images:
     def must(self, name: str) -> Image:
         image = self.find(name)
         if image is None:
-            raise Missing(f"image {name} on this node", "gnt-zfs image list shows what is here")
+            self.check_not_lent(name)
+            alike = [other.name for other in self.all() if means(name, other.name)]
+            raise Missing(
+                f"image {name} on this node", f"there is {', '.join(alike)}" if alike else "gnt-zfs image list shows what is here"
+            )
         return image
 
     def resolve(self, name: str, *, pull: bool = True) -> Image:
@@ -167,7 +178,7 @@ class Images:
             if unused:
                 raise Refused(f"image {unused[-1]}", "is retired", f"gnt-zfs image restore {unused[-1]} lets disks be made of it")
             way_out = f"gnt-zfs image push {name} on a node that has it brings it here"
-            raise Missing(f"image {name} on this node", (self._pulled(name) if pull else "") or way_out)
+            raise Missing(f"image {name} on this node", self._on_its_way(name) or (self._pulled(name) if pull else "") or way_out)
         return image
 
     def _pulled(self, name: str) -> str:
@@ -177,18 +188,50 @@ class Images:
         from zfsganeti.process import background
 
         background("image", "pull", name)
-        return "it is being brought here now, try again in a while"
+        return "it is being brought here now if another node has it: gnt-zfs image list on this node shows how far it is"
 
-    def lent(self, name: str) -> str:
-        """Return the instance, or else the volume, that has the image of exactly this name for itself; '' when none has."""
-        for dataset in self.zfs.datasets(self.store.root.name, depth=1, marks=IMAGE_MARKS):
-            if dataset.marks.get(IMAGE) == name and dataset.marks.get(VOLUME) == dataset.short and self._is_ours(dataset):
-                return dataset.marks.get(INSTANCE) or dataset.short
-        return ""
+    def _on_its_way(self, name: str) -> str:
+        """Return what to tell of an image that is being made or received here at this moment, '' when none is."""
+        come = [found["used"] for found in self.arriving() if found["moving"] and means(name, found["name"])]
+        return f"it is arriving, {human(come[0])} of it are here: gnt-zfs image list on this node shows when it is ready" if come else ""
+
+    def arriving(self) -> list[dict[str, Any]]:
+        """Return what is known of each image that is not whole: `used` is what has come of it, `moving` tells whether more is coming."""
+        parent = f"{self.root}/{PARTIAL}"
+        try:
+            found = self.zfs.datasets(parent, depth=1, marks=IMAGE_MARKS)
+        except Missing:
+            return []
+        ours = [dataset for dataset in found if dataset.marks.get(CLUSTER) == self.store.cluster and not dataset.short.endswith(LOOK)]
+        return [
+            {
+                "name": dataset.short,
+                "used": dataset.used,
+                "source": dataset.marks.get(SOURCE, ""),  # none yet for what is received
+                "owner": "",
+                "moving": self._is_worked_on(dataset.short),
+                "until": dataset.creation + PARTIAL_SECONDS,
+            }
+            for dataset in ours
+            if dataset.name != parent
+        ]
+
+    def _is_worked_on(self, name: str) -> bool:
+        try:
+            with self._alone(name, 0):
+                return False
+        except Unavailable:
+            return True
+
+    def lent(self) -> dict[str, str]:
+        """Return the instances, or else the volumes, that have an image for themselves, by its name."""
+        found = self.zfs.datasets(self.store.root.name, depth=1, marks=IMAGE_MARKS)
+        ours = [each for each in found if self._is_ours(each) and each.marks.get(VOLUME) == each.short]
+        return {each.marks[IMAGE]: each.marks.get(INSTANCE) or each.short for each in ours}
 
     def check_not_lent(self, name: str) -> None:
         """The name is not that of an image which comes back when an instance is removed."""
-        owner = self.lent(name)
+        owner = self.lent().get(name)
         if owner:
             raise Busy(f"image {name}", f"is used by {owner} alone", f"it is back when the disk of {owner} is removed")
 
@@ -221,8 +264,12 @@ class Images:
     def _today(self) -> str:
         return time.strftime("%Y-%m-%d", time.gmtime(self.store.now()))
 
-    def _alone(self, name: str, seconds: float = 0) -> contextlib.AbstractContextManager[None]:
+    def _alone(self, name: str, seconds: float = LOOK_SECONDS) -> contextlib.AbstractContextManager[None]:
         return locked(lock_name(name), seconds=seconds, what=f"image {name}")
+
+    def _used(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Others may read the image or make clones of it at the same time, but nobody changes it."""
+        return locked(lock_name(name), seconds=LOCK_SECONDS, what=f"image {name}", shared=True)
 
     def _partial(self, name: str) -> str:
         check_image(name.removesuffix(LOOK))
@@ -234,7 +281,7 @@ class Images:
     def _begin(self, name: str, source: str) -> str:
         """An empty dataset for the image is mounted, or that of an interrupted import of the same source."""
         self.store.check_pool()
-        self._watch_space(name)
+        self.store.check_spare(f"image {name}", PROBE_BYTES)
         for parent in (self.root, f"{self.root}/{PARTIAL}"):
             if self.zfs.get(parent) is None:
                 with contextlib.suppress(Refused):  # made this moment by another import
@@ -294,16 +341,6 @@ class Images:
         with contextlib.suppress(OSError):
             os.rmdir(self._partial_home(name))
 
-    def _watch_space(self, name: str) -> None:
-        """The root keeps a share of its space free, which instances need more than an image that is being made."""
-        found = os.statvfs(self.store.root.path)
-        free, all_of_it = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-        kept = all_of_it * KEPT_FREE_PERCENT // 100
-        if free < kept:
-            raise NoSpace(
-                f"image {name}: {self.store.root.name} must keep {human(kept)} free", kept, free, "gnt-zfs trash empty may make room"
-            )
-
     def watched(self, name: str, progress: Progress) -> Progress:
         """Return a progress that also stops when the root becomes full."""
         seen = [0]
@@ -311,7 +348,7 @@ class Images:
         def report(what: str, done: int, all_of_it: int) -> None:
             if abs(done - seen[0]) >= PROBE_BYTES:
                 seen[0] = done
-                self._watch_space(name)
+                self.store.check_spare(f"image {name}", PROBE_BYTES)
             progress(what, done, all_of_it)
 
         return report
@@ -370,7 +407,7 @@ class Images:
 
     def clone(self, image: Image, dataset: str, marks: Mapping[str, str], properties: Mapping[str, object] | None = None) -> None:
         """The dataset is a clone of the image, unmounted."""
-        with self._alone(image.name, LOCK_SECONDS):  # not while it is being lent or renamed
+        with self._used(image.name):  # not while it is being lent or renamed
             self.zfs.clone(image.snapshot, dataset, marks, properties)
 
     def check_lendable(self, image: Image) -> None:
@@ -494,8 +531,8 @@ class Images:
         image = self.must(name)
         if not image.content:
             raise BadInput(f"image {name}: its checksum was not recorded")
-        with self.open(image) as path:
-            found = content_digest(path, progress)
+        with self.open(image) as descriptor:
+            found = digest_of(descriptor, progress)
         if found != image.content or image.written > NEVER_CHANGED:  # looking at it writes a few blocks
             raise Refused(
                 f"image {name}",
@@ -509,13 +546,12 @@ class Images:
             raise Refused(file, "exists already", "choose another file")
         partial = f"{file}.partial"
         try:
-            with self.open(self.must(name)) as path:
+            with self.open(self.must(name)) as descriptor:
+                path, size = f"/proc/{os.getpid()}/fd/{descriptor}", os.fstat(descriptor).st_size
                 if kind == "raw":
                     copy_sparse(path, file, lambda done, size: progress("copy", done, size))
                     return
-                done = query(["qemu-img", "convert", "-f", "raw", "-O", kind, path, partial], seconds=DAY)
-                if done.status != 0:
-                    raise CommandFailed("qemu-img convert", done.status, done.stderr)
+                _convert(path, kind, partial, lambda percent: progress("convert", percent * size // 100, size))
                 os.rename(partial, file)
         except OSError as error:
             raise Refused(file, os.strerror(error.errno or 0)) from error
@@ -524,13 +560,30 @@ class Images:
                 os.unlink(partial)
 
     @contextlib.contextmanager
-    def open(self, image: Image) -> Iterator[str]:
-        """Yield the path of the image's disk, to be read."""
+    def open(self, image: Image) -> Iterator[int]:
+        """Yield the image's disk, opened to be read, by as many at once as like; it is mounted no longer than that takes."""
         home = f"{self.store.root.path}/{IMAGES}/{image.name}"
-        self.zfs.mount(image.dataset, home)
-        try:
-            yield f"{home}/{DISK}"
-        finally:
-            self.zfs.unmount(home, lazy=True)
-            with contextlib.suppress(OSError):
-                os.rmdir(home)
+        with self._used(image.name):
+            with locked(f".mount{lock_name(image.name)}", what=f"image {image.name}"):
+                self.zfs.mount(image.dataset, home)
+                try:
+                    descriptor = os.open(f"{home}/{DISK}", os.O_RDONLY | os.O_CLOEXEC)
+                finally:
+                    self.zfs.unmount(home, lazy=True)
+                    with contextlib.suppress(OSError):
+                        os.rmdir(home)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
+
+def _convert(path: str, kind: str, target: str, percent: Callable[[int], None]) -> None:
+    """The target holds what the raw file at a path holds, in another format."""
+    with reading(["qemu-img", "convert", "-p", "-f", "raw", "-O", kind, path, target]) as child:
+        while said := child.read(4096):
+            if found := re.findall(rb"\((\d+)\.\d+/100%\)", said):
+                percent(int(found[-1]))
+        done = child.ended(END_SECONDS)
+    if done.status != 0:
+        raise CommandFailed("qemu-img convert", done.status, done.stderr)

@@ -25,7 +25,6 @@ ROUND = "copy-"  # after our prefix, before a number: a snapshot that was copied
 OWN = ("mountpoint", "readonly", DETACH)  # what a dataset does not hand on to its copy, of all that is set on it
 LITTLE = 256 << 20  # bytes that are copied while the instance must not start
 PASSES = 5
-KEPT_FREE_PERCENT = 5  # of the root's space: a copy must not stop the instances that are there
 
 
 class Independent:
@@ -62,10 +61,19 @@ class Independent:
 
         Another that is at work on one already is waited for so many seconds.
         """
-        for short in self.begun():
-            with contextlib.suppress(ZfsGanetiError), locked(short):
-                self.finish(short)
+        self.finish_all()
         return {dataset.short: self._try(dataset, seconds) for dataset in self.wanted()}
+
+    def finish_all(self) -> list[str]:
+        """Every exchange that was begun is done, which copies nothing; return what is in the way of others."""
+        problems = []
+        for short in self.begun():
+            try:
+                with locked(short):
+                    self.finish(short)
+            except ZfsGanetiError as error:
+                problems.append(str(error))
+        return problems
 
     def _try(self, dataset: Dataset, seconds: float) -> str:
         try:
@@ -162,9 +170,7 @@ class Independent:
         copy, base = self._copy_of(dataset.short), self._common(dataset)
         if not base:
             self._drop_copy(copy)
-            root = self.zfs.get(self.store.root.name)
-            kept = (root.used + root.available) * KEPT_FREE_PERCENT // 100 if root else 0
-            self.store.check_space(f"copy of {dataset.short}", dataset.referenced + kept)
+            self.store.check_spare(f"copy of {dataset.short}", dataset.referenced)
             if self.zfs.get(self.parent) is None:
                 self.zfs.create(self.parent, {"canmount": "off"}, {})
         new = self._next(dataset.name)

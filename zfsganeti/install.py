@@ -13,7 +13,7 @@ import os
 import stat
 import struct
 
-from zfsganeti.datasets import DISK, IMAGES, NEVER_CHANGED, REMOVED, locked
+from zfsganeti.datasets import DISK, IMAGES, NEVER_CHANGED, REMOVED
 from zfsganeti.errors import BadInput, Busy, Foreign, Unavailable, human
 from zfsganeti.files import data_ranges
 from zfsganeti.images import Image, Images
@@ -111,7 +111,7 @@ class Installer:
     def _copied(self, image: Image, path: str) -> Iterator[str]:
         """Yield a path at which the image's disk has been copied; nothing is left there afterwards."""
         try:
-            with self._reading(image) as reader:
+            with self.images.open(image) as reader:
                 writer = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
                 try:
                     os.ftruncate(writer, os.fstat(reader).st_size)
@@ -123,16 +123,6 @@ class Installer:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-
-    @contextlib.contextmanager
-    def _reading(self, image: Image) -> Iterator[int]:
-        """Yield the image's disk, opened; two installations may read at the same time, but mount it one after the other."""
-        with locked(f".reading.{image.name}", what=f"image {image.name}"), self.images.open(image) as path:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
 
     # disks that are block devices
 
@@ -146,7 +136,7 @@ class Installer:
             self.images.check_fits(image, size)
             if volume is not None and again:
                 self._keep(volume)
-            with self._reading(image) as reader:
+            with self.images.open(image) as reader:
                 held = os.fstat(reader).st_size
                 clear(reader, writer, held, size)
                 copy_data(reader, writer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zfsganeti.errors import BadName
 
+PREFIX = "org.zfsganeti:"  # of our user properties
 NAME_LIMIT = 255  # ZFS_MAX_DATASET_NAME_LEN less the NUL
 IMAGE_LIMIT = 100  # leaves room for the root before it and a snapshot behind it
 # sets, for every verb of a disk comes here and importing `re` takes longer than what it does

@@ -13,15 +13,13 @@ from zfsganeti.errors import Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator, Sequence
-    from typing import IO, Self
 
 COMMAND = "/usr/sbin/gnt-zfs"  # ours; an ssh session's PATH has no sbin
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
 NOBODY = "65533"  # a user and group that Debian reserves and gives to nobody, unlike 65534, whose processes may be anybody's
 SIGKILL, SIGPIPE, SIGXFSZ = 9, 13, 25  # the module `signal` makes enumerations of them at every start
-SAID_BYTES = 1 << 20  # as much as a confined program may write to files; what it says on stderr goes to one
+SAID_BYTES = 1 << 20  # as much of what a program says is of use; a confined one may write no more to files, of which stderr is one
 
 
 class Done:
@@ -133,16 +131,22 @@ ENDING_SECONDS = 5  # a program that was told to end and does not is killed
 class Child:
     """A program at work; what it prints is kept in memory, and it does not outlive the `with` that it was started in."""
 
-    def __init__(self, command: Sequence[str], stdin: int, stdout: int | None = None) -> None:
+    def __init__(self, command: Sequence[str], stdin: int, stdout: int | None = None, descriptors: Sequence[int] = ()) -> None:
         import subprocess
 
         self.name = " ".join(command[:2])
         self._out, self._err = os.memfd_create("stdout"), os.memfd_create("stderr")
         try:
             self.program = subprocess.Popen(
-                command, stdin=stdin, stdout=self._out if stdout is None else stdout, stderr=self._err, env=ENVIRONMENT, cwd="/"
+                command,
+                stdin=stdin,
+                stdout=self._out if stdout is None else stdout,
+                stderr=self._err,
+                pass_fds=descriptors,
+                env=ENVIRONMENT,
+                cwd="/",
             )
-        except FileNotFoundError:
+        except OSError:
             self._forget()
             raise Unavailable(command[0], "is not installed") from None
 
@@ -161,6 +165,10 @@ class Child:
     def pipe(self) -> int:
         """The end that is ours of the one pipe that was asked for."""
         return next(pipe.fileno() for pipe in (self.program.stdin, self.program.stdout) if pipe is not None)
+
+    def read(self, size: int) -> bytes:
+        """Return some of what the program prints into the pipe that was asked for, nothing at its end."""
+        return os.read(self.pipe, size)
 
     def close(self) -> None:
         """Our end of the pipe is closed: a program that reads sees the end of its input."""
@@ -186,10 +194,16 @@ class Child:
                 self.program.kill()
                 self.program.wait()
 
+    def ended(self, seconds: float) -> Done:
+        """Return what the program ended with by itself; Unavailable when it does not."""
+        if self.wait(seconds) is None:
+            raise Unavailable(self.name, f"no end within {seconds:.0f} s")
+        return self.done()
+
     def done(self) -> Done:
         """Return what the program ended with; it is ended if need be."""
         self.end()
-        texts = [os.pread(kept, os.fstat(kept).st_size, 0).decode(errors="replace") for kept in (self._out, self._err)]
+        texts = [os.pread(kept, min(SAID_BYTES, os.fstat(kept).st_size), 0).decode(errors="replace") for kept in (self._out, self._err)]
         return Done(self.program.returncode, *texts)
 
 
@@ -324,50 +338,11 @@ def _bytes_read(pid: int) -> int:
         return 0
 
 
-class Reader:
-    """A program while it runs; with the end of the `with` it has ended too."""
+def reading(command: Sequence[str], *, stdin: int | None = None, descriptors: Sequence[int] = ()) -> Child:
+    """Return a program at work whose output is read while it runs, without input unless it is given some."""
+    import subprocess
 
-    def __init__(self, command: Sequence[str], *, stdin: int | None = None, descriptors: Sequence[int] = ()) -> None:
-        import subprocess
-        import tempfile
-
-        self._name = command[0]
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (a pipe would make the program wait for a reader)
-        try:
-            self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL if stdin is None else stdin,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                pass_fds=descriptors,
-                env=ENVIRONMENT,
-                cwd="/",
-            )
-        except OSError:
-            self._stderr.close()
-            raise Unavailable(command[0], "is not installed") from None
-        assert self._process.stdout is not None
-        self.stdout: IO[bytes] = self._process.stdout
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_raised: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        self.stdout.close()
-        self._stderr.close()
-
-    def end(self, *, seconds: float) -> Done:
-        """Return what the program ended with, its standard output left out; Unavailable when it does not end."""
-        import subprocess
-
-        try:
-            status = self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise Unavailable(self._name, f"no end within {seconds:.0f} s") from None
-        self._stderr.seek(0)
-        return Done(status, "", self._stderr.read(SAID_BYTES).decode(errors="replace"))
+    return Child(command, subprocess.DEVNULL if stdin is None else stdin, subprocess.PIPE, descriptors)
 
 
 def confined(*command: str, memory: int, seconds: int) -> list[str]:

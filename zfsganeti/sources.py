@@ -243,11 +243,12 @@ def _ftp(url: str, start: int) -> _Body:
 
 
 class _Part:
-    """A download under way: PATH.part, and beside it PATH.part.json with what its server said; nobody else writes it."""
+    """A download under way: PATH.part, and beside it PATH.json with what its server said; nobody else writes it."""
 
     def __init__(self, path: str, source: str) -> None:
-        self.path, self.notes = f"{path}.part", f"{path}.part.json"
+        self.path, self.whole, self.notes = f"{path}.part", path, f"{path}.json"
         self._source = hashlib.sha256(source.encode(errors="surrogateescape")).hexdigest()  # it may hold a password
+        self._take_whole()
         self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         try:
             self._lock()
@@ -267,6 +268,13 @@ class _Part:
         if not os.path.samestat(os.fstat(self.descriptor), there):
             raise Busy(self.path, "is being downloaded by another process")
 
+    def _take_whole(self) -> None:
+        """A download that was whole, and that nobody has come to use, is a part again."""
+        total, _mark = self._noted()
+        with contextlib.suppress(FileNotFoundError):
+            if total and not os.path.lexists(self.path) and os.stat(self.whole, follow_symlinks=False).st_size == total:
+                os.rename(self.whole, self.path)
+
     def _noted(self) -> tuple[int, str]:
         """Return (bytes in all, mark) of what the part is the beginning of; without a mark it cannot be gone on with."""
         try:
@@ -284,22 +292,34 @@ class _Part:
         """Return from which byte on to ask: always for one at least, for a part may be whole."""
         return min(self.size(), self.total - 1) if self.mark and self.total else 0
 
+    def digest_if(self, asked: str, progress: Progress) -> str:
+        """Return the checksum asked for when the part is whole and has it, so that no server need be asked; '' otherwise."""
+        if not asked or not self.total or self.size() != self.total:
+            return ""
+        found = checksum(self.descriptor, progress)
+        return found if found == asked else ""
+
     def begins(self, body: _Body) -> bool:
         """Tell whether the part is the beginning of what the server has now."""
         return bool(self.mark) and (body.mark, body.total, body.start) == (self.mark, self.total, self.resumable())
 
     def restart(self, body: _Body) -> None:
         os.ftruncate(self.descriptor, 0)
-        self.total, self.mark = body.total, body.mark
+        self._note(body.total, body.mark)
+
+    def _note(self, total: int, mark: str) -> None:
+        self.total, self.mark = total, mark
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.notes)  # whatever it is, it is not written through
         with open(os.open(self.notes, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
-            json.dump({"source": self._source, "total": body.total, "mark": body.mark}, file)
+            json.dump({"source": self._source, "total": total, "mark": mark}, file)
 
-    def finish(self, path: str) -> None:
+    def finish(self) -> None:
+        """The download has its name; the notes stay, so that who is stopped before it was used need not get it again."""
         os.fsync(self.descriptor)
-        os.replace(self.path, path)
-        self._forget(self.notes)
+        if not self.total:
+            self._note(self.size(), self.mark)
+        os.replace(self.path, self.whole)
 
     def remove(self) -> None:
         self._forget(self.path, self.notes)
@@ -316,7 +336,8 @@ class _Part:
 def fetch(source: str, path: str, *, sha256: str = "", progress: Progress = silent) -> Fetched:
     """The bytes of a source are in the file that is returned: `path` for a download, the file itself for one that is here.
 
-    A download that was cut goes on where it ended when the server still has the same. A file that is here is read only when
+    A download that was cut goes on where it ended when the server still has the same; so does one that was whole and not used
+    up. The caller removes PATH.json with PATH. A file that is here is read only when
     a checksum is asked for; to_raw takes it too, and then reads once for all.
     """
     asked, here, name = checksum_asked(sha256), local(source), shown(source)
@@ -328,10 +349,10 @@ def fetch(source: str, path: str, *, sha256: str = "", progress: Progress = sile
     with told(name, directory_of(path)):
         part = _Part(path, source)
         try:
-            found = _download(part, source, progress)
+            found = part.digest_if(asked, progress) or _download(part, source, progress)
             compare(name, asked, found)
             size = part.size()
-            part.finish(path)
+            part.finish()
             return Fetched(path, found, size)
         except BaseException as error:
             # a full disk can be helped, another content cannot

@@ -11,7 +11,7 @@ import os
 import re
 
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.names import check_dataset, check_snapshot, is_component
+from zfsganeti.names import PREFIX, check_dataset, check_snapshot, is_component
 from zfsganeti.process import feed, query, relay
 
 TYPE_CHECKING = False
@@ -25,7 +25,6 @@ QUERY_SECONDS = 60
 COPY_SECONDS = 600  # without a byte
 FLAGS = ("-L", "-e")  # large blocks and embedded data, in every stream
 PROPERTIES = {"canmount": "noauto", "readonly": "on"}  # what a receive may set, with our user properties
-PREFIX = "org.zfsganeti:"
 TOKEN = re.compile(r"\d+-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+")
 LINE_LIMIT = 32 << 10  # a request's line; less than what an empty pipe holds
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from zfsganeti.datasets import CLUSTER, IMAGES, PARTIAL, locked
+from zfsganeti.datasets import CLUSTER, IMAGES, KEPT_FREE_PERCENT, PARTIAL, locked
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Conflict, Missing, NoSpace, Unavailable, ZfsGanetiError
 from zfsganeti.images import PROVENANCE, lock_name
 from zfsganeti.names import check_dataset, check_image
@@ -182,7 +182,7 @@ class Push:
         try:
             size = streams.size(send)
             if size > available:
-                raise NoSpace(self.what, size, available, "gnt-zfs trash empty there may make room")
+                raise NoSpace(self.what, size, available, f"{KEPT_FREE_PERCENT}% are kept free there, gnt-zfs trash empty may make room")
             self.total = begin + size
             done = streams.pump(
                 self.peer,
@@ -331,13 +331,12 @@ class Place:
 def receive_state(here: Here, request: dict[str, Any]) -> Any:
     """Return what is in the place already, what was half received, and the room there is."""
     place = Place(here, request)
-    root = here.zfs.get(place.here.root.name)
     placed, partial = place.snapshots(place.final), place.snapshots(place.partial)
     return {
         "placed": None if placed is None else [[snap.name, snap.guid, snap.createtxg] for snap in placed],
         "partial": None if partial is None else [[snap.name, snap.guid, snap.createtxg] for snap in partial],
         "token": place.token(),
-        "available": root.available if root else 0,
+        "available": max(0, place.here.store.spare()),
     }
 
 

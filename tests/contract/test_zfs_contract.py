@@ -6,6 +6,7 @@ Real ZFS takes part when ZFSGANETI_CONTRACT_ROOT names a dataset that tests may 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 import uuid
@@ -153,6 +154,47 @@ def test_a_clone_holds_what_the_snapshot_held(bench: Bench) -> None:
         bench.zfs.clone(f"{name}@{bench.zfs.ours}one", bench.name("copy"), {})
     with pytest.raises(Missing):
         bench.zfs.clone(f"{name}@{bench.zfs.ours}two", bench.name("other"), {})
+
+
+def changes(directory: str) -> dict[str, Callable[[], object]]:
+    """Return what can be done to the file `disk` of a directory, and to the directory."""
+    disk = Path(directory, "disk")
+    return {
+        "write": lambda: disk.write_bytes(b"now"),
+        "open": lambda: os.close(os.open(disk, os.O_RDWR)),
+        "truncate": lambda: os.truncate(disk, 1),
+        "chmod": lambda: disk.chmod(0o600),
+        "create": lambda: Path(directory, "new").touch(),
+        "mkdir": lambda: Path(directory, "new").mkdir(),
+        "symlink": lambda: Path(directory, "new").symlink_to("disk"),
+        "rename": lambda: disk.rename(Path(directory, "new")),
+        "unlink": disk.unlink,
+        "chmod of the whole": lambda: os.chmod(directory, 0o700),
+    }
+
+
+def test_what_is_read_only_is_not_written_to(bench: Bench) -> None:
+    name = bench.make_mounted()
+    Path(bench.path("web1"), "disk").write_bytes(b"then")
+    bench.zfs.set(name, {"readonly": "on"})
+    bench.zfs.create(f"{name}/inner", {}, OURS)
+    bench.zfs.mount(f"{name}/inner", bench.path("inner"))
+    tries: dict[str, Callable[[], object]] = {**changes(bench.path("web1")), "inherited": Path(bench.path("inner"), "new").touch}
+    for what, change in tries.items():
+        with pytest.raises(OSError, match="Read-only file system") as caught:
+            change()
+        assert caught.value.errno == errno.EROFS, what
+    assert Path(bench.path("web1"), "disk").read_bytes() == b"then"
+    bench.zfs.unmount(bench.path("inner"))
+    bench.zfs.snapshot([f"{name}@{bench.zfs.ours}one"])
+    bench.zfs.rename(name, bench.name("new"))
+    bench.zfs.clone(f"{bench.name('new')}@{bench.zfs.ours}one", bench.name("copy"), {}, {"readonly": "on"})
+    bench.zfs.mount(bench.name("copy"), bench.path("copy"))
+    with pytest.raises(OSError, match="Read-only file system"):
+        changes(bench.path("copy"))["write"]()
+    bench.zfs.set(bench.name("new"), {"readonly": "off"})
+    changes(bench.path("web1"))["write"]()
+    assert Path(bench.path("web1"), "disk").read_bytes() == b"now"
 
 
 def test_what_was_set_on_a_filesystem_itself_is_told_from_what_it_inherits(bench: Bench) -> None:

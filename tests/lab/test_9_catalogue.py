@@ -66,6 +66,12 @@ def test_disks_are_clones_of_images(lab: Lab) -> None:
     everywhere = json.loads(lab.run("gnt-zfs image list --all-nodes --json"))
     assert [(row["node"], row["guid"]) for row in everywhere] == [(f"{node}.example.com", image["guid"]) for node in ("node2", "node3")]
 
+    # on all nodes at once
+    lab.node2.run("gnt-zfs image retire debian-12:2026-11-01 --all-nodes")
+    assert [row["retired"] for row in json.loads(lab.run("gnt-zfs image list --all-nodes --json"))] == [True, True]
+    lab.run("gnt-zfs image restore debian-12:2026-11-01 --all-nodes")
+    assert [row["retired"] for row in json.loads(lab.run("gnt-zfs image list --all-nodes --json"))] == [False, False]
+
     # a used image is retired, not destroyed; an image of a disk holds what the disk holds
     assert "has 1 clone, such as" in lab.node2.run("gnt-zfs image delete --now debian-12:2026-11-01")
     lab.node2.run("gnt-zfs image restore debian-12:2026-11-01")
@@ -94,7 +100,7 @@ def test_one_instance_uses_an_image_itself(lab: Lab) -> None:
     lab.node2.run("gnt-zfs image import data /tmp/disk.raw; gnt-zfs image lend data")
     lab.add_ext("owner", disks=("65M,image=data,use=persistent",))
     (volume,) = lab.volumes("owner")
-    assert "There is no image on this node" in lab.node2.run("gnt-zfs image list")
+    assert "used by owner alone" in lab.node2.run("gnt-zfs image list")
     lab.node2.run(f"echo mine | dd of=/dev/zfsganeti/{volume} conv=notrunc status=none")
     lab.run("gnt-instance remove -f owner")
     assert lab.trash() == []

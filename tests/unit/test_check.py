@@ -384,3 +384,8 @@ def test_a_root_that_cannot_be_used_now_is_not_the_same_as_none(node: Node, here
     facts = check.report(here)
     assert "its pool is not imported" in facts["root_problem"]
     assert not facts["rootless"]
+
+
+def test_a_cut_exchange_is_finished_and_not_more() -> None:
+    said = "its independent copy was to take its place, and that was not finished"
+    assert compare({"copies": ["web1", "gone"]}, instance()) == [Finding("node1", "web1", said, "detach-finish", {})]

@@ -12,10 +12,10 @@ from tests.fakeloop import FakeLoop
 from tests.fakestreams import FakeStreams
 from tests.fakezfs import FakeZfs
 from tests.node import CLUSTER_NAME
-from zfsganeti import extstorage
+from zfsganeti import extstorage, process
 from zfsganeti.answer import VERBS, answer
 from zfsganeti.config import Config
-from zfsganeti.datasets import CLUSTER
+from zfsganeti.datasets import CLUSTER, OLD
 from zfsganeti.errors import BadConfig, BadInput, Missing, Refused, Unavailable
 from zfsganeti.here import Here
 from zfsganeti.volumes import Volumes
@@ -114,12 +114,13 @@ def test_out_of_the_trash_a_disk_comes_back_where_it_was(here: Node) -> None:
     assert Path(here.at("ssd").volumes.disk(DISK1)).read_bytes().startswith(b"data")
 
 
-def test_an_image_is_used_in_the_datastore_that_has_it(here: Node) -> None:
-    def fill(home: str) -> dict[str, str]:
-        Path(home, "disk.raw").write_bytes(b"golden".ljust(MIB, b"\0"))
-        return {}
+def golden(home: str) -> dict[str, str]:
+    Path(home, "disk.raw").write_bytes(b"golden".ljust(MIB, b"\0"))
+    return {}
 
-    here.at("ssd").images.make("debian-12", "file:/x", fill)
+
+def test_an_image_is_used_in_the_datastore_that_has_it(here: Node) -> None:
+    here.at("ssd").images.make("debian-12", "file:/x", golden)
     (row,) = here.ask("images")
     assert (row["name"], row["datastore"]) == ("debian-12", "ssd")
     verb(here, "create", EXTP_IMAGE="debian-12", EXTP_DATASTORE="ssd")
@@ -129,6 +130,25 @@ def test_an_image_is_used_in_the_datastore_that_has_it(here: Node) -> None:
     assert here.ask("detach", datasets=[DISK0], wait=True) == [DISK0]
     here.at("ssd").volumes.detach(DISK0)
     assert here.ask("detach-work") == {DISK0: ""}
+
+
+def test_an_exchange_is_finished_without_copying_what_else_is_wanted(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, ...]] = []
+    monkeypatch.setattr(process, "background", lambda *words: started.append(words))
+    place = here.at("ssd")
+    place.images.make("debian-12", "file:/x", golden)
+    for volume in (DISK0, DISK1):
+        verb(here, "create", volume, EXTP_IMAGE="debian-12", EXTP_DATASTORE="ssd", EXTP_USE="copy")
+        place.volumes.detach(volume)
+    place.independent._copy(f"zfs/fast/{DISK0}")
+    place.independent._unmount(place.volumes.must(DISK0))
+    place.independent._mark_copy(place.volumes.must(DISK0))
+    here.fake.rename(f"zfs/fast/{DISK0}", f"zfs/fast/.copies/{DISK0}{OLD}")
+    assert here.ask("detach-finish") is None
+    assert place.volumes.must(DISK0).origin == ""
+    assert place.independent.begun() == []
+    assert place.volumes.must(DISK1).origin, "is copied in the background"
+    assert started == [("node", "detach-work")]
 
 
 def test_a_disk_is_not_gone_while_a_datastore_cannot_be_looked_into(here: Node) -> None:

@@ -33,7 +33,7 @@ ALL = {each.name: each for each in (WEB, EXT, PLAIN)}
 
 
 def here(node: Node) -> Any:
-    return SimpleNamespace(store=node.store, volumes=Volumes(node.store, FakeLoop(node.fake.reaper)))
+    return SimpleNamespace(store=node.store, volumes=Volumes(node.store, FakeLoop(node.fake.reaper)), images=Images(node.store))
 
 
 def test_which_disk_is_meant() -> None:

@@ -288,6 +288,25 @@ def test_an_image_that_is_cut_is_refused(bench: Bench, kind: str) -> None:
         bench.refused("debian: ", format=kind)
 
 
+@pytest.mark.parametrize("kind", ["qcow2", "vmdk", "vdi", "vhdx"])
+def test_data_that_is_cut_off_is_never_taken_for_zeros(bench: Bench, kind: str) -> None:
+    content = os.urandom(4 * MIB)
+    whole = bench.make(kind, content=content)
+    end = whole.rindex(content[-SECTOR:]) + SECTOR
+    for length in (end - 2 * MIB, end - MIB - 12345):
+        bench.image.write_bytes(whole[:length])
+        bench.refused("debian: is truncated or damaged (it ends before what it holds does)", format=kind)
+
+
+def test_a_table_that_lies_far_beyond_the_end_is_no_empty_disk(bench: Bench) -> None:
+    whole = bytearray(bench.make("qcow2"))
+    (table,) = struct.unpack_from(">Q", whole, 40)
+    for offset in (1 << 30, 1 << 50):
+        struct.pack_into(">Q", whole, table, 1 << 63 | offset)
+        bench.image.write_bytes(whole)
+        bench.refused("debian: is truncated or damaged (it ends before what it holds does)")
+
+
 @pytest.mark.parametrize("kind", ["qed", "vpc", "parallels", "qcow"])
 def test_other_formats_are_named(bench: Bench, kind: str) -> None:
     bench.make(kind)

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from tests.fakeloop import FakeLoop
 from tests.killing import dies
 from tests.node import CLUSTER_NAME, DAY, Node, nodes_at
+from tests.unit.test_sources import CONTENT, SHA256, serving
+from zfsganeti import formats, images
 from zfsganeti.contents import find_directory, parse_parameters
 from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
@@ -174,6 +176,21 @@ def test_what_fails_leaves_nothing_and_what_could_not_be_reached_is_gone_on_with
     assert found == ["download.part"]
 
 
+def test_a_download_is_not_repeated_when_only_its_conversion_was_interrupted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_path: str, **_more: Any) -> None:
+        raise KeyboardInterrupt
+
+    with serving() as site:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(formats, "to_raw", interrupted)
+            bench.images.import_from("debian-12", site.url())
+        assert bench.names() == []
+        image = bench.images.import_from("debian-12", site.url())
+        assert site.ranges_asked() == [None, f"bytes={len(CONTENT) - 1}-"]
+    assert image.checksum == SHA256
+    assert list(bench.node.fake.files(image.dataset)) == ["disk.raw"]
+
+
 def test_another_source_begins_anew(bench: Bench) -> None:
     def unreachable(home: str) -> Mapping[str, str]:
         Path(home, "download.part").write_bytes(b"half")
@@ -200,18 +217,16 @@ def test_a_half_made_image_is_swept_after_a_day(bench: Bench) -> None:
     assert bench.node.datasets() == [".images", ".images/.partial"]
 
 
-def test_an_import_stops_before_the_root_is_full(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
-        f_bavail, f_frsize, f_blocks = 1, 1 << 20, 1000
-
+def test_an_import_stops_before_the_root_is_full(bench: Bench) -> None:
     def fill(home: str) -> Mapping[str, str]:
-        monkeypatch.setattr(os, "statvfs", lambda _path: Full)
+        bench.node.fake.available, bench.node.fake.others = 100 << 20, 900 << 20
         bench.images.watched("debian-12", lambda *_: None)("convert", 64 << 20, 0)
         return holding()(home)
 
     with pytest.raises(NoSpace) as caught:
         bench.images.make("debian-12", "file:/x", fill)
-    assert "must keep 50.0M free: 50.0M asked for, 1.00M available" in str(caught.value)
+    said = "image debian-12 on zfs/vm: 64.0M asked for, 50.0M available: 5% of it are kept free, gnt-zfs trash empty may make room"
+    assert str(caught.value) == said
     assert bench.names() == []
 
 
@@ -415,6 +430,31 @@ def test_what_was_deleted_can_be_had_back(bench: Bench) -> None:
     assert bench.images.delete("debian-12", now=True) is False
     bench.volumes.destroy(DISK0)
     assert bench.images.delete("debian-12", now=True) is True
+
+
+def test_two_read_an_image_at_once_and_nobody_changes_it_meanwhile(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "LOCK_SECONDS", 0)
+    made(bench)
+    image = bench.images.must("debian-12")
+    with bench.images.open(image) as one, bench.images.open(image) as other:
+        bench.images.verify("debian-12") if image.content else None
+        bench.images.export("debian-12", str(tmp_path / "debian.raw"), "raw")
+        told = list[tuple[str, int, int]]()
+        bench.images.export("debian-12", str(tmp_path / "debian.qcow2"), "qcow2", lambda *step: told.append(step))
+        assert told[-1] == ("convert", MIB, MIB)
+        bench.create()
+        assert os.pread(one, 6, 0) == os.pread(other, 6, 0) == Path(tmp_path, "debian.raw").read_bytes()[:6] == GOLD
+        for change in (
+            lambda: bench.images.delete("debian-12", now=True),
+            lambda: bench.images.rename("debian-12", "new"),
+            lambda: bench.images.lend(image, "zfs/vm/x", {}, {}),
+        ):
+            with pytest.raises(Unavailable) as caught:
+                change()
+            assert str(caught.value) == "image debian-12: another operation of ours is at work on it"
+        assert bench.node.fake.mounted_at(f"{bench.node.root.path}/.images/debian-12") is None
+    assert (tmp_path / "debian.qcow2").read_bytes()[:4] == b"QFI\xfb"
+    bench.images.rename("debian-12", "new")
 
 
 def test_snapshots_of_others_keep_an_image(bench: Bench) -> None:

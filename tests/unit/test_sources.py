@@ -9,7 +9,7 @@ import socket
 import socketserver
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -81,14 +81,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
 
 
-@pytest.fixture
-def site() -> Iterator[Site]:
+@contextmanager
+def serving() -> Iterator[Site]:
     with Site() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -179,17 +187,17 @@ def test_a_download_is_whole_and_checked(site: Site, tmp_path: Path) -> None:
     found = fetch(site.url(), str(target), sha256=SHA256, progress=lambda *step: told.append(step))
     assert found == Fetched(str(target), SHA256, len(CONTENT))
     assert target.read_bytes() == CONTENT
-    assert left(tmp_path) == ["image"]
+    assert left(tmp_path) == ["image", "image.json"]
     assert told[-1] == ("download", len(CONTENT), len(CONTENT))
 
 
 def test_what_was_cut_goes_on(site: Site, tmp_path: Path) -> None:
     target = tmp_path / "image"
     assert cut(site, target) == f"{site.url()}: ended after 312K of 625K: run it again to go on"
-    assert left(tmp_path) == ["image.part", "image.part.json"]
+    assert left(tmp_path) == ["image.json", "image.part"]
     assert fetch(site.url(), str(target), sha256=SHA256).sha256 == SHA256
     assert site.ranges_asked() == [None, f"bytes={HALF}-"]
-    assert left(tmp_path) == ["image"]
+    assert left(tmp_path) == ["image", "image.json"]
 
 
 def test_a_part_that_is_whole_is_not_downloaded_again(site: Site, tmp_path: Path) -> None:
@@ -212,10 +220,10 @@ def test_what_may_be_another_is_downloaded_afresh(site: Site, tmp_path: Path, ch
     elif change == "length":
         site.content += b"more"
     elif change == "notes":
-        (tmp_path / "image.part.json").write_text('{"total": []')
+        (tmp_path / "image.json").write_text('{"total": []')
     fetch(site.url("/image?v=2" if change == "source" else "/image"), str(target))
     assert target.read_bytes() == site.content
-    assert left(tmp_path) == ["image"]
+    assert left(tmp_path) == ["image", "image.json"]
 
 
 def test_without_a_mark_nothing_is_kept(site: Site, tmp_path: Path) -> None:
@@ -265,7 +273,7 @@ def test_passwords_go_to_their_own_server_only(site: Site, tmp_path: Path) -> No
     with pytest.raises(Unavailable) as caught:
         fetch(site.url("/none?key=secret", "me:secret@"), str(tmp_path / "other"))
     assert str(caught.value) == f"{site.url('/none')}: the server says 404 Not Found"
-    assert left(tmp_path) == ["image"]
+    assert left(tmp_path) == ["image", "image.json"]
 
 
 def test_servers_that_are_not_there_are_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,6 +305,29 @@ def test_two_do_not_download_the_same(site: Site, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="symbolic links"):
         fetch(site.url(), str(target))
     assert not (tmp_path / "victim").exists()
+
+
+def test_a_whole_download_that_was_not_used_is_not_downloaded_again(site: Site, tmp_path: Path) -> None:
+    target = tmp_path / "image"
+    fetch(site.url(), str(target))
+    assert fetch(site.url(), str(target)) == Fetched(str(target), SHA256, len(CONTENT))
+    assert site.ranges_asked() == [None, f"bytes={len(CONTENT) - 1}-"], "the server is asked whether it has the same still"
+    with pytest.raises(Refused, match="has sha256"):
+        fetch(site.url(), str(target), sha256="1" * 64)
+    assert left(tmp_path) == []
+
+
+def test_a_whole_download_of_the_checksum_asked_for_needs_no_server(site: Site, tmp_path: Path) -> None:
+    target = tmp_path / "image"
+    site.etag = ""
+    fetch(site.url(), str(target))
+    assert fetch(site.url(), str(target), sha256=SHA256).size == len(CONTENT)
+    assert len(site.asked) == 1
+    fetch(site.url(), str(target))
+    assert len(site.asked) == 2, "what cannot be told from a later version is downloaded again"
+    site.content, site.etag = CONTENT[::-1], '"two"'
+    fetch(site.url("/image?v=2"), str(target))
+    assert target.read_bytes() == CONTENT[::-1], "another source"
 
 
 # ftp
@@ -366,7 +397,7 @@ def test_ftp_goes_on_where_it_was_cut(ftp: str, tmp_path: Path, resumes: bool) -
         fetch(f"{ftp}/image", str(tmp_path / "image"))
     assert fetch(f"{ftp}/image", str(tmp_path / "image")) == Fetched(str(tmp_path / "image"), SHA256, len(CONTENT))
     assert Ftp.rests == ([HALF] if resumes else [])
-    assert left(tmp_path) == ["image"]
+    assert left(tmp_path) == ["image", "image.json"]
 
 
 def test_ftp_says_what_it_has_not(ftp: str, tmp_path: Path) -> None:

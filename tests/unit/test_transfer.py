@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -301,9 +302,12 @@ def test_another_image_of_the_name_is_left_alone(pair: Pair) -> None:
 
 
 def test_a_peer_without_room_is_not_begun_with(pair: Pair) -> None:
-    pair.there.fake.available = 1000
-    with pytest.raises(NoSpace, match=f"^image {NAME} on node2: .*K asked for, 1000B available: gnt-zfs trash empty there may make room$"):
+    pair.there.fake.available = 4100  # of which 5% are kept
+    assert pair.here.net.size(["zfs", "send", f"{pair.image}@golden"]) < 4100, "it would fit otherwise"
+    with pytest.raises(NoSpace) as caught:
         pair.push()
+    way_out = "5% are kept free there, gnt-zfs trash empty may make room"
+    assert re.fullmatch(rf"image {NAME} on node2: .*K asked for, 3\.80K available: {way_out}", str(caught.value))
     assert sorted(pair.there.fake.state()) == ["zfs", "zfs/vm"]
 
 

@@ -1,0 +1,271 @@
+"""`gnt-zfs image` on a cluster of fake nodes: what is done on which of them, and what is said of it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.node import CLUSTER_NAME
+from tests.unit.test_images import holding
+from tests.unit.test_transfer import Peer
+from zfsganeti import answer, image_cli, process, variants
+from zfsganeti.cli import parser
+from zfsganeti.datasets import CLUSTER, INSTANCE, VOLUME
+from zfsganeti.errors import Busy, Missing, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.terminal import Meter
+
+NODES = ["node1", "node2", "node3"]
+
+
+class Cluster:
+    """Three nodes; node1 and node2 have the image debian-12. Commands are typed on node1."""
+
+    def __init__(self, place: Path) -> None:
+        self.nodes = {name: Peer(place, name, 1000 * number) for number, name in enumerate(NODES)}
+        self.silent: set[str] = set()
+        for peer in self.nodes.values():
+            known = SimpleNamespace(**vars(peer.ssconf), nodes=NODES, offline_nodes=[])
+            peer.__dict__["ssconf"] = known
+            for other in self.nodes.values():
+                peer.knows(other)
+        here = self.nodes["node1"]
+        call = here.call
+
+        def ask(peer: str, verb: str, **request: Any) -> Any:
+            if peer in self.silent:
+                raise Unavailable(peer, "does not answer")
+            return call(peer, verb, **request)
+
+        here.__dict__["call"] = ask
+        for node in NODES[:2]:
+            self.make(node, "debian-12")
+
+    def make(self, node: str, name: str) -> None:
+        peer = self.nodes[node]
+        if peer.fake.mounted_at(peer.root.path) is None:
+            peer.fake.mount(peer.root.name, peer.root.path)
+        peer.images.make(name, "file:/x", holding())
+
+    def type(self, *words: str) -> int:
+        options = parser().parse_args(["image", *words])
+        status: int = options.run(self.nodes["node1"], options)
+        return status
+
+    def having(self, name: str, **wanted: Any) -> list[str]:
+        rows = {node: [image.as_json() for image in peer.images.all()] for node, peer in self.nodes.items()}
+        return [
+            node
+            for node, images in rows.items()
+            for row in images
+            if row["name"] == name and all(bool(row[key]) == value for key, value in wanted.items())
+        ]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    monkeypatch.setattr(variants, "LIST", str(tmp_path / "variants.list"))
+    monkeypatch.setattr(variants, "write", lambda _names: False)  # all of them would write the same one
+    return Cluster(tmp_path)
+
+
+def test_what_is_done_on_one_node_says_who_else_has_the_image(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cluster.type("retire", "debian-12") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "No more disks are made of debian-12; gnt-zfs image restore debian-12 takes that back.",
+        "node2 has debian-12 as it was: gnt-zfs image retire debian-12 --all-nodes does it there, too.",
+    ]
+    assert cluster.having("debian-12", retired=True) == ["node1"]
+    assert cluster.type("restore", "debian-12") == 0
+    assert capsys.readouterr().out == "Disks can be made of debian-12 again.\n"
+    with pytest.raises(ZfsGanetiError, match="image debian-14 on this node does not exist"):
+        raise_last(cluster, capsys, "retire", "debian-14")
+
+
+def raise_last(cluster: Cluster, capsys: pytest.CaptureFixture[str], *words: str) -> None:
+    status = cluster.type(*words)
+    said = capsys.readouterr().err.strip()
+    assert status
+    assert "\n" not in said
+    raise ZfsGanetiError(said)
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (["retire", "debian-12"], {"retired": True}),
+        (["delete", "debian-12"], {"deleted": True}),
+    ],
+)
+def test_every_node_that_has_the_image_does_it(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], words: list[str], left: dict[str, bool]
+) -> None:
+    assert cluster.type(*words, "--all-nodes") == 0
+    said = capsys.readouterr()
+    assert [line.split(":")[0] for line in said.out.splitlines()] == ["node1", "node2"]
+    assert said.err == ""
+    assert cluster.having("debian-12", **left) == ["node1", "node2"]
+    assert cluster.type("restore", "debian-12", "--all-nodes") == 0
+    assert cluster.having("debian-12", retired=False, deleted=False) == ["node1", "node2"]
+    assert cluster.type("rename", "debian-12", "bookworm", "--all-nodes") == 0
+    assert cluster.having("bookworm") == ["node1", "node2"]
+    assert cluster.type("delete", "bookworm", "--all-nodes", "--now", "--yes") == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == ["node1: bookworm is gone.", "node2: bookworm is gone."]
+
+
+def test_a_node_that_fails_keeps_no_other_from_it(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.make("node3", "debian-12")
+    cluster.silent = {"node3"}
+    peer = cluster.nodes["node2"]
+    peer.images.clone(peer.images.must("debian-12"), "zfs/vm/web1", {})
+    peer.fake.snapshot(["zfs/vm/.images/debian-12@autosnap"])
+    cluster.nodes["node1"].fake.snapshot(["zfs/vm/.images/debian-12@autosnap"])
+    assert cluster.type("delete", "debian-12", "--all-nodes", "--now", "--yes") == 6
+    said = capsys.readouterr()
+    assert said.out.startswith("node2: debian-12 has 1 clone, such as web1: it goes after them, not before 20")
+    assert "node1: dataset zfs/vm/.images/debian-12: has 1 snapshots that are not ours, such as autosnap" in said.err
+    assert "node3: does not answer" in said.err
+    assert cluster.having("debian-12", deleted=True) == ["node1", "node2"]
+
+
+def test_an_image_that_is_half_there_is_shown_and_told_of(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    here, there = cluster.nodes["node1"], cluster.nodes["node3"]
+    there.fake.mount(there.root.name, there.root.path)
+    here.net.cut = [3000]
+    assert cluster.type("push", "debian-12", "node3") == 3
+    capsys.readouterr()
+    assert cluster.type("list", "--all-nodes") == 0
+    titles, *_whole, half = capsys.readouterr().out.splitlines()
+    assert titles.split()[:5] == ["IMAGE", "SIZE", "CLONES", "GUID", "NODES"]
+    assert re.fullmatch(r"debian-12 +- +- +- +node3 +cut at \d+%, image pull goes on until 2023-11-15 22:13", half)
+    (arrival,) = there.images.arriving()
+    assert (arrival["source"], arrival["moving"]) == ("", False)
+    with pytest.raises(Missing, match="gnt-zfs image push debian-12 on a node that has it brings it here$"):
+        there.images.resolve("debian-12")
+    with there.images._alone("debian-12"):
+        assert cluster.type("list", "--all-nodes") == 0
+        assert re.search(r"node3 +arriving, \d+%$", capsys.readouterr().out.strip())
+        said = "it is arriving, 0B of it are here: gnt-zfs image list on this node shows when it is ready"
+        with pytest.raises(Missing) as caught:
+            there.images.resolve("debian-12")
+        assert str(caught.value) == f"image debian-12 on this node does not exist: {said}"
+    assert cluster.type("push", "debian-12", "node3") == 0
+    assert there.images.arriving() == []
+
+
+def test_an_import_that_was_cut_is_shown(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    def unreachable(_home: str) -> dict[str, str]:
+        assert cluster.type("list") == 0
+        raise Unavailable("example.com", "cannot be reached")
+
+    with pytest.raises(Unavailable):
+        cluster.nodes["node1"].images.make("debian-13", "http://example.com/x", unreachable)
+    assert re.search(r"debian-13 .* being made +http://example.com/x\n", capsys.readouterr().out)
+    assert cluster.type("list") == 0
+    assert re.search(r"cut, the same import goes on until 20.* +http://example.com/x\n", capsys.readouterr().out)
+
+
+def test_an_image_that_is_fetched_is_not_fetched_twice(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, ...]] = []
+    monkeypatch.setattr(process, "background", lambda *words: started.append(words))
+    there = cluster.nodes["node3"]
+    there.config.image_pull = 1
+    for _twice in range(2):
+        with pytest.raises(Missing) as caught:
+            there.images.resolve("debian-12")
+        assert "it is being brought here now if another node has it" in str(caught.value)
+    assert started == [("image", "pull", "debian-12")] * 2
+    cluster.nodes["node1"].net.cut = [3000]
+    assert cluster.type("push", "debian-12", "node3") == 3
+    with there.images._alone("debian-12"), pytest.raises(Missing, match="it is arriving"):
+        there.images.resolve("debian-12")
+    assert len(started) == 2
+
+
+def test_nothing_is_begun_that_cannot_be_done_everywhere(cluster: Cluster) -> None:
+    cluster.make("node2", "bookworm")
+    with pytest.raises(Refused, match="^image bookworm: exists already on node2: choose another name$"):
+        cluster.type("rename", "debian-12", "bookworm", "--all-nodes")
+    with pytest.raises(Missing, match="^image debian-14 on any node that answers does not exist$"):
+        cluster.type("retire", "debian-14", "--all-nodes")
+    assert cluster.having("debian-12") == ["node1", "node2"]
+
+
+def test_the_newest_that_is_used_is_fetched_with_its_progress(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_cli, "POLL_SECONDS", 0.01)
+    for name in ("debian-13:1", "debian-13:2"):
+        cluster.make("node2", name)
+        cluster.nodes["node2"].fake.clock += 10
+    cluster.nodes["node2"].images.retire("debian-13:2")
+    here, told = cluster.nodes["node1"], list[tuple[Any, ...]]()
+    monkeypatch.setattr(Meter, "__call__", lambda _meter, *step: told.append(step))
+    push = answer.VERBS["image-push"]
+
+    def slowly(node: Any, request: dict[str, Any]) -> Any:
+        for parent in ("zfs/vm/.images/.partial", "zfs/vm/.images/.partial/debian-13:1"):
+            with contextlib.suppress(Refused):
+                here.fake.create(parent, {}, {CLUSTER: CLUSTER_NAME})
+        while not told:
+            time.sleep(0.01)
+        here.fake.destroy("zfs/vm/.images/.partial/debian-13:1", {})
+        return push(node, request)
+
+    monkeypatch.setitem(answer.VERBS, "image-push", slowly)
+    assert cluster.type("pull", "debian-13") == 0
+    assert capsys.readouterr().out == "debian-13:1 is on node1 now, from node2.\n"
+    assert cluster.having("debian-13:1") == ["node1", "node2"]
+    assert (told[0][0], told[0][2]) == ("receive", cluster.nodes["node2"].images.must("debian-13:1").referenced)
+
+
+def test_who_interrupts_a_pull_does_not_wait_for_it(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_cli, "POLL_SECONDS", 0.01)
+    ended = Event()
+
+    def interrupted(_here: Any, _request: dict[str, Any]) -> Any:
+        raise KeyboardInterrupt
+
+    cluster.make("node2", "debian-13")
+    monkeypatch.setitem(answer.VERBS, "image-push", lambda _here, _request: ended.wait(30))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setitem(answer.VERBS, "image-arrivals", interrupted)
+        cluster.type("pull", "debian-13")
+    assert not ended.is_set()
+    ended.set()
+
+
+def test_a_pull_that_fails_is_told_of(cluster: Cluster) -> None:
+    cluster.make("node2", "debian-13")
+    cluster.nodes["node1"].fake.available = 0
+    with pytest.raises(ZfsGanetiError, match="image debian-13 on node1: .* 5% are kept free there"):
+        cluster.type("pull", "debian-13")
+
+
+def test_pushes_to_several_nodes_are_one_line() -> None:
+    told = list[tuple[str, int, int]]()
+    progress = image_cli._together(lambda *step: told.append(step), ["node2.example.com", "node3.example.com"])
+    progress("node2.example.com", 1, 10)
+    progress("node3.example.com", 2, 10)
+    progress("node2.example.com", 10, 10)
+    assert told == [("to node2, node3", 1, 10), ("to node2, node3", 3, 20), ("to node2, node3", 12, 20)]
+
+
+def test_what_is_meant_and_what_has_it_is_said(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    images = cluster.nodes["node1"].images
+    cluster.make("node1", "debian-13:1")
+    with pytest.raises(Missing, match="^image debian-13 on this node does not exist: there is debian-13:1$"):
+        images.verify("debian-13")
+    images.set_lendable("debian-12", True)
+    images.lend(images.must("debian-12"), "zfs/vm/volume", {VOLUME: "volume", INSTANCE: "web1"}, {})
+    for words in (["list"], ["list", "--all-nodes"]):
+        assert cluster.type(*words) == 0
+        assert re.search(r"^debian-12 .* used by web1 alone$", capsys.readouterr().out, re.MULTILINE)
+    with pytest.raises(Busy, match="^image debian-12: is used by web1 alone: it is back when the disk of web1 is removed$"):
+        images.delete("debian-12")
