@@ -264,7 +264,8 @@ class FakeZfs:
         filesystem = self._filesystems[name]
         below = [mounted for mounted in self._mounted if mounted.path.startswith(f"{path}/")]
         if not lazy and (filesystem.users or below):
-            raise Busy(path, f"{name} is in use by {', '.join(self._users(filesystem))}")
+            used = [*filesystem.users, *(f"the mount at {mounted.path}" for mounted in below)]
+            raise Busy(path, f"{name} is in use by {', '.join(used)}")
         for mounted in reversed(below):
             self._uncover(mounted)
         self._uncover(next(mounted for mounted in self._mounted if mounted.path == path))

@@ -493,7 +493,10 @@ class Zfs:
                 if error.errno != errno.EBUSY:
                     raise Unavailable(path, os.strerror(error.errno or 0)) from error
                 if time.monotonic() > deadline:
-                    raise Busy(path, f"{name} is in use by {', '.join(self.holders(name)) or 'an unknown process'}") from error
+                    used = self.holders(name) + [
+                        f"the mount at {mount.path}" for mount in self.mounts() if mount.path.startswith(f"{path}/")
+                    ]
+                    raise Busy(path, f"{name} is in use by {', '.join(used) or 'an unknown process'}") from error
                 time.sleep(0.1)
 
 
