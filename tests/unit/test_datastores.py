@@ -15,7 +15,7 @@ from tests.node import CLUSTER_NAME
 from zfsganeti import extstorage
 from zfsganeti.answer import VERBS, answer
 from zfsganeti.config import Config
-from zfsganeti.datasets import CLUSTER
+from zfsganeti.datasets import CLUSTER, RECORD, unpack_record
 from zfsganeti.errors import BadConfig, BadInput, Missing, Refused, Unavailable
 from zfsganeti.here import Here
 from zfsganeti.volumes import Volumes
@@ -89,6 +89,15 @@ def test_a_disk_is_made_where_it_says_and_found_by_every_verb(here: Node) -> Non
     entries = here.ask("report")["trash"]
     assert [(entry["volume"], entry["datastore"]) for entry in entries] == [(DISK0, "ssd")]
     assert here.fake.get(f"zfs/fast/.trash/{entries[0]['entry']}") is not None
+
+
+def test_what_is_known_of_an_instance_is_kept_with_those_of_its_disks_that_are_here(here: Node) -> None:
+    verb(here, "create", EXTP_DATASTORE="ssd")
+    assert here.ask("keep-records", volumes=["other", DISK0], disks=[0, 2], record={"name": "web1"}) == ["other"]
+    dataset = here.at("ssd").volumes.find(DISK0)
+    assert dataset is not None and unpack_record(dataset.marks[RECORD]) == {"name": "web1", "disk": 2}
+    said = answer(here, "keep-records", '{"volumes": ["other"], "disks": []}')
+    assert said["error"] == "request: disks must be a number for each volume"
 
 
 def test_a_disk_that_exists_in_one_is_not_made_in_another(here: Node) -> None:
