@@ -154,8 +154,9 @@ def _refuse_leaving(node: str, left: Mapping[str, str]) -> None:
 def _must_have_parent(node: str, root: str, facts: Mapping[str, Any]) -> None:
     if not facts["parent"]:
         theirs = f"{(facts['pools'] or ['POOL'])[0]}/{root.split('/', 1)[1]}"
-        way_out = f"if another is meant there: gnt-zfs setup {root} {node.split('.')[0]}={theirs}"
-        raise Missing(f"{node}: dataset {root.rsplit('/', 1)[0]}", way_out)
+        pool, parent = root.split("/", 1)[0], root.rsplit("/", 1)[0]
+        remedy = f"zfs create -p {parent} makes it" if pool in facts["pools"] else f"zpool import {pool} if it has that pool"
+        raise Missing(f"{node}: dataset {parent}", f"{remedy}, or give {node.split('.')[0]}={theirs} if that is meant there")
 
 
 def _cluster_steps(directory: str, cluster: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> list[Step]:

@@ -160,12 +160,17 @@ def test_a_group_that_forbids_ours_allows_it_after_the_cluster_does() -> None:
         (
             {"exists": False, "parent": False, "mounted": "", "pools": ["tank", "usb"]},
             Missing,
-            "node1: dataset zfs does not exist: if another is meant there: gnt-zfs setup zfs/vm node1=tank/vm",
+            "node1: dataset zfs does not exist: zpool import zfs if it has that pool, or give node1=tank/vm if that is meant there",
         ),
         (
             {"exists": False, "parent": False, "mounted": "", "pools": []},
             Missing,
-            "node1: dataset zfs does not exist: if another is meant there: gnt-zfs setup zfs/vm node1=POOL/vm",
+            "node1: dataset zfs does not exist: zpool import zfs if it has that pool, or give node1=POOL/vm if that is meant there",
+        ),
+        (
+            {"exists": False, "parent": False, "mounted": ""},
+            Missing,
+            "node1: dataset zfs does not exist: zfs create -p zfs makes it, or give node1=zfs/vm if that is meant there",
         ),
     ],
 )
