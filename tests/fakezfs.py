@@ -22,8 +22,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from tests.killing import EVENTS, Reaper, writes
 from zfsganeti.datasets import FS_IMMUTABLE_FL, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, guard, is_guarded
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, ZfsGanetiError
+from zfsganeti.mounts import Mount
 from zfsganeti.names import check_dataset, check_snapshot
-from zfsganeti.zfs import VALIDATORS, Dataset, Mount, Pool, encode
+from zfsganeti.zfs import VALIDATORS, Dataset, Pool, encode
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -283,7 +284,8 @@ class FakeZfs:
         filesystem = self._filesystems[name]
         below = [mounted for mounted in self._mounted if mounted.path.startswith(f"{path}/")]
         if not lazy and (filesystem.users or below):
-            raise Busy(path, f"{name} is in use by {', '.join(self._users(filesystem))}")
+            used = [*filesystem.users, *(f"the mount at {mounted.path}" for mounted in below)]
+            raise Busy(path, f"{name} is in use by {', '.join(used)}")
         for mounted in reversed(below):
             self._uncover(mounted)
         self._uncover(next(mounted for mounted in self._mounted if mounted.path == path))

@@ -76,11 +76,16 @@ def _volumes(request: dict[str, Any]) -> list[str]:
 
 
 def _keep_records(here: Here, request: dict[str, Any]) -> Any:
-    record = _record(request) or {}
-    if here.has_root():
-        for index, volume in enumerate(_volumes(request)):
-            with locked(volume):
-                here.place_of(volume).volumes.keep_record(volume, {**record, "disk": index})
+    """The volumes that are here say how their instance is made; return the others."""
+    record, volumes, disks = _record(request) or {}, _volumes(request), request.get("disks")
+    if not isinstance(disks, list) or len(disks) != len(volumes) or not all(isinstance(disk, int) for disk in disks):
+        raise BadInput("request: disks must be a number for each volume")
+    kept = set()
+    for volume, disk in zip(volumes, disks, strict=True) if here.has_root() else ():
+        with locked(volume):
+            if here.place_of(volume).volumes.keep_record(volume, {**record, "disk": disk}):
+                kept.add(volume)
+    return [volume for volume in volumes if volume not in kept]
 
 
 def _of_each_volume(does: Callable[[Volumes, str], object]) -> Verb:

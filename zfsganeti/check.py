@@ -57,6 +57,7 @@ def report(here: Here) -> dict[str, Any]:
         "stray": [],
         "trash": [],
         "copies": [],
+        "readonly": False,
         "pool": None,
         "pools": [],  # of datastores
         "patch_problem": patch_problem(),
@@ -68,6 +69,7 @@ def report(here: Here) -> dict[str, Any]:
 
     try:
         facts["root"] = here.root.name
+        facts["readonly"] = bool(os.statvfs(here.root.path).f_flag & os.ST_RDONLY)
         facts["pool"] = _pool(here)
         facts["datasets"] = _datasets(here)
         facts["plain"] = _plain_directories(here)
@@ -193,6 +195,8 @@ def node_problems(facts: Mapping[str, Any]) -> list[str]:
             problems.append(
                 f"pool {pool['name']} has {human(pool['free'])} of {human(pool['size'])} free: add disks or gnt-zfs trash empty"
             )
+    if facts.get("readonly"):
+        problems.append(f"root {facts['root']} is read-only: zfs get -r readonly {facts['root']}, or its pool was imported so")
     if not facts["paths"]:
         problems.append(f"{facts['directory']} is not in {ganeti.STORAGE_PATHS}: gnt-zfs setup")
     if not facts["logs"]:

@@ -7,7 +7,7 @@ import sys
 import time
 
 from zfsganeti import __version__
-from zfsganeti.errors import Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
+from zfsganeti.errors import Missing, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
 from zfsganeti.terminal import command, confirm, day, must_be_master, print_json, say, table
 
@@ -25,25 +25,40 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status of the command that was typed; what went wrong is one line on standard error."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    here = Here(_verbs)
     try:
-        if len(words) == 2 and words[0] == "node":
-            return _answer(here, words[1])
-        options = parser().parse_args(words)
-        if os.geteuid() != 0:
-            raise Unavailable("gnt-zfs", "works with pools and mounts", "run it as root")
-        run: Command = options.run
-        return run(here, options)
+        status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()  # not by the interpreter on its way out, which would say more than a line
+        return status
+    except BrokenPipeError:
+        _say_no_more()
+        return 141  # what a shell says of a program whose reader has gone
     except ZfsGanetiError as error:
         print(f"gnt-zfs: {one_line(error)}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         print(f"gnt-zfs: {one_line(error)}", file=sys.stderr)
+        _say_no_more()
         return 1
     except KeyboardInterrupt:
         print("gnt-zfs: interrupted; the same command goes on from where it was", file=sys.stderr)
         return 130
+
+
+def _run(words: list[str]) -> int:
+    here = Here(_verbs)
+    if len(words) == 2 and words[0] == "node":
+        return _answer(here, words[1])
+    options = parser().parse_args(words)
+    if os.geteuid() != 0:
+        raise Unavailable("this command", "works with pools and mounts", "run it as root")
+    run: Command = options.run
+    return run(here, options)
+
+
+def _say_no_more() -> None:
+    """What is still to be written to standard output is thrown away: it can be written nowhere."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _verbs() -> dict[str, Verb]:
@@ -341,9 +356,13 @@ def _trash_empty(here: Here, options: argparse.Namespace) -> int:
         return _give_up(here)
     found, problems = undo.entries_by_node(here)
     doomed = [(node, entry) for node, entries in found.items() for entry in entries if not options.entry or entry["entry"] in options.entry]
-    missing = set(options.entry) - {entry["entry"] for _node, entry in doomed}
-    if missing or problems:
-        raise Refused(", ".join(sorted(missing)) or "the trash", "; ".join(problems) or "is not in the trash", "gnt-zfs trash list")
+    missing = ", ".join(sorted(set(options.entry) - {entry["entry"] for _node, entry in doomed}))
+    if problems and (missing or not options.entry):  # what is named and was found can go, whoever else is silent
+        raise Unavailable(
+            missing or "the trash", f"not every trash can be looked into: {'; '.join(problems)}", "name entries of gnt-zfs trash list"
+        )
+    if missing:
+        raise Missing(f"{missing} in the trash", "gnt-zfs trash list shows what is there")
     if not doomed:
         say("The trash is empty.")
         return 0

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any, Protocol
 
-    from zfsganeti.zfs import Mount, Pool
+    from zfsganeti.mounts import Mount
+    from zfsganeti.zfs import Pool
 
     class Backend(Protocol):
         """What this room needs of ZFS; `zfsganeti.zfs.Zfs` is the real one."""

@@ -153,6 +153,8 @@ class Here:
         """Return every online node's answer, or the exception it ended with, all asked at once."""
         from concurrent.futures import ThreadPoolExecutor
 
+        _mistakes_are_ours = self.config  # and not what each peer answers
+
         def one(peer: str) -> Any:
             try:
                 return self.call(peer, verb, **request)

@@ -190,10 +190,10 @@ def _aside_by_master(here: Here, event: ganeti.Event, intent: str) -> None:
     _call_primary(here, event, "aside", instance=event.instance, intent=intent, files=_files(event), record=record)
 
 
-def _call_primary(here: Here, event: ganeti.Event, verb: str, **request: Any) -> None:
-    """The primary has done it; when it cannot be asked, the way out for a node that is lost is said."""
+def _call_primary(here: Here, event: ganeti.Event, verb: str, **request: Any) -> Any:
+    """The primary has done it, its answer is returned; when it cannot be asked, the way out for a node that is lost is said."""
     try:
-        here.call(event.primary, verb, **request)
+        return here.call(event.primary, verb, **request)
     except Unavailable as error:
         lost = f"if {event.primary} is lost, gnt-node modify --offline=yes {event.primary} lets this go on without it"
         raise Unavailable(error.what, error.why, f"{error.way_out}; {lost}" if error.way_out else lost) from error
@@ -407,8 +407,15 @@ def _keep_records(here: Here, event: ganeti.Event) -> None:
         return
     instance = here.master.instances().get(event.instance)
     if instance is not None:
-        volumes = [disk.volume for disk in instance.disks]
-        _call_primary(here, event, "keep-records", volumes=volumes, record=instance.record())
+        disks = [index for index, disk in enumerate(instance.disks) if disk.volume]  # others may be of another provider
+        request: dict[str, Any] = {
+            "volumes": [instance.disks[index].volume for index in disks],
+            "disks": disks,
+            "record": instance.record(),
+        }
+        if _call_primary(here, event, "keep-records", **request):
+            # the configuration points at a node without them: wherever they are, a repair puts them into the trash
+            here.call_all("keep-records", **request)
 
 
 def _export_volumes_pre(here: Here, event: ganeti.Event) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 
 from zfsganeti.datasets import (
@@ -580,6 +579,8 @@ class Images:
 
 def _convert(path: str, kind: str, target: str, percent: Callable[[int], None]) -> None:
     """The target holds what the raw file at a path holds, in another format."""
+    import re
+
     with reading(["qemu-img", "convert", "-p", "-f", "raw", "-O", kind, path, target]) as child:
         while said := child.read(4096):
             if found := re.findall(rb"\((\d+)\.\d+/100%\)", said):

@@ -377,13 +377,13 @@ def describe(pid: str) -> str:
 
 
 def open_files(pid: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield what a process has open as (path in /proc, status); one that ends or closes meanwhile yields less."""
+    """Yield what a process has open, its working directory too, as (path in /proc, status); one that ends meanwhile yields less."""
     try:
         numbers = os.listdir(f"/proc/{pid}/fd")
     except OSError:
         return
-    for number in numbers:
-        link = f"/proc/{pid}/fd/{number}"
+    for held in (*(f"fd/{number}" for number in numbers), "cwd"):
+        link = f"/proc/{pid}/{held}"
         try:
             status = os.stat(link)
         except OSError:

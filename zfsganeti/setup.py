@@ -10,7 +10,7 @@ from typing import Any
 from zfsganeti import ganeti
 from zfsganeti.config import PATH
 from zfsganeti.datasets import CLUSTER, guard
-from zfsganeti.errors import BadInput, Foreign, Missing, Unavailable
+from zfsganeti.errors import BadInput, Foreign, Missing, Refused, Unavailable
 from zfsganeti.here import Here
 from zfsganeti.names import check_dataset
 from zfsganeti.node import run
@@ -50,6 +50,7 @@ def node_facts(here: Here, root: str, directory: str) -> dict[str, Any]:
         "occupied": here.zfs.mounted_at(directory) is None and _occupied(directory),
         "listed": directory in _listed(),
         "configured": here.config.root,
+        "left": _left_behind(here, root, directory),
         "logs": os.path.isdir(ganeti.EXTSTORAGE_LOGS),
         "direct": here.zfs.version() >= (2, 3),
     }
@@ -60,6 +61,19 @@ def _untuned(here: Here, root: str) -> dict[str, str]:
     decided = here.zfs.local(root)
     wanted = {**{name: str(value) for name, value in root_properties(here).items()}, **root_marks(here)}
     return {name: value for name, value in wanted.items() if name not in decided}
+
+
+def _left_behind(here: Here, root: str, directory: str) -> dict[str, str]:
+    """Return where this node stores now and a dataset of ours there, {} if nothing would be lost sight of by storing elsewhere."""
+    current = here.ssconf.storage_directory or directory
+    mounted = here.zfs.mounted_at(current) or ""
+    former = here.config.root or mounted
+    stays = former == root and (current == directory or mounted != root)
+    if not former or stays or here.zfs.get(former) is None:
+        return {}
+    held = [dataset.name for dataset in here.zfs.datasets(former, marks=(CLUSTER,)) if dataset.marks.get(CLUSTER) == here.ssconf.cluster]
+    below = [name for name in held if name != former]
+    return {"root": former, "directory": current, "dataset": below[0]} if below else {}
 
 
 def _occupied(directory: str) -> bool:
@@ -89,6 +103,7 @@ def plan(
     """Return the steps that are missing, in the order in which Ganeti accepts them; nothing to do is an empty list."""
     steps: list[Step] = []
     for node, root in roots.items():
+        _refuse_leaving(node, facts[node]["left"])
         steps += _node_steps(node, root, directory, facts[node])
     return steps + _cluster_steps(directory, cluster, groups)
 
@@ -127,11 +142,21 @@ def _node_steps(node: str, root: str, directory: str, facts: Mapping[str, Any]) 
     return steps
 
 
+def _refuse_leaving(node: str, left: Mapping[str, str]) -> None:
+    """Disks and the trash of a root that is not the node's any more would be found by nothing, and a missing disk is a removed one."""
+    if not left:
+        return
+    stay = f"{node.split('.')[0]}={left['root']} and --directory {left['directory']} keep it"
+    way_out = f"{stay}, or remove what it holds and empty the trash first"
+    raise Refused(f"{node}: {left['root']}", f"is the root here and holds {left['dataset']}", way_out)
+
+
 def _must_have_parent(node: str, root: str, facts: Mapping[str, Any]) -> None:
     if not facts["parent"]:
         theirs = f"{(facts['pools'] or ['POOL'])[0]}/{root.split('/', 1)[1]}"
-        way_out = f"if another is meant there: gnt-zfs setup {root} {node.split('.')[0]}={theirs}"
-        raise Missing(f"{node}: dataset {root.rsplit('/', 1)[0]}", way_out)
+        pool, parent = root.split("/", 1)[0], root.rsplit("/", 1)[0]
+        remedy = f"zfs create -p {parent} makes it" if pool in facts["pools"] else f"zpool import {pool} if it has that pool"
+        raise Missing(f"{node}: dataset {parent}", f"{remedy}, or give {node.split('.')[0]}={theirs} if that is meant there")
 
 
 def _cluster_steps(directory: str, cluster: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> list[Step]:

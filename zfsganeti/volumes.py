@@ -280,11 +280,12 @@ class Volumes:
         dataset = self.must(volume)
         self.zfs.clear(dataset.name, [mark for mark in (RECORD, RESTORING) if mark in dataset.marks])
 
-    def keep_record(self, volume: str, record: Mapping[str, Any]) -> None:
-        """The volume says how the instance is made whose disk it is; one that is not here says nothing."""
+    def keep_record(self, volume: str, record: Mapping[str, Any]) -> bool:
+        """The volume says how the instance is made whose disk it is; False, and nothing done, for one that is not here."""
         dataset = self.find(volume)
         if dataset is not None:
             self.zfs.set(dataset.name, {RECORD: pack_record(record), INSTANCE: str(record.get("name", ""))})
+        return dataset is not None
 
     def snapshot(self, volume: str, snapshot: str) -> None:
         """A volume of the snapshot's name holds what the volume held now; one left by an export that was killed is gone."""

@@ -14,17 +14,17 @@ import time
 
 from zfsganeti import core
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.mounts import Mount, holding_processes, mounting_processes, parse_mounts, senders
 from zfsganeti.names import check_dataset, check_snapshot
-from zfsganeti.process import describe, open_files, processes, query
+from zfsganeti.process import query
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
 COMMAND_SECONDS = 60
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MNT_DETACH = 2, 4, 8, 1024, 2
-ZFS_SUPER_MAGIC = 0x2FC12FC1  # f_type of statfs(2)
 COMPRESSION = {"on": 1, "off": 2, "zle": 14, "lz4": 15, "zstd": 16}  # enum zio_compress, include/sys/zio_compress.h
 NATIVE = ("mountpoint", "canmount", "mounted", "used", "referenced", "available", "written", "creation", "guid", "origin")
 SNAPSHOTS_PER_TXG = 100  # a program destroys in one txg and stalls it; more are destroyed before, in batches
@@ -128,36 +128,8 @@ class Pool:
         self.name, self.health, self.size, self.free, self.freeing = name, health, size, free, freeing
 
 
-class Mount:
-    """One line of mountinfo that is of ZFS."""
-
-    def __init__(self, dataset: str, path: str, whole: bool) -> None:
-        self.dataset, self.path, self.whole = dataset, path, whole
-
-
 def _number(text: str | None) -> int:
     return int(text) if text and text.isdigit() else 0
-
-
-def parse_mounts(text: str) -> list[Mount]:
-    """Return the ZFS mounts of a mountinfo file, later ones on top of earlier ones."""
-    found = []
-    for line in text.splitlines():
-        fields = line.split(" ")
-        if "-" not in fields[6:]:
-            continue
-        rest = fields[fields.index("-", 6) + 1 :]
-        if len(rest) >= 2 and rest[0] == "zfs":
-            found.append(Mount(_unescape(rest[1]), _unescape(fields[4]), fields[3] == "/"))
-    return found
-
-
-def _unescape(text: str) -> str:
-    if "\\" not in text:
-        return text
-    import re
-
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), text)
 
 
 DESTROY = """
@@ -470,9 +442,9 @@ class Zfs:
             users = ", ".join(self.users(name))
             return Busy(f"dataset {name}", f"is in use by {users}" if users else "is in use by a mount or a receive")
         if why == "sending":
-            senders = ", ".join(_senders(what))
+            names = ", ".join(senders(what))
             return Busy(
-                f"dataset {name}", f"snapshot {what.split('@')[1]} is {f'being sent by {senders}' if senders else 'being sent or mounted'}"
+                f"dataset {name}", f"snapshot {what.split('@')[1]} is {f'being sent by {names}' if names else 'being sent or mounted'}"
             )
         said = {
             "child": f"has the child {what}",
@@ -486,11 +458,11 @@ class Zfs:
 
     def users(self, name: str) -> list[str]:
         """Return who uses a filesystem: processes with files of it open, then where it is mounted, in any namespace."""
-        return [*self.holders(name), *_mounting_processes(name)][:5]
+        return [*self.holders(name), *mounting_processes(name)][:5]
 
     def holders(self, name: str) -> list[str]:
         """Return the processes that hold files of a filesystem open, as 'process NAME (PID) with PATH'."""
-        return list(_holding_processes(name, self.mounts()))
+        return list(holding_processes(name, self.mounts()))
 
     # mounting
 
@@ -527,73 +499,8 @@ class Zfs:
                 if error.errno != errno.EBUSY:
                     raise Unavailable(path, os.strerror(error.errno or 0)) from error
                 if time.monotonic() > deadline:
-                    raise Busy(path, f"{name} is in use by {', '.join(self.holders(name)) or 'an unknown process'}") from error
+                    used = self.holders(name) + [
+                        f"the mount at {mount.path}" for mount in self.mounts() if mount.path.startswith(f"{path}/")
+                    ]
+                    raise Busy(path, f"{name} is in use by {', '.join(used) or 'an unknown process'}") from error
                 time.sleep(0.1)
-
-
-def _mounting_processes(name: str) -> Iterator[str]:
-    """One process for each mount namespace that has the filesystem mounted; our own namespace first, which says most."""
-    own = os.readlink("/proc/self/ns/mnt")
-    seen = set()
-    for pid in sorted(processes(), key=lambda pid: pid != str(os.getpid())):
-        try:
-            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
-            if namespace in seen:
-                continue
-            seen.add(namespace)
-            with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-                paths = [mount.path for mount in parse_mounts(file.read()) if mount.dataset == name]
-        except OSError:
-            continue
-        if paths:
-            yield f"the mount at {paths[0]}" + ("" if namespace == own else f" in the namespace of {describe(pid)}")
-
-
-def _holding_processes(name: str, mounts: list[Mount]) -> Iterator[str]:
-    """Processes that hold a file of the filesystem open, also one that was unmounted lazily (its device is mounted nowhere)."""
-    visible = {mount.path: mount.dataset for mount in mounts if mount.whole}
-    devices: dict[int, str] = {}
-    for path, dataset in visible.items():
-        try:
-            devices[os.stat(path).st_dev] = dataset
-        except OSError:
-            continue
-    for pid in processes():
-        for link, status in open_files(pid):
-            if devices.get(status.st_dev) == name or (status.st_dev not in devices and _is_detached_zfs(link, pid, status.st_dev)):
-                yield f"{describe(pid)} with {_target(link)}"
-                break
-
-
-def _target(link: str) -> str:
-    try:
-        return os.readlink(link)
-    except OSError:
-        return "a file"
-
-
-def _is_detached_zfs(link: str, pid: str, device: int) -> bool:
-    """Tell whether an open file is on a ZFS that this process no longer sees mounted."""
-    import ctypes
-
-    buffer = ctypes.create_string_buffer(256)
-    if os.major(device) != 0 or ctypes.CDLL(None).statfs(os.fsencode(link), buffer) != 0:
-        return False
-    if int.from_bytes(buffer.raw[:8], "little") != ZFS_SUPER_MAGIC:
-        return False
-    try:
-        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            return f"{os.major(device)}:{os.minor(device)}" not in {line.split(" ")[2] for line in file}
-    except OSError:
-        return False
-
-
-def _senders(snapshot: str) -> Iterator[str]:
-    for pid in processes():
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = file.read().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if "send" in words and any(word == snapshot or word.endswith("@" + snapshot.split("@")[1]) for word in words):
-            yield describe(pid)

@@ -482,8 +482,9 @@ def test_what_is_in_use_is_unmounted_lazily_only(bench: Bench) -> None:
 
 def test_a_filesystem_with_mounts_below_is_not_unmounted(bench: Bench) -> None:
     name = bench.make_mounted()
-    with pytest.raises(Busy):
+    with pytest.raises(Busy) as caught:
         bench.zfs.unmount(bench.directory)
+    assert f"the mount at {bench.path('web1')}" in caught.value.why
     assert bench.zfs.mounted_at(bench.path("web1")) == name
     bench.zfs.unmount(bench.directory, lazy=True)
     assert bench.zfs.mounted_at(bench.directory) is None

@@ -24,7 +24,9 @@ def test_setup_asks_and_without_a_terminal_changes_nothing(fresh: Lab) -> None:
 def test_setup_names_the_node_whose_pool_is_called_differently(fresh: Lab) -> None:
     done = fresh.master.execute("gnt-zfs setup --yes zfs/vm")
     assert done.status == 4
-    assert "node3.example.com: dataset zfs does not exist: if another is meant there: gnt-zfs setup zfs/vm node3=tank/vm" in done.stderr
+    assert (
+        "node3.example.com: dataset zfs does not exist: zpool import zfs if it has that pool, or give node3=tank/vm if that" in done.stderr
+    )
     assert "zfs/vm" not in fresh.master.run("zfs list -H -o name")
 
 

@@ -71,6 +71,7 @@ def test_a_healthy_node_has_nothing_to_say() -> None:
         ({"root_problem": "pool zfs: is gone", "pool": None}, "pool zfs: is gone"),
         ({"pool": {**HEALTHY["pool"], "health": "DEGRADED"}}, "pool zfs is DEGRADED: zpool status zfs"),
         ({"pool": {**HEALTHY["pool"], "free": 14 << 30}}, "pool zfs has 14.0G of 100G free: add disks or gnt-zfs trash empty"),
+        ({"readonly": True, "root": "zfs/vm"}, "root zfs/vm is read-only: zfs get -r readonly zfs/vm, or its pool was imported so"),
         ({"paths": False}, "/zfs/vm is not in /etc/ganeti/file-storage-paths: gnt-zfs setup"),
         ({"logs": False}, "/var/log/ganeti/extstorage is missing: gnt-zfs setup"),
         ({"hooks_missing": ["a.d/zfsganeti", "b.d/zfsganeti"]}, "2 hooks are not linked, such as a.d/zfsganeti: reinstall zfsganeti"),

@@ -12,10 +12,10 @@ from tests.fakeloop import FakeLoop
 from tests.fakestreams import FakeStreams
 from tests.fakezfs import FakeZfs
 from tests.node import CLUSTER_NAME
-from zfsganeti import extstorage, process
+from zfsganeti import config, extstorage, process
 from zfsganeti.answer import VERBS, answer
 from zfsganeti.config import Config
-from zfsganeti.datasets import CLUSTER, OLD
+from zfsganeti.datasets import CLUSTER, OLD, RECORD, unpack_record
 from zfsganeti.errors import BadConfig, BadInput, Missing, Refused, Unavailable
 from zfsganeti.here import Here
 from zfsganeti.volumes import Volumes
@@ -82,6 +82,7 @@ def test_a_disk_is_made_where_it_says_and_found_by_every_verb(here: Node) -> Non
         verb(here, "setinfo", volume, VOL_METADATA="originstname+web1")
         verb(here, "grow", volume, VOL_NEW_SIZE="2")
     found = here.ask("report")
+    assert found["readonly"] is False
     assert sorted(volume["dataset"] for volume in found["volumes"]) == sorted([f"zfs/fast/{DISK0}", f"zfs/vm/{DISK1}"])
     assert found["root_problem"] == ""
     assert here.ask("lacking-volumes", volumes=[DISK0, DISK1, "other"]) == ["other"]
@@ -89,6 +90,26 @@ def test_a_disk_is_made_where_it_says_and_found_by_every_verb(here: Node) -> Non
     entries = here.ask("report")["trash"]
     assert [(entry["volume"], entry["datastore"]) for entry in entries] == [(DISK0, "ssd")]
     assert here.fake.get(f"zfs/fast/.trash/{entries[0]['entry']}") is not None
+
+
+def test_what_is_known_of_an_instance_is_kept_with_those_of_its_disks_that_are_here(here: Node) -> None:
+    verb(here, "create", EXTP_DATASTORE="ssd")
+    assert here.ask("keep-records", volumes=["other", DISK0], disks=[0, 2], record={"name": "web1"}) == ["other"]
+    dataset = here.at("ssd").volumes.find(DISK0)
+    assert dataset is not None and unpack_record(dataset.marks[RECORD]) == {"name": "web1", "disk": 2}
+    said = answer(here, "keep-records", '{"volumes": ["other"], "disks": []}')
+    assert said["error"] == "request: disks must be a number for each volume"
+
+
+def test_a_mistake_in_this_nodes_configuration_is_not_what_its_peers_answer(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    del here.__dict__["config"]
+
+    def mistaken() -> None:
+        raise BadConfig("/etc/zfsganeti.conf", ["line 1: nonsense"])
+
+    monkeypatch.setattr(config, "load", mistaken)
+    with pytest.raises(BadConfig):
+        here.call_all("report")
 
 
 def test_a_disk_that_exists_in_one_is_not_made_in_another(here: Node) -> None:

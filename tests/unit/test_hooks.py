@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from zfsganeti import hooks, links
+from zfsganeti import ganeti, hooks, links
 from zfsganeti.errors import BadEnvironment
+from zfsganeti.here import Here
 
 HOUSE = Path(__file__).parents[2]
 EXECUTABLE = HOUSE / "hooks" / "zfsganeti"
@@ -41,6 +44,35 @@ def run(command: list[str], environ: dict[str, str]) -> tuple[int, str, str]:
 def without_site(body: str) -> list[str]:
     """A fresh interpreter, isolated as the hook's own, that finds the library of this checkout first."""
     return [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(HOUSE)!r})\n{body}"]
+
+
+class Asked:
+    """The master of a cluster where web1 has a disk of another provider and one of ours, which `has` has and its primary may not."""
+
+    node = "node1.example.com"
+
+    def __init__(self, has: str) -> None:
+        self.has = has
+        self.calls: list[tuple[str, str, dict[str, Any]]] = []
+        self.ssconf = SimpleNamespace(offline_nodes=[])
+        disks = [SimpleNamespace(volume=""), SimpleNamespace(volume="v1")]
+        web1 = SimpleNamespace(disks=disks, record=lambda: {"name": "web1.example.com"})
+        self.master = SimpleNamespace(instances=lambda: {"web1.example.com": web1}, running=lambda _operation, _instance: {})
+
+    def call(self, node: str, verb: str, **request: Any) -> list[str]:
+        self.calls.append((node, verb, request))
+        return [] if node == self.has else request["volumes"]
+
+    def call_all(self, verb: str, **request: Any) -> None:
+        self.calls.append(("", verb, request))
+
+
+@pytest.mark.parametrize(("has", "asked"), [("node1.example.com", ["node1.example.com"]), ("node2.example.com", ["node1.example.com", ""])])
+def test_what_is_removed_says_how_it_was_made_wherever_its_disks_are(has: str, asked: list[str]) -> None:
+    here = Asked(has)
+    hooks._keep_records(cast(Here, here), ganeti.Event({**INSTANCE, "GANETI_HOOKS_PATH": "instance-remove"}))
+    request = {"volumes": ["v1"], "disks": [1], "record": {"name": "web1.example.com"}}
+    assert here.calls == [(node, "keep-records", request) for node in asked]
 
 
 # what concerns us

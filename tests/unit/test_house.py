@@ -34,7 +34,7 @@ LEVELS = {
         2,
     ),
     **dict.fromkeys(("zfs", "streams", "sources", "formats", "ganeti", "node", "loop", "config"), 1),
-    **dict.fromkeys(("errors", "process", "core", "links", "names", "files"), 0),
+    **dict.fromkeys(("errors", "process", "core", "links", "names", "files", "mounts"), 0),
 }
 LONGEST = 600
 ROOMS = {path.stem: path for path in (HOUSE / "zfsganeti").glob("*.py") if path.stem != "__init__"}

@@ -12,8 +12,8 @@ from tests.fakezfs import FakeZfs
 from tests.node import CLUSTER_NAME
 from zfsganeti import ganeti, setup
 from zfsganeti.config import Config
-from zfsganeti.datasets import CLUSTER
-from zfsganeti.errors import BadInput, BadName, Foreign, Missing, Unavailable
+from zfsganeti.datasets import CLUSTER, INSTANCE
+from zfsganeti.errors import BadInput, BadName, Foreign, Missing, Refused, Unavailable
 from zfsganeti.here import Here
 from zfsganeti.setup import Step
 
@@ -26,6 +26,7 @@ DONE: dict[str, Any] = {
     "mounted": "zfs/vm",
     "untuned": {},
     "occupied": False,
+    "left": {},
     "configured": "zfs/vm",
     "listed": True,
     "logs": True,
@@ -146,6 +147,12 @@ def test_a_group_that_forbids_ours_allows_it_after_the_cluster_does() -> None:
             "node1: /zfs/vm: dataset zfs/other is mounted there, not zfs/vm: gnt-zfs setup zfs/other",
         ),
         (
+            {"left": {"root": "tank/vm", "directory": "/tank/vm", "dataset": "tank/vm/web1"}, "mounted": ""},
+            Refused,
+            "node1: tank/vm: is the root here and holds tank/vm/web1: "
+            "node1=tank/vm and --directory /tank/vm keep it, or remove what it holds and empty the trash first",
+        ),
+        (
             {"mounted": "", "occupied": True},
             Foreign,
             "node1: /zfs/vm: is a directory with files and no dataset: move them away, or choose another --directory",
@@ -153,12 +160,17 @@ def test_a_group_that_forbids_ours_allows_it_after_the_cluster_does() -> None:
         (
             {"exists": False, "parent": False, "mounted": "", "pools": ["tank", "usb"]},
             Missing,
-            "node1: dataset zfs does not exist: if another is meant there: gnt-zfs setup zfs/vm node1=tank/vm",
+            "node1: dataset zfs does not exist: zpool import zfs if it has that pool, or give node1=tank/vm if that is meant there",
         ),
         (
             {"exists": False, "parent": False, "mounted": "", "pools": []},
             Missing,
-            "node1: dataset zfs does not exist: if another is meant there: gnt-zfs setup zfs/vm node1=POOL/vm",
+            "node1: dataset zfs does not exist: zpool import zfs if it has that pool, or give node1=POOL/vm if that is meant there",
+        ),
+        (
+            {"exists": False, "parent": False, "mounted": ""},
+            Missing,
+            "node1: dataset zfs does not exist: zfs create -p zfs makes it, or give node1=zfs/vm if that is meant there",
         ),
     ],
 )
@@ -226,6 +238,7 @@ class Bare:
         self.directory = f"{place}/vm"
         self.fake = FakeZfs(f"{place}/pool")
         (place / "ssconf_cluster_name").write_text(CLUSTER_NAME, encoding="utf-8")
+        (place / "ssconf_file_storage_dir").write_text(f"{self.directory}\n", encoding="utf-8")
         self.here = Here(dict)
         vars(self.here).update(node="node1", ssconf=ganeti.Ssconf(str(place)), zfs=self.fake, config=Config())
 
@@ -288,6 +301,29 @@ def test_files_where_the_root_belongs_are_seen(bare: Bare) -> None:
     assert not bare.facts()["occupied"]
     Path(bare.directory, "file").write_bytes(b"")
     assert bare.facts()["occupied"]
+
+
+@pytest.mark.parametrize("configured", ["zfs/vm", ""])
+def test_a_root_that_holds_something_of_ours_is_not_left_for_another(bare: Bare, configured: str) -> None:
+    bare.apply("create-root")
+    bare.apply("mount-root")
+    vars(bare.here).update(config=Config(root=configured))
+    elsewhere = f"{bare.directory}s"
+    assert setup.node_facts(bare.here, "zfs/vms", elsewhere)["left"] == {}, "an empty root may be left"
+    bare.fake.foreign("zfs/vm/others", {CLUSTER: "another.example.com"})
+    assert setup.node_facts(bare.here, "zfs/vms", elsewhere)["left"] == {}
+    bare.fake.create("zfs/vm/web1", {}, {INSTANCE: "web1", CLUSTER: CLUSTER_NAME})
+    left = {"root": "zfs/vm", "directory": bare.directory, "dataset": "zfs/vm/web1"}
+    assert setup.node_facts(bare.here, "zfs/vms", elsewhere)["left"] == left
+    assert setup.node_facts(bare.here, "zfs/vm", elsewhere)["left"] == left, "the disks' paths are in Ganeti's configuration"
+    assert bare.facts()["left"] == {}
+    bare.fake.unmount(bare.directory)
+    assert setup.node_facts(bare.here, "zfs/vm", elsewhere)["left"] == {}, "a cluster that was made anew finds its root again"
+
+
+def test_a_root_that_is_gone_is_left(bare: Bare) -> None:
+    vars(bare.here).update(config=Config(root="usb/vm"))
+    assert bare.facts()["left"] == {}, "its pool was imported under another name"
 
 
 def test_the_root_is_not_mounted_over_another(bare: Bare) -> None:

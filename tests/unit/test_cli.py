@@ -1,0 +1,84 @@
+"""`gnt-zfs` as it is typed: what it says where a node is silent, and when nobody listens."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from zfsganeti.cli import parser
+from zfsganeti.errors import Missing, Unavailable, ZfsGanetiError
+from zfsganeti.here import Here
+
+HOUSE = Path(__file__).parents[2]
+ENTRY = "web1:20261101T000000Z"
+ANSWER = [sys.executable, "-c", "from zfsganeti import cli; raise SystemExit(cli.main(['node', 'nonsense']))"]
+
+
+class Cluster:
+    """A master that hears one node with one entry in its trash, and perhaps not another one."""
+
+    def __init__(self, *, silent: bool) -> None:
+        self.destroyed: list[str] = []
+        report = {"trash": [{"entry": ENTRY, "used": 1 << 20}], "root_problem": "", "rootless": False}
+        self.reports: dict[str, Any] = {"node1": report}
+        if silent:
+            self.reports["node2"] = Unavailable("node2", "cannot be reached")
+
+    def is_master(self) -> bool:
+        return True
+
+    def call_all(self, _verb: str) -> dict[str, Any]:
+        return self.reports
+
+    def call(self, node: str, verb: str, **request: Any) -> None:
+        assert (node, verb) == ("node1", "trash-destroy")
+        self.destroyed.append(request["entry"])
+
+    def run(self, *words: str) -> int:
+        options = parser().parse_args(words)
+        return int(options.run(cast(Here, self), options))
+
+
+def test_a_named_entry_goes_while_another_node_is_silent() -> None:
+    cluster = Cluster(silent=True)
+    assert cluster.run("trash", "empty", "--yes", ENTRY) == 0
+    assert cluster.destroyed == [ENTRY]
+
+
+SILENT = "not every trash can be looked into: node2: cannot be reached: name entries of gnt-zfs trash list"
+
+
+@pytest.mark.parametrize(
+    ("silent", "named", "error", "said"),
+    [
+        (True, [], Unavailable, f"the trash: {SILENT}"),
+        (True, [ENTRY, "web2:1"], Unavailable, f"web2:1: {SILENT}"),
+        (False, [ENTRY, "web2:1"], Missing, "web2:1 in the trash does not exist: gnt-zfs trash list shows what is there"),
+    ],
+)
+def test_nothing_goes_while_it_is_not_known_what_is_meant(silent: bool, named: list[str], error: type[ZfsGanetiError], said: str) -> None:
+    cluster = Cluster(silent=silent)
+    with pytest.raises(error) as caught:
+        cluster.run("trash", "empty", "--yes", *named)
+    assert str(caught.value) == said
+    assert cluster.destroyed == []
+
+
+def test_a_reader_that_has_gone_is_no_error_to_talk_about() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(ANSWER, cwd=HOUSE, stdin=subprocess.DEVNULL, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_what_cannot_be_written_is_said_in_one_line() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(ANSWER, cwd=HOUSE, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert done.stderr.startswith(b"gnt-zfs: ")
