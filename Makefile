@@ -11,7 +11,7 @@ LAB := tests/lab/lab
 
 check: venv
 	$(VENV)/bin/python -m ruff check .
-	$(VENV)/bin/python -m mypy zfsganeti tests benchmarks
+	$(VENV)/bin/python -m mypy zfsganeti tests benchmarks docs
 	$(VENV)/bin/python -m pytest -q tests/unit tests/contract
 
 venv: $(VENV)/made

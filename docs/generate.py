@@ -50,7 +50,7 @@ def page(text: str) -> str:
 
 
 def _command(name: str, made: argparse.ArgumentParser) -> str:
-    lines = [f"## {name}", "", _synopsis(name, made), ""]
+    lines = [f"## {name}", "", _synopsis(made), ""]
     for action in made._actions:
         if isinstance(action, argparse._HelpAction) or action.help in (None, argparse.SUPPRESS):
             continue
@@ -60,7 +60,7 @@ def _command(name: str, made: argparse.ArgumentParser) -> str:
     return "\n".join(lines)
 
 
-def _synopsis(name: str, made: argparse.ArgumentParser) -> str:
+def _synopsis(made: argparse.ArgumentParser) -> str:
     usage = made.format_usage().removeprefix("usage: ").replace(" [-h]", "")
     return f"`{' '.join(usage.split())}`"
 
