@@ -7,11 +7,11 @@ GENERATION ?= trixie
 NODE ?= node1
 LAB := tests/lab/lab
 
-.PHONY: check test bench lab-rest lab-table demo lab lab-shell lab-run lab-stop lab-clean install deps venv
+.PHONY: check test bench lab-rest lab-table demo lab lab-shell lab-run lab-stop lab-clean install install-data deps venv deb man
 
 check: venv
 	$(VENV)/bin/python -m ruff check .
-	$(VENV)/bin/python -m mypy zfsganeti tests benchmarks
+	$(VENV)/bin/python -m mypy zfsganeti tests benchmarks docs
 	$(VENV)/bin/python -m pytest -q tests/unit tests/contract
 
 venv: $(VENV)/made
@@ -66,13 +66,20 @@ PROVIDER := $(DESTDIR)/usr/share/ganeti/extstorage/zfs
 OS := $(DESTDIR)/usr/share/ganeti/os/zfs-image
 STATE := $(DESTDIR)/var/lib/zfsganeti
 UDEV := $(DESTDIR)/usr/lib/udev/rules.d
+COMPLETIONS := $(DESTDIR)/usr/share/bash-completion/completions
 VERBS = $(shell cd $(CURDIR) && $(PYTHON) -c 'from zfsganeti.extstorage import NAMES; print(*NAMES)')
 SCRIPTS = $(shell cd $(CURDIR) && $(PYTHON) -c 'from zfsganeti.osdefinition import SCRIPTS; print(*SCRIPTS)')
 HOOKS = $(shell cd $(CURDIR) && $(PYTHON) -c 'from zfsganeti.links import LINKS; print(*LINKS)')
 
-install:
-	install -d $(PACKAGES)/zfsganeti $(SHARE)/hooks $(SHARE)/patches $(PROVIDER) $(DESTDIR)/usr/sbin $(UDEV) $(OS) $(STATE)
+# what a node needs: the library, and around it what Ganeti, udev and the administrator look for
+install: install-data
+	install -d $(PACKAGES)/zfsganeti
 	install -m 644 zfsganeti/*.py $(PACKAGES)/zfsganeti
+	$(PYTHON) -m compileall -q $(PACKAGES)/zfsganeti
+
+# everything but the library, which the package installs its own way
+install-data:
+	install -d $(SHARE)/hooks $(SHARE)/patches $(PROVIDER) $(DESTDIR)/usr/sbin $(UDEV) $(OS) $(STATE) $(COMPLETIONS)
 	install -m 755 hooks/zfsganeti $(SHARE)/hooks
 	install -m 644 patches/*.patch $(SHARE)/patches
 	install -m 755 gnt-zfs $(DESTDIR)/usr/sbin
@@ -88,4 +95,13 @@ install:
 	  install -d $(DESTDIR)/etc/ganeti/hooks/$$(dirname $$link) && \
 	  ln -sf /usr/share/zfsganeti/hooks/zfsganeti $(DESTDIR)/etc/ganeti/hooks/$$link || exit 1; \
 	done
-	$(PYTHON) -m compileall -q $(PACKAGES)/zfsganeti
+	$(PYTHON) -m docs.generate completion > $(COMPLETIONS)/gnt-zfs
+	chmod 644 $(COMPLETIONS)/gnt-zfs
+
+# the man pages, as roff below build/man: from docs/*.md, the parser of gnt-zfs and the table of settings
+man:
+	$(PYTHON) -m docs.generate man build/man
+
+# the package for every node, in build/deb; installs what building needs
+deb:
+	debian/build build/deb

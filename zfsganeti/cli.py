@@ -88,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     import argparse
 
     from zfsganeti.image_cli import detach_parser, disk_parser, image_parser
+    from zfsganeti.patch_cli import patch_parser
 
     top = argparse.ArgumentParser(prog="gnt-zfs", description="Ganeti instances on the node's own ZFS.")
     top.add_argument("--version", action="version", version=f"gnt-zfs {__version__}")
@@ -105,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
     image_parser(commands)
     disk_parser(commands)
     detach_parser(commands)
-    _patch_parser(commands)
+    patch_parser(commands)
     return top
 
 
@@ -137,19 +138,6 @@ def _trash_parser(commands: Any) -> None:
     )
     made.add_argument("--with-snapshots", action="store_true", help="also entries that have snapshots of others, such as sanoid's")
     made.add_argument("-y", "--yes", action="store_true", help="do not ask")
-
-
-def _patch_parser(commands: Any) -> None:
-    patch = commands.add_parser(
-        "patch",
-        help="the optional patch of Ganeti's backend on this node",
-        description="The optional patch of Ganeti's backend " "on this node; nothing here needs it, see the README of patches/.",
-    )
-    verbs = patch.add_subparsers(metavar="VERB", required=True)
-    command(verbs, "status", _patch_status, "show every installed series of Ganeti", "gnt-zfs patch status")
-    for name, function, text in (("apply", _patch_apply, "apply the patch"), ("revert", _patch_revert, "take the patch back")):
-        made = command(verbs, name, function, text, f"gnt-zfs patch {name} --restart")
-        made.add_argument("--restart", action="store_true", help="restart noded, which otherwise still runs the old code")
 
 
 # setup
@@ -397,34 +385,3 @@ def _give_up(here: Here) -> int:
             print(f"gnt-zfs: {node}: {entry}", file=sys.stderr)
             status = 6
     return status
-
-
-# patch and peers
-
-
-def _patch_status(_here: Here, _options: argparse.Namespace) -> int:
-    from zfsganeti import patch
-
-    print(
-        table(
-            ("SERIES", "STATE", "RUNNING", "FILE"),
-            [(backend.series, backend.state, "yes" if backend.running else "no", backend.path) for backend in patch.status()],
-        )
-    )
-    return 0
-
-
-def _patch_apply(_here: Here, options: argparse.Namespace) -> int:
-    from zfsganeti import patch
-    from zfsganeti.node import run
-
-    say(str(patch.apply(run=run, restart=options.restart)))
-    return 0
-
-
-def _patch_revert(_here: Here, options: argparse.Namespace) -> int:
-    from zfsganeti import patch
-    from zfsganeti.node import run
-
-    say(str(patch.revert(run=run, restart=options.restart)))
-    return 0

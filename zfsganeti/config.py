@@ -142,6 +142,12 @@ SETTINGS = (
         _integer(0, 600, "seconds"),
         "How long a disk is waited for that may be there but cannot be looked for, such as on a pool that is suspended.",
     ),
+    Setting(
+        "patch",
+        "0",
+        _integer(0, 1, "switch"),
+        "1 puts the optional patch of Ganeti's backend in again after every upgrade of Ganeti; `gnt-zfs patch enable` sets it.",
+    ),
     Setting("peer_seconds", "120", _integer(5, 800, "seconds"), "How long a peer may take to answer; Ganeti lets a hook run 900 s."),
 )
 
@@ -164,6 +170,7 @@ class Config:
     compression: str
     busy_seconds: int
     attach_seconds: int
+    patch: int
     peer_seconds: int
 
     def __init__(self, **values: object) -> None:
@@ -211,6 +218,28 @@ def load(path: str = PATH) -> Config:
         return parse(raw.decode(), path)
     except UnicodeDecodeError as error:
         raise BadConfig(path, [f"byte {error.start} is not UTF-8"]) from error
+
+
+def save(name: str, value: str, path: str = "") -> None:
+    """The node's configuration has this setting; everything else in it is as it was."""
+    path = path or PATH
+    try:
+        with open(path, encoding="utf-8") as file:
+            kept = [line for line in file.read().splitlines() if line.partition("=")[0].strip() != name]
+    except FileNotFoundError:
+        kept = []
+    replace(path, [*kept, f"{name} = {value}"])
+
+
+def replace(path: str, lines: list[str]) -> None:
+    """The file holds these lines, on disk; a power cut leaves the old file or the new one, whole."""
+    partial = f"{path}.new"
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write("".join(f"{line}\n" for line in lines))
+        os.fchmod(file.fileno(), 0o644)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
 
 
 def sample() -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zfsganeti import ganeti
-from zfsganeti.config import PATH
+from zfsganeti.config import PATH, replace, save
 from zfsganeti.datasets import CLUSTER, guard
 from zfsganeti.errors import BadInput, Foreign, Missing, Refused, Unavailable
 from zfsganeti.here import Here
@@ -256,12 +256,7 @@ def _mount_root(here: Here, arguments: dict[str, str]) -> None:
 
 def _configure_root(_here: Here, arguments: dict[str, str]) -> None:
     """Without this line, a node whose pool is not imported would look like one that never had anything to do with us."""
-    try:
-        with open(PATH, encoding="utf-8") as file:
-            kept = [line for line in file.read().splitlines() if line.partition("=")[0].strip() != "root"]
-    except FileNotFoundError:
-        kept = []
-    _replace(PATH, [*kept, f"root = {arguments['root']}"])
+    save("root", arguments["root"])
 
 
 def _list_path(_here: Here, arguments: dict[str, str]) -> None:
@@ -269,18 +264,7 @@ def _list_path(_here: Here, arguments: dict[str, str]) -> None:
     lines = _listed()
     if directory in lines:
         return
-    _replace(ganeti.STORAGE_PATHS, [*lines, directory])
-
-
-def _replace(path: str, lines: list[str]) -> None:
-    """The file holds these lines, on disk; a power cut leaves the old file or the new one, whole."""
-    partial = f"{path}.new"
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write("".join(f"{line}\n" for line in lines))
-        os.fchmod(file.fileno(), 0o644)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    replace(ganeti.STORAGE_PATHS, [*lines, directory])
 
 
 def _make_logs(_here: Here, _arguments: dict[str, str]) -> None:

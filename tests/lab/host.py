@@ -34,6 +34,7 @@ PACKAGES = {
     "zstd": "zstd",
     "bzip2": "bzip2",
     "xz": "xz-utils",
+    "lowdown": "lowdown",
 }
 
 

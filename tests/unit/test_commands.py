@@ -22,7 +22,8 @@ ARGUMENTS = {
     "disk swap": ["web1/0"],
     "disk fill": ["web1/0", "/srv"],
 }
-ALONE = ("image list", "trash list", "trash empty", "patch status", "patch apply", "patch revert")
+PATCH = ("status", "apply", "revert", "enable", "disable", "renew")
+ALONE = ("image list", "trash list", "trash empty", *(f"patch {verb}" for verb in PATCH))
 
 
 @pytest.mark.parametrize("words", NAMED)

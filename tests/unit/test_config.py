@@ -27,6 +27,7 @@ DEFAULTS = {
     "compression": "lz4",
     "busy_seconds": 30,
     "attach_seconds": 60,
+    "patch": 0,
     "peer_seconds": 120,
 }
 
@@ -135,3 +136,13 @@ def test_any_bytes_are_parsed_or_bad(tmp_path_factory: pytest.TempPathFactory, r
         config.load(str(path))
     except BadConfig as error:
         assert error.problems
+
+
+def test_a_setting_is_saved_and_the_rest_stays(tmp_path: Path) -> None:
+    path = tmp_path / "zfsganeti.conf"
+    config.save("patch", "1", str(path))
+    path.write_text("# ours\npatch = 0\nroot = tank/vm\n", encoding="utf-8")
+    config.save("patch", "1", str(path))
+    assert path.read_text(encoding="utf-8") == "# ours\nroot = tank/vm\npatch = 1\n"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert [entry.name for entry in tmp_path.iterdir()] == ["zfsganeti.conf"]

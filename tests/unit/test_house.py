@@ -11,7 +11,7 @@ import pytest
 
 HOUSE = Path(__file__).parents[2]
 LEVELS = {
-    **dict.fromkeys(("hooks", "extstorage", "cli", "osdefinition", "image_cli", "terminal", "answer"), 3),
+    **dict.fromkeys(("hooks", "extstorage", "cli", "osdefinition", "image_cli", "patch_cli", "terminal", "answer"), 3),
     **dict.fromkeys(
         (
             "here",

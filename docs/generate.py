@@ -1,0 +1,163 @@
+"""Man pages and shell completion out of what the program itself knows: its parser, its settings, its provider's parameters.
+
+A page is Markdown in this directory. Below a heading that is a command, such as `## image import`, its synopsis and options are put in
+from the parser; `@SETTINGS@` and `@PARAMETERS@` become the tables of the program. lowdown(1) makes roff of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from zfsganeti import __version__
+from zfsganeti.cli import parser
+from zfsganeti.config import SETTINGS
+from zfsganeti.contents import PARAMETERS
+from zfsganeti.links import LINKS
+
+HERE = Path(__file__).parent
+PAGES = sorted(HERE.glob("man/*.[1-8].md"))
+HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
+INSTANCE_WORDS = ("INSTANCE", "instance", "INSTANCE[/DISK]", "INSTANCE/DISK")
+NODE_WORDS = ("NODE", "node")
+
+
+def commands(top: argparse.ArgumentParser | None = None, words: tuple[str, ...] = ()) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Yield every command that can be typed, such as 'image import', with its parser."""
+    top = top or parser()
+    inner = [action for action in top._actions if isinstance(action, argparse._SubParsersAction)]
+    if not inner:
+        yield " ".join(words), top
+    for action in inner:
+        for name, below in action.choices.items():
+            yield from commands(below, (*words, name))
+
+
+# man pages
+
+
+def page(text: str) -> str:
+    """Return a page's Markdown with what the program knows put into it."""
+    known = dict(commands())
+    text = HEADING.sub(lambda found: _command(found[1], known[found[1]]) if found[1] in known else found[0], text)
+    for mark, made in (("@SETTINGS@", _settings), ("@PARAMETERS@", _parameters), ("@HOOKS@", _hooks)):
+        text = text.replace(mark, made())
+    return text
+
+
+def _command(name: str, made: argparse.ArgumentParser) -> str:
+    lines = [f"## {name}", "", _synopsis(made), ""]
+    for action in made._actions:
+        if isinstance(action, argparse._HelpAction) or action.help in (None, argparse.SUPPRESS):
+            continue
+        lines += [_naming(action), "", f":   {_sentence(str(action.help) % vars(action))}", ""]
+    if made.epilog:
+        lines += [f"Example: `{made.epilog.removeprefix('Example: ')}`", ""]
+    return "\n".join(lines)
+
+
+def _synopsis(made: argparse.ArgumentParser) -> str:
+    usage = made.format_usage().removeprefix("usage: ").replace(" [-h]", "")
+    return f"`{' '.join(usage.split())}`"
+
+
+def _naming(action: argparse.Action) -> str:
+    shown = action.metavar if isinstance(action.metavar, str) else action.dest.upper().replace("_", "-")
+    if not action.option_strings:
+        return f"*{shown if isinstance(action.metavar, str) else action.dest}*"
+    value = "" if action.nargs == 0 else f" *{shown}*"
+    return ", ".join(f"**{option}**" for option in action.option_strings) + value
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _settings() -> str:
+    lines = []
+    for setting in SETTINGS:
+        lines += [f"**{setting.name}** (default: {f'`{setting.default}`' if setting.default else 'empty'})", "", f":   {setting.help}", ""]
+    return "\n".join(lines)
+
+
+def _parameters() -> str:
+    lines = []
+    for name, (_parse, text) in PARAMETERS.items():
+        lines += [f"**{name}**", "", f":   {_sentence(text)}", ""]
+    return "\n".join(lines)
+
+
+def _hooks() -> str:
+    return ", ".join(f"*{link.rpartition('/')[0]}*" for link in sorted(LINKS)) + "\n"
+
+
+def write_pages(directory: Path) -> None:
+    """The directory has every page as roff."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for source in PAGES:
+        name, section, _md = source.name.rsplit(".", 2)
+        about = {"title": name.upper(), "section": section, "source": f"zfsganeti {__version__}", "volume": "zfsganeti"}
+        told = [word for key, value in about.items() for word in ("-M", f"{key}={value}")]
+        command = ["lowdown", "-s", "-Tman", "--out-no-smarty", "--parse-no-intraemph", *told]
+        done = subprocess.run(command, input=page(source.read_text(encoding="utf-8")), capture_output=True, text=True, check=True)
+        (directory / f"{name}.{section}").write_text(done.stdout, encoding="utf-8")
+
+
+# completion
+
+COMPLETION = """# bash completion for gnt-zfs, made from its parser
+_gnt_zfs_words() {
+  case "$1" in
+@CASES@
+  esac
+}
+
+_gnt_zfs() {
+  local current=${COMP_WORDS[COMP_CWORD]} path="" word index
+  COMPREPLY=()
+  for ((index = 1; index < COMP_CWORD; index++)); do
+    word=${COMP_WORDS[index]}
+    case " $(_gnt_zfs_words "$path") " in *" $word "*) [[ $word == -* ]] || path="${path:+$path }$word" ;; esac
+  done
+  local words
+  words=$(_gnt_zfs_words "$path")
+  case " $words " in *" @instances "*) words+=" $(cat /var/lib/ganeti/ssconf_instance_list 2>/dev/null)" ;; esac
+  case " $words " in *" @nodes "*) words+=" $(cat /var/lib/ganeti/ssconf_node_list 2>/dev/null)" ;; esac
+  mapfile -t COMPREPLY < <(compgen -W "$words" -X '@*' -- "$current")
+  [[ $current == */* || $current == .* ]] && compopt -o default
+}
+complete -F _gnt_zfs gnt-zfs
+"""
+
+
+def completion() -> str:
+    """Return a script by which bash completes commands, options, instances and nodes, without starting the program."""
+    found: dict[str, list[str]] = {"": []}
+    for name, made in commands():
+        words = name.split()
+        for depth in range(len(words)):
+            step = found.setdefault(" ".join(words[:depth]), [])
+            if words[depth] not in step:
+                step.append(words[depth])
+        found[name] = _words(made)
+    cases = "\n".join(f'    "{path}") echo "{" ".join(words)}" ;;' for path, words in sorted(found.items()))
+    return COMPLETION.replace("@CASES@", cases)
+
+
+def _words(made: argparse.ArgumentParser) -> list[str]:
+    words = [option for action in made._actions for option in action.option_strings if option.startswith("--")]
+    places = {str(action.metavar or action.dest) for action in made._actions if not action.option_strings}
+    return words + (["@instances"] if places & set(INSTANCE_WORDS) else []) + (["@nodes"] if places & set(NODE_WORDS) else [])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["completion"]:
+        sys.stdout.write(completion())
+    elif sys.argv[1:2] == ["man"] and len(sys.argv) == 3:
+        write_pages(Path(sys.argv[2]))
+    else:
+        raise SystemExit("usage: python3 -m docs.generate completion | man DIRECTORY")

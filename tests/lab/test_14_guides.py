@@ -1,0 +1,63 @@
+"""Getting started, word for word: two fresh machines, and what the guide says to type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .cluster import Cluster
+from .conftest import GENERATION
+from .machine import Machine
+from .product import ROOT
+from .test_13_package import build
+
+GUIDE = ROOT / "docs/getting-started.md"
+IMAGE = "qemu-img create -q -f qcow2 /root/debian-12.qcow2 2G && qemu-io -c 'write -P 7 1M 1M' /root/debian-12.qcow2 >/dev/null"
+LOOKED_UP = " --no-name-check --no-ip-check"  # as the guide says of Debian 12
+
+
+@pytest.fixture
+def fresh_machines() -> Iterator[list[Machine]]:
+    """Two machines as Debian's installer leaves them, with a disk to spare and each other's names."""
+    cluster = Cluster(GENERATION, "guide")
+    cluster.stop()
+    nodes = cluster.machines()[:2]
+    try:
+        cluster.begin(nodes)
+        yield nodes
+    finally:
+        cluster.stop()
+
+
+def typed() -> list[tuple[str, str]]:
+    blocks = re.findall(r"^```console\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [(line.partition("# ")[0], line.partition("# ")[2]) for block in blocks for line in block.splitlines()]
+
+
+def introduce(master: Machine, node: Machine) -> None:
+    """The master may log in without the password that a person would be asked for."""
+    node.run("cat >> /root/.ssh/authorized_keys", stdin=master.run("cat /root/.ssh/*.pub").encode())
+    master.run(f"ssh-keyscan {node.fqdn} >> /root/.ssh/known_hosts 2>/dev/null")
+
+
+@pytest.mark.on()
+def test_two_fresh_machines_become_a_cluster_with_an_instance_from_an_image(fresh_machines: list[Machine], tmp_path: Path) -> None:
+    nodes = {node.name: node for node in fresh_machines}
+    package = build(tmp_path)
+    for node in fresh_machines:
+        node.run(f"cat > /root/{package.name}", stdin=package.read_bytes())
+    nodes["node1"].run(IMAGE)
+    said = {}
+    for name, command in typed():
+        if command.startswith("gnt-node add"):
+            introduce(nodes["node1"], nodes["node2"])
+        more = LOOKED_UP if GENERATION == "bookworm" and command.startswith("gnt-instance add") else ""
+        said[command] = nodes[name].run(f"cd /root; {command}{more}")
+    assert len(said) > 15
+    assert "All is well on 2 nodes." in said["gnt-zfs check"]
+    assert "running" in nodes["node1"].run("gnt-instance list --no-headers -o status web1")
+    volume = nodes["node2"].run("ls /dev/zfsganeti").split()[0]
+    assert nodes["node2"].run(f"dd if=/dev/zfsganeti/{volume} bs=1M skip=1 count=1 status=none | tr -d '\\007' | wc -c").strip() == "0"

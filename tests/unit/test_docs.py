@@ -1,0 +1,84 @@
+"""Man pages and completion: every command and setting has its paragraph, and what is written of one that is not there is found."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from docs import generate
+from zfsganeti.config import SETTINGS
+from zfsganeti.contents import PARAMETERS
+from zfsganeti.extstorage import NAMES
+
+PAGE = (generate.HERE / "man/gnt-zfs.8.md").read_text(encoding="utf-8")
+COMMANDS = dict(generate.commands())
+
+
+def paragraphs(text: str) -> dict[str, str]:
+    """Return what stands under each heading of the second level."""
+    parts = re.split(r"^##? (.+)$", text, flags=re.MULTILINE)
+    return {title: body.strip() for title, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_paragraph(name: str) -> None:
+    assert len(paragraphs(PAGE).get(name, "")) > 30
+
+
+def test_no_paragraph_is_of_a_command_that_is_gone() -> None:
+    assert set(re.findall(r"^## (.+)$", PAGE, re.MULTILINE)) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example_that_can_be_parsed(name: str) -> None:
+    example = str(COMMANDS[name].epilog).removeprefix("Example: ").split()
+    assert example[0] == "gnt-zfs"
+    COMMANDS[name].parse_args(example[1 + len(name.split()) :])
+
+
+def options(made: argparse.ArgumentParser) -> list[argparse.Action]:
+    return [action for action in made._actions if action.option_strings and not isinstance(action, argparse._HelpAction)]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_says_what_it_is(name: str) -> None:
+    assert [action.dest for action in options(COMMANDS[name]) if not action.help] == []
+
+
+def test_the_page_has_what_the_parser_knows() -> None:
+    made = generate.page(PAGE)
+    assert "**--sha256**" in made
+    assert "`gnt-zfs trash restore [--as INSTANCE]" in made
+    assert "@" not in re.sub(r"@golden|\w@\w", "", made)
+
+
+def test_settings_parameters_and_verbs_are_all_there() -> None:
+    settings = generate.page((generate.HERE / "man/zfsganeti.conf.5.md").read_text(encoding="utf-8"))
+    assert [setting.name for setting in SETTINGS if f"**{setting.name}** (default" not in settings] == []
+    provider = generate.page((generate.HERE / "man/zfsganeti-extstorage.7.md").read_text(encoding="utf-8"))
+    assert [word for word in (*PARAMETERS, *NAMES) if f"**{word}**" not in provider] == []
+
+
+@pytest.mark.skipif(shutil.which("lowdown") is None, reason="lowdown is needed where the package is built only")
+def test_pages_are_roff_without_complaints(tmp_path: Path) -> None:
+    generate.write_pages(tmp_path)
+    assert len(list(tmp_path.iterdir())) == len(generate.PAGES) == 4
+    assert ".TH" in (tmp_path / "gnt-zfs.8").read_text(encoding="utf-8")
+
+
+def complete(*words: str) -> list[str]:
+    script = f"{generate.completion()}\nCOMP_WORDS=(gnt-zfs {' '.join(repr(word) for word in words)})\nCOMP_CWORD={len(words)}\n"
+    done = subprocess.run(["bash", "-c", script + '_gnt_zfs; printf "%s\\n" "${COMPREPLY[@]}"'], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_completion_knows_commands_verbs_and_options() -> None:
+    assert {"setup", "image", "trash"} <= set(complete(""))
+    assert complete("im") == ["image"]
+    assert complete("image", "re") == ["rename", "retire", "restore"]
+    assert complete("trash", "restore", "--as", "web1", "--d") == ["--dry-run"]

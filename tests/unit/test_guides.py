@@ -1,0 +1,38 @@
+"""The guides: what they quote is said by the program, what they tell to type can be parsed, what they link to is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from zfsganeti.cli import parser
+
+HOUSE = Path(__file__).parents[2]
+GUIDES = sorted((HOUSE / "docs").glob("*.md"))
+SAID = "\n".join(path.read_text(encoding="utf-8") for path in [*(HOUSE / "zfsganeti").glob("*.py"), *(HOUSE / "hooks").iterdir()])
+TYPED = [
+    (guide.name, line)
+    for guide in GUIDES
+    for line in re.findall(r"^node\d# (gnt-zfs .+)$", guide.read_text(encoding="utf-8"), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("row", re.findall(r"^\| (`.+?) \|", (HOUSE / "docs/troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE))
+def test_what_is_quoted_is_said(row: str) -> None:
+    for words in re.findall(r"`([^`]+)`", row):
+        assert words in SAID
+
+
+@pytest.mark.parametrize(("guide", "line"), TYPED)
+def test_what_is_to_be_typed_can_be_parsed(guide: str, line: str) -> None:
+    assert guide
+    parser().parse_args(shlex.split(line)[1:])
+
+
+@pytest.mark.parametrize("guide", [HOUSE / "README.md", *GUIDES], ids=lambda path: path.name)
+def test_links_lead_somewhere(guide: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", guide.read_text(encoding="utf-8")):
+        assert (guide.parent / target).exists(), target

@@ -1,0 +1,91 @@
+"""`gnt-zfs patch`: the optional patch of Ganeti's backend on this node."""
+
+from __future__ import annotations
+
+from zfsganeti import patch
+from zfsganeti.config import save
+from zfsganeti.errors import Missing, ZfsGanetiError, one_line
+from zfsganeti.node import run
+from zfsganeti.terminal import command, complain, print_json, say, table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from zfsganeti.here import Here
+
+
+def patch_parser(commands: Any) -> None:
+    made = commands.add_parser(
+        "patch",
+        help="the optional patch of Ganeti's backend on this node",
+        description="The optional patch of Ganeti's backend on this node; nothing here needs it, see the README of patches/.",
+    )
+    verbs = made.add_subparsers(metavar="VERB", required=True)
+    status = command(verbs, "status", _status, "show every installed series of Ganeti", "gnt-zfs patch status")
+    status.add_argument("--json", action="store_true", help="for programs")
+    for name, function, text in (
+        ("apply", _apply, "apply the patch, until the next upgrade of Ganeti"),
+        ("revert", _revert, "take the patch back"),
+        ("enable", _enable, "apply the patch, and again after every upgrade of Ganeti"),
+        ("disable", _disable, "take the patch back, and leave Ganeti alone from now on"),
+    ):
+        restarting = command(verbs, name, function, text, f"gnt-zfs patch {name} --restart")
+        restarting.add_argument("--restart", action="store_true", help="restart noded, which otherwise still runs the old code")
+    command(verbs, "renew", _renew, "apply the patch if it is enabled, as after an upgrade of Ganeti", "gnt-zfs patch renew")
+
+
+def _status(here: Here, options: argparse.Namespace) -> int:
+    found = patch.status()
+    if options.json:
+        rows = [{"series": one.series, "state": one.state, "running": one.running, "file": one.path} for one in found]
+        print_json({"enabled": bool(here.config.patch), "series": rows})
+        return 0
+    say(table(("SERIES", "STATE", "RUNNING", "FILE"), [(one.series, one.state, "yes" if one.running else "no", one.path) for one in found]))
+    say("It is enabled: applied again after every upgrade of Ganeti." if here.config.patch else "It is not enabled: gnt-zfs patch enable.")
+    return 0
+
+
+def _apply(_here: Here, options: argparse.Namespace) -> int:
+    say(str(patch.apply(run=run, restart=options.restart)))
+    return 0
+
+
+def _revert(here: Here, options: argparse.Namespace) -> int:
+    say(str(patch.revert(run=run, restart=options.restart)))
+    if here.config.patch:
+        say("It is still enabled, and comes back with the next upgrade: gnt-zfs patch disable.")
+    return 0
+
+
+def _enable(_here: Here, options: argparse.Namespace) -> int:
+    said = patch.apply(run=run, restart=options.restart)
+    save("patch", "1")
+    say(str(said))
+    return 0
+
+
+def _disable(_here: Here, options: argparse.Namespace) -> int:
+    save("patch", "0")
+    say(str(patch.revert(run=run, restart=options.restart)))
+    return 0
+
+
+def _renew(here: Here, _options: argparse.Namespace) -> int:
+    """A package's script comes here, whatever is installed: only a patch that is wanted and is not in is a failure."""
+    if not here.config.patch:
+        return 0
+    try:
+        if not any(one.state != patch.PATCHED for one in patch.status()):
+            return 0
+        outcome = patch.apply(run=run, restart=True)
+    except Missing:
+        return 0  # no Ganeti at the moment
+    except ZfsGanetiError as error:
+        complain(f"the patch of Ganeti's backend is enabled and does not apply any more: {one_line(error)}")
+        return error.exit_code
+    for line in outcome.skipped:
+        complain(line)
+    say(str(outcome))
+    return 0
