@@ -26,7 +26,12 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return patch.Outcome(("3.0",), (), (), patch.RESTARTED)
 
     monkeypatch.setattr(patch, "apply", apply)
-    monkeypatch.setattr(patch, "revert", lambda **_options: done.append("revert") or patch.Outcome((), (), (), patch.AS_IT_WAS))
+
+    def revert(**_options: object) -> patch.Outcome:
+        done.append("revert")
+        return patch.Outcome((), (), (), patch.AS_IT_WAS)
+
+    monkeypatch.setattr(patch, "revert", revert)
     return done
 
 
