@@ -81,6 +81,7 @@ class FakeZfs:
         self.reaper = Reaper(os.path.dirname(place))
         self.clock = 1_700_000_000
         self.available = 100 << 30
+        self.features = {"large_blocks": "active", "embedded_data": "active", "lz4_compress": "active", "zstd_compress": "enabled"}
         self.health, self.size, self.free = "ONLINE", 200 << 30, 100 << 30
         self._count = seed  # GUIDs of two pools differ when their seeds do
         self._mounted: list[Mounted] = []
@@ -120,7 +121,7 @@ class FakeZfs:
         return {name: {prop: facts.get(prop, "-") for prop in wanted} for name, facts in found.items()}
 
     def _facts(self, name: str, short: str, snapshot: Snapshot) -> dict[str, str]:
-        return {"guid": str(snapshot.number), "creation": str(snapshot.created), "clones": ",".join(self._clones(name, short))}
+        return {"guid": snapshot.guid, "creation": str(snapshot.created), "clones": ",".join(self._clones(name, short))}
 
     def pool(self, name: str) -> Pool:
         pool = name.split("/")[0]
@@ -202,7 +203,8 @@ class FakeZfs:
 
     @changing
     def _inherit(self, name: str, key: str) -> None:
-        self._must(check_dataset(name)).marks.pop(key, None)
+        filesystem = self._must(check_dataset(name))
+        (filesystem.marks if ":" in key else filesystem.properties).pop(key, None)
 
     @changing
     def destroy_snapshots(self, names: Iterable[str]) -> None:

@@ -70,8 +70,9 @@ PREFIX = "org.zfsganeti:"
 INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH = (
     PREFIX + word for word in ("instance", "volume", "cluster", "intent", "record", "restoring", "opened", "size", "image", "detach")
 )
-MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH)
-ASIDE, TRASH, COPIES, IMAGES, PARTIAL = ".aside", ".trash", ".copies", ".images", ".partial"
+MOVE, KEPT = PREFIX + "move", PREFIX + "kept"  # how far a move has come; that the trash does not give something up by itself
+MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH, MOVE, KEPT)
+ASIDE, TRASH, COPIES, IMAGES, PARTIAL, MOVING = ".aside", ".trash", ".copies", ".images", ".partial", ".moving"
 READY = "ready"  # the DETACH mark of a copy that is whole and takes the place of what it is a copy of
 OLD = "..old"  # after a name below .copies, where none can end so: what the copy has replaced
 DISK = "disk.raw"  # of an image, of a volume, and of a clone that an instance has not used yet
@@ -293,6 +294,8 @@ class Store:
         """
         existing = self.find(instance, CHOOSE)
         if existing is None:
+            if self.zfs.get(f"{self.root.name}/{MOVING}/{instance}") is not None:
+                raise Foreign(f"{instance} below {MOVING}", "comes from another node", f"gnt-zfs move --abort {instance} gives that up")
             self._check_way_is_free(instance)
         elif fresh:
             self._refuse_leftovers(instance, existing)

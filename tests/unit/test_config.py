@@ -27,6 +27,7 @@ DEFAULTS = {
     "compression": "lz4",
     "busy_seconds": 30,
     "attach_seconds": 60,
+    "ssh_cipher": "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr",
     "peer_seconds": 120,
 }
 

@@ -11,7 +11,7 @@ import pytest
 
 HOUSE = Path(__file__).parents[2]
 LEVELS = {
-    **dict.fromkeys(("hooks", "extstorage", "cli", "osdefinition", "image_cli", "terminal", "answer"), 3),
+    **dict.fromkeys(("hooks", "extstorage", "cli", "osdefinition", "image_cli", "move_cli", "terminal", "answer"), 3),
     **dict.fromkeys(
         (
             "here",
@@ -29,6 +29,11 @@ LEVELS = {
             "setup",
             "patch",
             "transfer",
+            "route",
+            "departure",
+            "arrival",
+            "move",
+            "leftovers",
             "independent",
         ),
         2,
