@@ -1,0 +1,342 @@
+"""Moves between fake nodes: what arrives, what is left, and that whatever is killed, the same command ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rig import Rig
+from zfsganeti import datasets, departure, move
+from zfsganeti.datasets import KEPT, MOVE
+from zfsganeti.errors import Busy, CommandFailed, Missing, Refused, ZfsGanetiError
+from zfsganeti.move import Move, Options, Result
+
+FILES = {"a.disk0": b"zero" * 300, "b.disk1": b"one" * 300}
+VOLUMES = {"u.ext.disk0": b"zero" * 300, "v.ext.disk1": b"one" * 300}
+DISKS = {"file": FILES, "ext": VOLUMES}
+KINDS = pytest.mark.parametrize("kind", list(DISKS))
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    monkeypatch.setattr(datasets, "LOCKS", str(tmp_path / "locks"))
+    monkeypatch.setattr(departure, "WAIT_SECONDS", 0.0)
+    made = Rig(tmp_path)
+    monkeypatch.setattr(move, "run", made.ganeti.gnt)
+    yield made
+
+
+def go(rig: Rig, target: str = "node2", name: str = "web1", said: list[str] | None = None, **options: object) -> Result:
+    told = said if said is not None else []
+    with move.alone(name):
+        one = Move(rig.master, name, target, Options(**options), told.append, lambda *_words: None)  # type: ignore[arg-type]
+        told += one.prepare()
+        return one.run()
+
+
+def arrived(rig: Rig, kind: str, source: str = "node1", target: str = "node2", *, up: bool = True) -> None:
+    """The instance runs on the target with its data, and nothing but an entry of the trash is left of the way."""
+    names = ["web1"] if kind == "file" else list(VOLUMES)
+    known = rig.ganeti.data["web1"]
+    assert (known["primary"], known["up"]) == (target, up)
+    assert rig.content("web1") == DISKS[kind]
+    there, left = rig.knots[target], rig.knots[source]
+    assert sorted(name for name in there.datasets() if not name.startswith(".trash")) == sorted([".moving", *names])
+    assert [name.split(":")[0] for name in left.datasets() if name not in (".trash", ".moving")] == [f".trash/{name}" for name in names]
+    for name in names:
+        state = there.fake.state()[f"zfs/vm/{name}"]
+        assert MOVE not in state["marks"]
+        assert state["properties"].get("readonly", "off") == "off"
+        assert state["properties"]["canmount"] == "on"
+        assert list(state["snapshots"]) == []
+    assert there.holds() == left.holds() == []
+    assert not any(MOVE in state["marks"] for knot in rig.knots.values() for state in knot.fake.state().values())
+
+
+@KINDS
+def test_a_running_instance_moves(rig: Rig, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    result = go(rig)
+    arrived(rig, kind)
+    assert result.down is not None
+    assert rig.ganeti.typed == ["shutdown web1", "modify --new-primary=node2 web1", "startup web1", "list --no-headers -o status,pnode web1"]
+
+
+@KINDS
+def test_a_stopped_instance_moves_and_stays_stopped(rig: Rig, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind], up=False)
+    assert go(rig).down is None
+    arrived(rig, kind, up=False)
+    assert rig.ganeti.typed == ["modify --new-primary=node2 web1"]
+
+
+@KINDS
+def test_what_is_written_meanwhile_arrives(rig: Rig, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", dict.fromkeys(DISKS[kind], b"old" * 400))
+
+    def write(who: str, verb: str) -> None:
+        if (who, verb) == ("ganeti", "shutdown"):
+            for disk, content in DISKS[kind].items():
+                rig.ganeti.write("web1", disk, content)
+
+    rig.before = write
+    said: list[str] = []
+    result = go(rig, said=said)
+    arrived(rig, kind)
+    assert len(result.passes) == 2
+
+
+def test_snapshots_of_others_go_along(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", {"a.disk0": b"first" * 200})
+    here = rig.knots["node1"]
+    here.fake.snapshot(["zfs/vm/web1@autosnap_1"])
+    for disk, content in FILES.items():
+        Path(rig.ganeti.path("web1", disk)).write_bytes(content)
+    here.fake.snapshot(["zfs/vm/web1@autosnap_2"])
+    go(rig)
+    there = rig.knots["node2"].fake.state()["zfs/vm/web1"]
+    assert list(there["snapshots"]) == ["autosnap_1", "autosnap_2"]
+    assert there["snapshots"]["autosnap_1"] == {"a.disk0": b"first" * 200}
+    assert {snap.name: snap.guid for snap in rig.knots["node2"].net.snapshots("zfs/vm/web1")} == {
+        snap.name: snap.guid
+        for snap in here.net.snapshots(f"zfs/vm/{next(name for name in here.datasets() if name.startswith('.trash/'))}")
+        if snap.name.startswith("autosnap")
+    }
+
+
+def test_what_is_set_on_a_dataset_goes_along(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    rig.knots["node1"].fake.set("zfs/vm/web1", {"recordsize": "16384", "com.sun:auto-snapshot": "false"})
+    go(rig)
+    found = rig.knots["node2"].fake.local("zfs/vm/web1")
+    assert (found["recordsize"], found["com.sun:auto-snapshot"]) == ("16384", "false")
+
+
+@KINDS
+def test_there_and_back_again(rig: Rig, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    go(rig)
+    go(rig, "node1")
+    assert rig.content("web1") == DISKS[kind]
+    assert rig.ganeti.data["web1"]["up"]
+
+
+@KINDS
+def test_a_kept_source_does_not_expire(rig: Rig, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    go(rig, keep=True)
+    here = rig.knots["node1"]
+    here.fake.clock += 400 * 86400
+    assert here.trash.give_up() == ([], [])
+    assert all(entry.kept and KEPT in here.marks(f".trash/{entry.entry}") for entry in here.trash.entries())
+
+
+@KINDS
+def test_sent_ahead_only(rig: Rig, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    go(rig, presync_only=True)
+    assert rig.ganeti.typed == []
+    assert rig.ganeti.data["web1"]["primary"] == "node1"
+    assert len(rig.knots["node1"].holds()) == len(rig.knots["node2"].holds()) == (1 if kind == "file" else 2)
+    sent = rig.knots["node1"].net.sent
+    sent.clear()
+    go(rig)
+    arrived(rig, kind)
+    assert len(sent) == 2 * len(rig.knots["node1"].trash.entries())
+    assert all("-i" in command for command in sent)
+
+
+def test_no_start(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    go(rig, start=False)
+    arrived(rig, "file", up=False)
+
+
+# what goes wrong
+
+
+@KINDS
+@pytest.mark.parametrize("fails", ["shutdown", "modify"])
+def test_what_ganeti_refuses_before_the_switch_leaves_the_instance_running(rig: Rig, kind: str, fails: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    rig.ganeti.fails.add(fails)
+    with pytest.raises(CommandFailed, match="denied by a test"):
+        go(rig)
+    assert (rig.ganeti.data["web1"]["primary"], rig.ganeti.data["web1"]["up"]) == ("node1", True)
+    assert rig.content("web1") == DISKS[kind]
+    rig.ganeti.fails.clear()
+    go(rig)
+    arrived(rig, kind)
+
+
+@KINDS
+def test_a_target_that_goes_away_before_the_switch_leaves_the_instance_running(rig: Rig, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+
+    def before(who: str, verb: str) -> None:
+        if verb == "move-ready":
+            rig.knots["node2"].away = True
+
+    rig.before = before
+    said: list[str] = []
+    with pytest.raises(ZfsGanetiError, match="cannot be reached"):
+        go(rig, said=said)
+    assert (rig.ganeti.data["web1"]["primary"], rig.ganeti.data["web1"]["up"]) == ("node1", True)
+    assert said[-1] == "web1: node2: cannot be reached (no route to host): starting it again on node1"
+    rig.before = lambda _who, _verb: None
+    rig.knots["node2"].away = False
+    go(rig)
+    arrived(rig, kind)
+
+
+def test_a_disk_in_use_is_not_fenced(rig: Rig) -> None:
+    rig.ganeti.add("web1", "ext", "node1", VOLUMES)
+    rig.knots["node1"].loop.users.add("v.ext.disk1")
+    rig.ganeti.fails.add("nothing")
+
+    def before(who: str, verb: str) -> None:
+        if (who, verb) == ("ganeti", "shutdown"):
+            rig.ganeti.data["web1"]["up"] = False
+            rig.ganeti.data["web1"]["kind"] = "ext"
+
+    rig.before = before
+    with pytest.raises(Busy, match="in use by process kvm"):
+        go(rig)
+    for name in VOLUMES:
+        assert rig.knots["node1"].fake.local(f"zfs/vm/{name}").get("readonly", "off") == "off"
+
+
+def test_a_start_in_the_middle_lifts_the_fence_and_what_it_writes_arrives(rig: Rig) -> None:
+    """Whoever starts and stops the instance between the last delta and the switch is not lost."""
+    rig.ganeti.add("web1", "file", "node1", dict.fromkeys(FILES, b"old" * 400))
+    once = [True]
+
+    def before(who: str, verb: str) -> None:
+        if (who, verb) == ("ganeti", "modify") and once.pop() if once else False:
+            rig.ganeti.gnt("gnt-instance", "startup", "web1")
+            for disk, content in FILES.items():
+                rig.ganeti.write("web1", disk, content)
+            rig.ganeti.gnt("gnt-instance", "shutdown", "web1")
+
+    rig.before = before
+    said: list[str] = []
+    go(rig, said=said)
+    assert "web1: web1 is not fenced any more, sending that too" in said
+    arrived(rig, "file")
+
+
+def test_two_administrators(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    with move.alone("web1"):
+        assert move.at_work() == {"web1"}
+        with pytest.raises(Busy, match="^web1: is being moved by another gnt-zfs move: wait for that$"):
+            go(rig)
+    assert move.at_work() == set()
+
+
+# whoever dies
+
+
+class Died(BaseException):
+    """The mover is gone, without a word."""
+
+
+def died(rig: Rig, point: int) -> bool:
+    """The mover dies before the `point`-th thing that it asks of anybody; tell whether it got there."""
+    count = [0]
+
+    def before(_who: str, _verb: str) -> None:
+        count[0] += 1
+        if count[0] >= point:
+            raise Died
+
+    rig.before = before
+    try:
+        go(rig)
+    except Died:
+        return True
+    finally:
+        rig.before = lambda _who, _verb: None
+    return False
+
+
+def points() -> Iterator[int]:
+    yield from range(1, 40)
+
+
+def rigs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> Iterator[tuple[int, Rig]]:
+    for point in points():
+        made = Rig(tmp_path / str(point))
+        monkeypatch.setattr(move, "run", made.ganeti.gnt)
+        made.ganeti.add("web1", kind, "node1", DISKS[kind])
+        if not died(made, point):
+            assert point > 10
+            return
+        yield point, made
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "LOCKS", str(tmp_path / "locks"))
+    monkeypatch.setattr(departure, "WAIT_SECONDS", 0.0)
+
+
+@KINDS
+@pytest.mark.usefixtures("quick")
+def test_wherever_the_mover_dies_the_same_command_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    for _point, rig in rigs(tmp_path, monkeypatch, kind):
+        try:
+            go(rig)
+        except Refused as error:
+            assert "is on node2 already" in str(error)  # noqa: PT017
+        arrived(rig, kind)
+
+
+@KINDS
+@pytest.mark.usefixtures("quick")
+def test_wherever_the_mover_dies_the_instance_starts_where_ganeti_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    for point, rig in rigs(tmp_path, monkeypatch, kind):
+        if not rig.ganeti.data["web1"]["up"]:
+            rig.ganeti.gnt("gnt-instance", "startup", "web1")
+        assert rig.content("web1") == DISKS[kind], f"killed at point {point}"
+        disk = next(iter(DISKS[kind]))
+        rig.ganeti.write("web1", disk, b"new" * 400)
+        try:
+            go(rig)
+        except Refused as error:
+            assert "is on node2 already" in str(error)  # noqa: PT017
+        assert rig.ganeti.data["web1"] == {**rig.ganeti.data["web1"], "primary": "node2", "up": True}
+        assert rig.content("web1") == {**DISKS[kind], disk: b"new" * 400}, f"killed at point {point}"
+
+
+@KINDS
+@pytest.mark.usefixtures("quick")
+def test_wherever_the_mover_dies_before_the_switch_abort_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    names = ["web1"] if kind == "file" else list(VOLUMES)
+    for point, rig in rigs(tmp_path, monkeypatch, kind):
+        switched = rig.ganeti.data["web1"]["primary"] == "node2"
+        try:
+            move.abort(rig.master, "web1", lambda _text: None)
+        except Refused as error:
+            assert switched  # noqa: PT017
+            assert "is on node2 already: gnt-zfs move web1 node2 ends that" in str(error)  # noqa: PT017
+            continue
+        if switched:
+            continue
+        assert rig.ganeti.data["web1"]["up"], f"killed at point {point}"
+        assert rig.content("web1") == DISKS[kind]
+        assert sorted(rig.knots["node1"].datasets()) == names
+        assert rig.knots["node2"].datasets() in ([], [".moving"])
+        assert rig.knots["node1"].holds() == []
+        for name in names:
+            assert MOVE not in rig.knots["node1"].marks(name)
+            assert rig.knots["node1"].fake.state()[f"zfs/vm/{name}"]["snapshots"] == {}
+
+
+def test_nothing_of_a_gone_instance(rig: Rig) -> None:
+    with pytest.raises(Missing, match="instance web9"):
+        go(rig, name="web9")
