@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,7 +64,8 @@ class Knot(Here):
         self.rig.before(peer, verb)
         if other.away:
             raise Unavailable(peer, "cannot be reached (no route to host)")
-        said = json.loads(json.dumps(answer(other, verb, json.dumps(request))))
+        with self.rig.turn:
+            said = json.loads(json.dumps(answer(other, verb, json.dumps(request))))
         if "error" in said:
             raise PeerFailed(peer, said["error"], said["code"])
         return said["answer"]
@@ -81,7 +83,8 @@ class Knot(Here):
             if self.away:
                 return {"error": f"{self.node}: cannot be reached", "code": 3}
             try:
-                return {"answer": transfer.receive(self, request, descriptor)}
+                with self.rig.turn:
+                    return {"answer": transfer.receive(self, request, descriptor)}
             except ZfsGanetiError as error:
                 return {"error": str(error), "code": error.exit_code}
 
@@ -234,6 +237,7 @@ class Rig:
         self.asked: list[tuple[str, str]] = []
         self.before: Callable[[str, str], None] = lambda _who, _verb: None
         self.ganeti = FakeGaneti(self)
+        self.turn = threading.RLock()  # the fakes, unlike ZFS, are not made for several at once
         self.knots = {name: Knot(self, name, 10000 * number) for number, name in enumerate(NODES, 1)}
         for knot in self.knots.values():
             knot.net.doors = {name: other.door_of() for name, other in self.knots.items()}

@@ -12,6 +12,7 @@ from zfsganeti.datasets import (
     INTENT,
     KEPT,
     MARKS,
+    MOVE,
     OPENED,
     RECORD,
     RESTORING,
@@ -280,7 +281,7 @@ class Trash:
             self._drop_fresh(instance, existing, [new for _old, new in renames])
         with contextlib.suppress(OSError):
             os.rmdir(store.home(instance))
-        self.zfs.clear(found.dataset.name, [mark for mark in (KEPT,) if mark in found.dataset.marks])
+        self.zfs.clear(found.dataset.name, [mark for mark in (KEPT, MOVE) if mark in found.dataset.marks])
         self.zfs.set(found.dataset.name, {**store.marks(instance), RESTORING: instance})
         self.zfs.rename(found.dataset.name, store.name(instance))
         store.bring_home(instance)

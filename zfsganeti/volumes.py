@@ -369,7 +369,7 @@ class Volumes:
         if existing is not None:
             self.destroy(volume)
         self.zfs.set(dataset.name, self.marks(volume))
-        self.zfs.clear(dataset.name, [mark for mark in (KEPT,) if mark in dataset.marks])
+        self.zfs.clear(dataset.name, [mark for mark in (KEPT, MOVE) if mark in dataset.marks])
         self.zfs.rename(dataset.name, self.name(volume))
         self.store.unmount_elsewhere(self.name(volume), self.home(volume))
         with contextlib.suppress(OSError):

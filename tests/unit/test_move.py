@@ -12,6 +12,7 @@ from zfsganeti import datasets, departure, move
 from zfsganeti.datasets import KEPT, MOVE
 from zfsganeti.errors import Busy, CommandFailed, Missing, Refused, ZfsGanetiError
 from zfsganeti.move import Move, Options, Result
+from zfsganeti.route import LEFT
 
 FILES = {"a.disk0": b"zero" * 300, "b.disk1": b"one" * 300}
 VOLUMES = {"u.ext.disk0": b"zero" * 300, "v.ext.disk1": b"one" * 300}
@@ -52,7 +53,9 @@ def arrived(rig: Rig, kind: str, source: str = "node1", target: str = "node2", *
         assert state["properties"]["canmount"] == "on"
         assert list(state["snapshots"]) == []
     assert there.holds() == left.holds() == []
-    assert not any(MOVE in state["marks"] for knot in rig.knots.values() for state in knot.fake.state().values())
+    for knot in rig.knots.values():
+        for name, state in knot.fake.state().items():
+            assert MOVE not in state["marks"] or ("/.trash/" in name and LEFT in state["marks"][MOVE])
 
 
 @KINDS
