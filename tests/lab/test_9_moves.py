@@ -32,7 +32,8 @@ def runs(lab: Lab, name: str, node: str) -> bool:
 
 
 def move(lab: Lab, words: str) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = json.loads(lab.run(f"gnt-zfs move --yes --json {words} 2>/tmp/move.log || {{ cat /tmp/move.log >&2; false; }}"))
+    said = lab.run(f"gnt-zfs move --yes --json {words} 2>/tmp/move.log || {{ cat /tmp/move.log >&2; false; }}")
+    found: list[dict[str, object]] = json.loads(said)
     return found
 
 
@@ -50,7 +51,7 @@ def test_running_instances_move_with_all_that_they_have(lab: Lab) -> None:
     lab.add("web1", disks=("64M", "32M"))
     sums = lab.fill("web1")
     lab.run("gnt-instance start web1")
-    lab.node2.run("zfs snapshot zfs/vm/web1@autosnap_1; zfs set com.sun:auto-snapshot=false zfs/vm/web1; zfs set recordsize=16k zfs/vm/web1")
+    lab.node2.run("cd /; zfs snapshot zfs/vm/web1@autosnap_1; zfs set com.sun:auto-snapshot=false recordsize=16k zfs/vm/web1")
     lab.node2.run(f"echo more > {DIRECTORY}/web1/note; zfs snapshot zfs/vm/web1@autosnap_2")
     before = snapshots(lab, "web1", "node2")
 

@@ -40,6 +40,6 @@ def test_wherever_a_node_dies_the_same_command_ends_it(
         try:
             go(rig)
         except Refused as error:
-            assert "is on node2 already" in str(error)  # noqa: PT017
+            assert "is on node2 already" in str(error)
         arrived(rig, kind)
     assert point > 20

@@ -191,7 +191,7 @@ def target(**changes: Any) -> dict[str, Any]:
     return {**found, "problem": changes.pop("problem", ""), "stores": {"": {**store, **changes}}}
 
 
-CLONE = {"origin": "zfs/vm/.images/debian-12@golden", "origin_guid": "77", "of_image": True, "used": GIB}
+CLONE: dict[str, Any] = {"origin": "zfs/vm/.images/debian-12@golden", "origin_guid": "77", "of_image": True, "used": GIB}
 LACKS = {**FEATURES, "zstd_compress": "disabled"}
 OLD = {name: state for name, state in FEATURES.items() if name != "zstd_compress"}
 PLACED = {"dataset": "tank/vm/web1", "ours": True, "instance": "web1", "used": GIB, "move": ""}
