@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.rig import Rig
-from zfsganeti import datasets, departure, move
+from zfsganeti import arrival, datasets, departure, move
+from zfsganeti.cli import parser
 from zfsganeti.datasets import KEPT, MOVE
-from zfsganeti.errors import Busy, CommandFailed, Missing, Refused, ZfsGanetiError
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.move import Move, Options, Result
-from zfsganeti.route import LEFT
+from zfsganeti.route import LEASE_SECONDS, LEFT
 
 FILES = {"a.disk0": b"zero" * 300, "b.disk1": b"one" * 300}
 VOLUMES = {"u.ext.disk0": b"zero" * 300, "v.ext.disk1": b"one" * 300}
@@ -336,3 +338,86 @@ def test_wherever_the_mover_dies_before_the_switch_abort_goes_back(tmp_path: Pat
 def test_nothing_of_a_gone_instance(rig: Rig) -> None:
     with pytest.raises(Missing, match="instance web9"):
         go(rig, name="web9")
+
+
+# many
+
+
+def test_a_node_is_emptied(rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    rig.ganeti.add("web1", "file", "node2", FILES)
+    rig.ganeti.add("web2", "ext", "node2", VOLUMES, up=False)
+    rig.ganeti.add("web3", "file", "node2", {"c.disk0": b"three"})
+    rig.knots["node2"].fake.set("zfs/vm/web3", {"org.zfsganeti:detach": "1"})
+    rig.knots["node1"].fake.available = 90 << 30
+    options = parser().parse_args(["move", "--from", "node2", "--parallel", "1", "--yes"])
+    monkeypatch.setattr(rig.master, "is_master", lambda: True)
+    assert options.run(rig.master, options) == Busy.exit_code
+    said = capsys.readouterr()
+    assert {name: known["primary"] for name, known in rig.ganeti.data.items()} == {"web1": "node3", "web2": "node3", "web3": "node2"}
+    assert "gnt-zfs: web3 on node2: is becoming independent of an image: gnt-zfs detach --wait web3 first" in said.err
+    table = [line.split() for line in said.out.splitlines()[-4:]]
+    assert table[0] == ["INSTANCE", "FROM", "TO", "SENT", "DOWN", "RESULT"]
+    assert [row[:3] for row in table[1:]] == [["web1", "node2", "node3"], ["web2", "node2", "node3"], ["web3", "node2", "node3"]]
+    assert [row[-1] for row in table[1:3]] == ["moved", "moved"]
+    assert table[2][4] == "-"
+
+
+def test_what_is_typed_wrongly(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rig.master, "is_master", lambda: True)
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    for words, error, text in (
+        (["web1"], BadInput, "say INSTANCE and NODE"),
+        (["web1", "node9"], Missing, "node node9 does not exist: the cluster has node1, node2, node3"),
+        (["web1", "node1"], Refused, "web1: is on node1 already"),
+        (["--abort", "web1", "node2"], BadInput, "say INSTANCE alone"),
+        (["--from", "node1", "node1"], BadInput, "is to be emptied and cannot take anything"),
+    ):
+        options = parser().parse_args(["move", "--yes", *words])
+        with pytest.raises(error, match=text):
+            options.run(rig.master, options)
+    monkeypatch.setattr(rig.master, "is_master", lambda: False)
+    with pytest.raises(Unavailable, match="works on the master node only, which is node1"):
+        options.run(rig.master, options)
+
+
+def test_a_dry_run_changes_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(rig.master, "is_master", lambda: True)
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    before = {name: knot.fake.state() for name, knot in rig.knots.items()}
+    options = parser().parse_args(["move", "--dry-run", "web1", "node2"])
+    assert options.run(rig.master, options) == 0
+    assert {name: knot.fake.state() for name, knot in rig.knots.items()} == before
+    assert "web1 (file) goes from node1 to node2: 1 dataset" in capsys.readouterr().out
+
+
+def test_too_long_a_downtime_stops_before_the_shutdown(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    with pytest.raises(Refused, match=r"would be down for about \d+ s, longer than --max-downtime 1: nothing was stopped"):
+        go(rig, longest=1.0)
+    assert rig.ganeti.typed == []
+
+
+def test_a_volume_that_is_fenced_is_not_attached(rig: Rig) -> None:
+    rig.ganeti.add("web1", "ext", "node1", VOLUMES)
+    rig.ganeti.gnt("gnt-instance", "shutdown", "web1")
+    here = rig.knots["node1"]
+    rig.master.call("node1", "move-begin", datasets=list(VOLUMES), to="node2", phase="presync", ran=True)
+    rig.master.call("node1", "move-fence", datasets=list(VOLUMES))
+    with pytest.raises(Busy, match="is fenced, node2 is about to have it: gnt-zfs move web1 node2 goes on, gnt-zfs move --abort web1 goes"):
+        here.volumes.attach("u.ext.disk0")
+    rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    assert rig.content("web1") == VOLUMES
+
+
+def test_leases_that_have_ended_hold_nothing(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    go(rig, presync_only=True)
+    for node in ("node1", "node2"):
+        knot = rig.knots[node]
+        assert len(knot.holds()) == 1
+        arrival.release_expired(knot, time.time())
+        assert len(knot.holds()) == 1
+        arrival.release_expired(knot, time.time() + LEASE_SECONDS + 1)
+        assert knot.holds() == []
+    go(rig)
+    arrived(rig, "file")
