@@ -113,6 +113,7 @@ class FakeGaneti:
         self.rig = rig
         self.data: dict[str, dict[str, Any]] = {}
         self.typed: list[str] = []
+        self.memory = 1000  # MiB free on every node
         self.fails: set[str] = set()  # verbs that fail before they do anything
 
     def instances(self) -> dict[str, Instance]:
@@ -177,6 +178,10 @@ class FakeGaneti:
     def gnt(self, *words: str, seconds: float = 0, stdin: str = "") -> str:  # noqa: ARG002
         """What gnt-instance does."""
         verb, name = words[1], words[-1]
+        if words[0] == "gnt-node":
+            return f"{self.memory}\n"
+        if "be/maxmem" in words:
+            return "128\n"
         self.typed.append(" ".join(words[1:]))
         self.rig.before("ganeti", verb)
         if verb in self.fails:

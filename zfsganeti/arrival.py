@@ -269,6 +269,19 @@ def drop(here: Here, request: dict[str, Any]) -> Any:
         transfer.receive_abort(here, {"kind": "moving", "name": name, "datastore": place.here.datastore})
 
 
+def trim(here: Here, request: dict[str, Any]) -> Any:
+    """Snapshots that others took of what has come are gone: it is nobody's yet, and nothing can come after them."""
+    snapshots = request.get("snapshots")
+    if not isinstance(snapshots, list) or not all(isinstance(short, str) for short in snapshots):
+        raise BadInput("request: snapshots must be a list of names")
+    place = Arriving(here, request)
+    with place.alone():
+        if place.coming() is None:
+            raise Missing(f"{place.name} below {MOVING} on this node")
+        place.forget()
+        place.zfs.destroy_snapshots([f"{place.partial}@{short}" for short in snapshots])
+
+
 def settle(here: Here, instance: str, names: Sequence[str]) -> None:
     """What a mover that is gone has left to land has landed, if the source says that nobody has written there since; else Refused."""
     places = {name: arriving(here, name) for name in names}

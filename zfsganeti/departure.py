@@ -14,7 +14,7 @@ from typing import Any
 
 from zfsganeti.arrival import names_of, release, texts_of
 from zfsganeti.datasets import DETACH, DISK, IMAGE, IMAGES, INSTANCE, INTENT, KEPT, MARKS, MOVE, OPENED, PREFIX, VOLUME, locked
-from zfsganeti.errors import BadInput, Busy, Missing, Unavailable, ZfsGanetiError, one_line
+from zfsganeti.errors import BadInput, Busy, Missing, Refused, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 from zfsganeti.node import PeerFailed
@@ -27,12 +27,13 @@ from zfsganeti.route import (
     SETTINGS,
     STOPPING,
     Leaving,
+    Trim,
     is_pass,
     next_pass,
     next_step,
     tag_until,
 )
-from zfsganeti.streams import send_command
+from zfsganeti.streams import CHANGED, send_command
 from zfsganeti.transfer import ATTEMPTS, GO_ON, Abandon, Full, Incremental, Nothing, Push, Resume, find, snaps_of
 from zfsganeti.zfs import Dataset
 
@@ -165,6 +166,9 @@ class Shipment(Push):
                 failures += 1
                 self._patiently("receive-abort")
                 continue
+            if isinstance(step, Trim):
+                self._patiently("move-trim", snapshots=list(step.snapshots))
+                continue
             self.wanted = find(self.source, short)
             self._hold(short)
             if not self._sent(step, state["available"]):
@@ -190,21 +194,23 @@ class Shipment(Push):
             "origin": self.origin_guid if isinstance(step, Full) else "",
         }
 
-    def _patiently(self, verb: str) -> Any:
+    def _patiently(self, verb: str, **request: Any) -> Any:
         """Ask the peer; while one that was cut off is still being received there, wait for its end."""
         while True:
             try:
-                return self._ask(verb)
+                return self._ask(verb, **request)
             except PeerFailed as error:
                 if error.exit_code != Busy.exit_code or time.monotonic() > self.patience:
                     raise
             time.sleep(1)
 
     def _sent(self, step: Step, available: int) -> bool:
-        """The stream is received, or another one was there first and one is to look again; False for a rest that cannot be sent."""
+        """The stream is received, or another one was there first and one is to look again; False when what has come is of no use."""
         try:
             return self._send(step, available)
         except PeerFailed as error:
+            if error.exit_code == Refused.exit_code and CHANGED in error.text:
+                return False
             if error.exit_code != Busy.exit_code or time.monotonic() > self.patience:
                 raise
         time.sleep(1)

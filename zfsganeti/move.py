@@ -17,7 +17,7 @@ from typing import Any
 
 from zfsganeti import datasets, ganeti
 from zfsganeti.disks import datasets_of, find_instance
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
 from zfsganeti.node import run
 from zfsganeti.route import FENCED, LEFT, PRESYNC, STOPPING, Coming, Leaving, Pass, Plan, choose_target, downtime, go_on, make_plan
@@ -146,7 +146,17 @@ class Move:
         self.plan = make_plan(self.name, self.instance.template, source, target, running=self.ran, full=self.options.full)
         self.embedded = self.plan.embedded
         self._remember([Leaving.parse(facts["move"]) for facts in known.values()])
+        self._check_memory()
         return self.plan.sentences()
+
+    def _check_memory(self) -> None:
+        """An instance that is to run on the target finds the memory for it, as far as Ganeti knows now."""
+        if not self.ran or not self.options.start or self.options.presync_only:
+            return
+        needed = run("gnt-instance", "list", "--units=m", "--no-headers", "-o", "be/maxmem", self.name, seconds=GANETI_SECONDS).strip()
+        free = run("gnt-node", "list", "--units=m", "--no-headers", "-o", "mfree", self.target, seconds=GANETI_SECONDS).strip()
+        if needed.isdigit() and free.isdigit() and int(needed) > int(free):
+            raise NoSpace(f"memory of {self.target} for {self.name}", int(needed) << 20, int(free) << 20, "--no-start moves it all the same")
 
     def _remember(self, marks: Sequence[Leaving | None]) -> None:
         """An instance that a mover before has stopped is to run again."""

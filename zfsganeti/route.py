@@ -120,9 +120,16 @@ def next_pass(ours: str, shorts: Sequence[str]) -> str:
 # what is sent next
 
 
+@dataclass(frozen=True)
+class Trim:
+    """Snapshots that others took of what has come, and that nothing can come after, are to go."""
+
+    snapshots: tuple[str, ...]
+
+
 def next_step(
     source: Sequence[Snap], target: Sequence[Snap] | None, wanted: str, *, token: str = "", token_guid: str = ""
-) -> tuple[Step, str]:
+) -> tuple[Step | Trim, str]:
     """Return the next step towards a target that has every snapshot of the source up to `wanted`, and the snapshot it brings.
 
     The first one is sent as a whole, or as what it changed of the origin of its dataset.
@@ -141,11 +148,15 @@ def next_step(
         return (Resume(token), resumed) if resumed else (Abandon(), "")
     if target is None:
         return Full(), history[0].name
-    newest = max(target, key=lambda snap: snap.createtxg).guid if target else ""
-    base = next((index for index, snap in enumerate(history) if snap.guid == newest), None)
-    if base is None:
+    common = [index for index, snap in enumerate(history) if snap.guid in there]
+    if not common:
         return Abandon(), ""
-    return Incremental(history[base].name), history[base + 1].name
+    base = history[common[-1]]
+    placed = next(snap.createtxg for snap in target if snap.guid == base.guid)
+    strange = tuple(snap.name for snap in target if snap.createtxg > placed)
+    if strange:
+        return Trim(strange), ""
+    return Incremental(base.name), history[common[-1] + 1].name
 
 
 # another pass

@@ -25,6 +25,7 @@ QUERY_SECONDS = 60
 COPY_SECONDS = 600  # without a byte
 FLAGS = ("-L", "-e")  # large blocks and embedded data, in every stream
 PROPERTIES = {"canmount": "noauto", "readonly": "on"}  # what a receive may set, with our user properties
+CHANGED = "was changed since the snapshot that both nodes have"
 PREFIX = "org.zfsganeti:"
 TOKEN = re.compile(r"\d+-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+")
 LINE_LIMIT = 32 << 10  # a request's line; less than what an empty pipe holds
@@ -246,7 +247,7 @@ def receive_error(target: str, status: int, said: str) -> ZfsGanetiError:
     first = next((line.strip() for line in said.splitlines() if line.strip()), "")
     what = f"dataset {target}"
     if "has been modified" in said or "most recent snapshot" in said:
-        return Refused(what, "was changed since the snapshot that both nodes have", "nothing was overwritten")
+        return Refused(what, CHANGED, "nothing was overwritten")
     if "destination" in said and "exists" in said:
         return Refused(what, "exists already")
     if "busy" in said:

@@ -35,8 +35,10 @@ def said(found: dict[str, Any], primary: str = "node1", busy: set[str] | None = 
 @pytest.mark.parametrize("phase", [STOPPING, FENCED])
 def test_a_fence_that_nobody_lifts(where: str, phase: str) -> None:
     stopped = f"web1 was stopped for a move to node2 that has not ended: {ON}, gnt-zfs move --abort web1 or a start of it goes back"
-    assert said(facts("node1", **{where: [leaving(phase, 3600)]})) == [stopped]
-    assert said(facts("node1", **{where: [leaving(phase, 60)]})) == []  # perhaps it is at work
+    old: dict[str, Any] = {where: [leaving(phase, 3600)]}
+    assert said(facts("node1", **old)) == [stopped]
+    young: dict[str, Any] = {where: [leaving(phase, 60)]}
+    assert said(facts("node1", **young)) == []  # perhaps it is at work
     known: dict[str, Any] = {"minutes": 0, where: [leaving(phase, 60)]}  # on the master, which knows what is at work
     assert said(facts("node1", **known)) == [stopped]
     assert said(facts("node1", **known), busy={"web1"}) == []

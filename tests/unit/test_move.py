@@ -12,7 +12,7 @@ from tests.rig import Rig
 from zfsganeti import arrival, datasets, departure, move
 from zfsganeti.cli import parser
 from zfsganeti.datasets import KEPT, MOVE
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.move import Move, Options, Result
 from zfsganeti.route import LEASE_SECONDS, LEFT
 
@@ -110,6 +110,26 @@ def test_snapshots_of_others_go_along(rig: Rig) -> None:
         for snap in here.net.snapshots(f"zfs/vm/{next(name for name in here.datasets() if name.startswith('.trash/'))}")
         if snap.name.startswith("autosnap")
     }
+
+
+def test_what_others_snapshot_on_the_way_does_not_matter(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    go(rig, presync_only=True)
+    rig.knots["node2"].fake.snapshot(["zfs/vm/.moving/web1@autosnap_there"])
+    sent = rig.knots["node1"].net.sent
+    sent.clear()
+    go(rig)
+    arrived(rig, "file")
+    assert all("-i" in command for command in sent)
+
+
+def test_what_was_changed_on_the_way_is_sent_anew(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    go(rig, presync_only=True)
+    there = rig.knots["node2"].fake
+    Path(there._must("zfs/vm/.moving/web1").files, "a.disk0").write_bytes(b"by hand")
+    go(rig)
+    arrived(rig, "file")
 
 
 def test_what_is_set_on_a_dataset_goes_along(rig: Rig) -> None:
@@ -395,6 +415,14 @@ def test_too_long_a_downtime_stops_before_the_shutdown(rig: Rig) -> None:
     with pytest.raises(Refused, match=r"would be down for about \d+ s, longer than --max-downtime 1: nothing was stopped"):
         go(rig, longest=1.0)
     assert rig.ganeti.typed == []
+
+
+def test_too_little_memory_is_said_before_the_first_byte(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    rig.ganeti.memory = 100
+    with pytest.raises(NoSpace, match="^memory of node2 for web1: 128M asked for, 100M available: --no-start moves it all the same$"):
+        go(rig)
+    assert rig.knots["node2"].datasets() == []
 
 
 def test_a_volume_that_is_fenced_is_not_attached(rig: Rig) -> None:

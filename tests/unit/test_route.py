@@ -15,6 +15,7 @@ from zfsganeti.route import (
     Coming,
     Leaving,
     Pass,
+    Trim,
     check_guids,
     choose_target,
     downtime,
@@ -75,7 +76,9 @@ def snaps(guids: str, first: int = 1) -> list[Snap]:
         ("a", "x", Abandon(), ""),
         ("a", "d", Abandon(), ""),
         ("", None, Abandon(), ""),
-        ("ax", None, Abandon(), ""),
+        ("ax", None, Trim(("sx",)), ""),
+        ("axy", None, Trim(("sx", "sy")), ""),
+        ("xa", None, Incremental("sa"), "sb"),
         ("x", None, Abandon(), ""),
     ],
 )
@@ -114,6 +117,10 @@ def test_every_history_arrives_whole_however_often_the_line_breaks(
         whole = turn >= len(breaks) or breaks[turn]
         if isinstance(step, Abandon):
             have, half, began_anew = None, "", True
+            continue
+        if isinstance(step, Trim):
+            assert not half
+            have = [guid for guid in have or [] if f"s{guid}" not in step.snapshots]
             continue
         if isinstance(step, Full):
             assert (have, half, short) == (None, "", f"s{history[0]}")
