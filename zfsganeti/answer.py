@@ -403,7 +403,7 @@ VERBS: dict[str, Verb] = {
     "setup-apply": _setup_apply,
     **{name: _transfer(name) for name in ("receive", "receive-state", "receive-done", "receive-abort")},
     "move-send": _move_send,
-    **{f"move-{name}": _move("departure", name) for name in ("begin", "fence", "check", "values", "abort", "leave")},
+    **{f"move-{name}": _move("departure", name) for name in ("begin", "fence", "check", "abort", "leave")},
     **{f"move-{name}": _move("arrival", name) for name in ("ready", "land", "drop", "trim")},
     "move-lift": _move("departure", "unfence"),
     "move-source": _move("departure", "facts"),

@@ -82,14 +82,21 @@ class Arriving(Place):
         origin = find_origin(self.here, guid) if guid and self.zfs.get(self.partial) is None else ""
         return receive_command(self.partial, {**PROPERTIES, **self.mark(), MOVE: mark.pack()}, origin=origin)
 
-    def received(self) -> None:
-        """What came last is held for as long as a lease lasts, what it replaces is not, and passes before the last one are gone."""
+    def received(self, request: Mapping[str, Any]) -> Any:
+        """What came last is held for as long as a lease lasts, what it replaces is not, and passes before the last one are gone.
+
+        If that is all, what has come says that it is ready. The sender is told the GUID that is there now.
+        """
         snaps = self.streams.snapshots(self.partial)
         tag = tag_until(time.time())
         self.streams.hold(f"{self.partial}@{snaps[-1].name}", tag)
         release(self.streams, self.partial, keep=(snaps[-1].name, tag))
         old = [f"{self.partial}@{snap.name}" for snap in snaps[:-1] if is_pass(self.zfs.ours, snap.name)]
         self.zfs.destroy_snapshots(old)
+        ready = request.get("ready")
+        if isinstance(ready, dict):
+            self.make_ready(str(ready.get("guid")), _checked(ready.get("values")), snaps[-1].guid)
+        return {"newest": snaps[-1].guid}
 
     def forget(self) -> None:
         self.coming()
@@ -97,15 +104,12 @@ class Arriving(Place):
 
     # landing
 
-    def make_ready(self, guid: str, values: Mapping[str, str]) -> None:
+    def make_ready(self, guid: str, values: Mapping[str, str], newest: str) -> None:
         """What has come is what the source was fenced with, has what was set there, and says so."""
         found = self.coming()
         if found is None:
             raise Missing(f"{self.name} below {MOVING} on this node")
-        snaps = self.streams.snapshots(self.partial)
-        check_guids(self.what, {self.name: guid}, {self.name: snaps[-1].guid if snaps else ""})
-        if self.token():
-            raise Busy(self.what, "is being received")
+        check_guids(self.what, {self.name: guid}, {self.name: newest})
         _dataset, mark = found
         ready = Coming(mark.source, mark.instance, int(time.time()) + LEASE_SECONDS, guid)
         self.zfs.set(self.partial, {**values, **self.mark(), MOVE: ready.pack()})
@@ -235,7 +239,10 @@ def ready(here: Here, request: dict[str, Any]) -> Any:
         values = _checked(given.get(name))
         place = arriving(here, name)
         with place.alone():
-            place.make_ready(guid, values)
+            snaps = place.streams.snapshots(place.partial)
+            if place.token():
+                raise Busy(place.what, "is being received")
+            place.make_ready(guid, values, snaps[-1].guid if snaps else "")
 
 
 def _checked(values: object) -> dict[str, str]:

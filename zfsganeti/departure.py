@@ -147,13 +147,18 @@ class Shipment(Push):
         self.origin, self.origin_guid = "", ""
         self.embedded = request.get("embedded") is not False
         self.seconds = STALL_SECONDS
+        self.known = texts_of(request, "known").get(name, "") if request.get("known") else ""
+        self.values: dict[str, str] | None = None  # for the last pass: what the dataset has set on itself
+        self.room = 1 << 62  # what the peer cannot take it says itself
         self.patience = time.monotonic() + WAIT_SECONDS
 
     def ship(self) -> str:
         """The peer has every snapshot up to the last one; return that one's GUID as the peer has it."""
-        failures = 0
+        failures, state = 0, self._assumed(self.known)
         while failures < ATTEMPTS:
-            state = self._patiently("receive-state")
+            asked = state is None
+            if state is None:
+                state = self._patiently("receive-state")
             token = str(state["token"])
             resumable = self.here.streams.resumable(token) if token else None
             partial = None if state["partial"] is None else snaps_of(state["partial"])
@@ -161,20 +166,32 @@ class Shipment(Push):
                 self.source, partial, self.last.name, token=token, token_guid=resumable.guid if resumable else ""
             )
             if isinstance(step, Nothing):
+                self._make_ready()
                 return self.last.guid
             if isinstance(step, Abandon):
                 failures += 1
                 self._patiently("receive-abort")
-                continue
-            if isinstance(step, Trim):
+            elif isinstance(step, Trim):
                 self._patiently("move-trim", snapshots=list(step.snapshots))
-                continue
-            self.wanted = find(self.source, short)
-            self._hold(short)
-            if not self._sent(step, state["available"]):
-                failures += 1
-                self._patiently("receive-abort")
+            else:
+                self.wanted, self.answer = find(self.source, short), None
+                self._hold(short)
+                if not self._sent(step, state["available"], asked):
+                    failures += 1
+                    self._patiently("receive-abort")
+            state = self._assumed(self.answer["newest"] if self.answer else "")
         raise Unavailable(self.what, f"is not there after {ATTEMPTS} attempts", GO_ON)
+
+    def _assumed(self, newest: str) -> dict[str, Any] | None:
+        """Return what the peer would say of itself if asked, from what it has said last; None when it must be asked."""
+        if not any(snap.guid == newest for snap in self.source):
+            return None
+        return {"partial": [["", newest, 0]], "token": "", "available": self.room}
+
+    def _make_ready(self) -> None:
+        """What is there says that it is all; it does so by itself unless the answer to the last stream was lost."""
+        if self.values is not None and not self.answer:
+            self.here.call(self.peer, "move-ready", guids={self.name: self.last.guid}, values={self.name: self.values})
 
     def _hold(self, short: str) -> None:
         """What is being sent, and what it comes after, stays here for as long as a lease lasts: others may prune snapshots."""
@@ -192,6 +209,7 @@ class Shipment(Push):
             "source": self.here.node,
             "instance": self.instance,
             "origin": self.origin_guid if isinstance(step, Full) else "",
+            "ready": {"guid": self.last.guid, "values": self.values} if self.values is not None and self.wanted is self.last else None,
         }
 
     def _patiently(self, verb: str, **request: Any) -> Any:
@@ -204,11 +222,13 @@ class Shipment(Push):
                     raise
             time.sleep(1)
 
-    def _sent(self, step: Step, available: int) -> bool:
+    def _sent(self, step: Step, available: int, asked: bool) -> bool:
         """The stream is received, or another one was there first and one is to look again; False when what has come is of no use."""
         try:
             return self._send(step, available)
         except PeerFailed as error:
+            if not asked:
+                return True  # it is not any more what it said to be
             if error.exit_code == Refused.exit_code and CHANGED in error.text:
                 return False
             if error.exit_code != Busy.exit_code or time.monotonic() > self.patience:
@@ -220,7 +240,8 @@ class Shipment(Push):
 def send(here: Here, request: dict[str, Any], tell: Tell) -> Any:
     """The target has what the instance's datasets hold at this moment; return each one's last snapshot, its GUID, and the bytes moved.
 
-    All of them are snapshot in one moment, and sent side by side. Passes before are gone here once this one is there.
+    All of them are snapshot in one moment, and sent side by side. Passes before are gone here once this one is there. The last pass
+    fences them first, and makes what has come ready to land.
     """
     instance, peer = check_name(str(request.get("instance"))), str(request.get("target"))
     if peer not in here.ssconf.nodes or peer == here.node:
@@ -230,17 +251,22 @@ def send(here: Here, request: dict[str, Any], tell: Tell) -> Any:
     if not isinstance(limit, int) or limit < 0:
         raise BadInput("request: limit must be a number of bytes")
     with locked(f".move.{instance}", seconds=WAIT_SECONDS, what=f"move of {instance}"):
+        if request.get("last") is True:
+            fence(here, request)
         datasets = {name: get(here.place_of(name), name) for name in names}
         short = _snapshot(here, datasets)
         jobs = {name: _shipment(here, peer, name, dataset, short, request) for name, dataset in datasets.items()}
-        for job in jobs.values():
+        for name, job in jobs.items():
+            if request.get("last") is True:
+                job.values = _values(here.place_of(name), job.dataset)
             job.limit = limit // len(jobs) if limit else 0
         began = time.monotonic()
         guids = _ship(jobs, tell)
         seconds = time.monotonic() - began
-        for name, job in jobs.items():
+        written = 0
+        for name, job in jobs.items() if request.get("last") is not True else ():
             _forget_passes(here.place_of(name), job.dataset, short)
-        written = sum(here.place_of(name).streams.written_since(job.dataset, short) for name, job in jobs.items())
+            written += here.place_of(name).streams.written_since(job.dataset, short)
     return {"guids": guids, "moved": sum(job.moved for job in jobs.values()), "seconds": seconds, "written": written}
 
 
@@ -383,18 +409,13 @@ def _broken(place: Here, name: str, guid: str) -> str:
     return f"{written} bytes were written to {name} since" if written else ""
 
 
-def values(here: Here, request: dict[str, Any]) -> Any:
-    """Return what each dataset has set on itself and takes along."""
-    found = {}
-    for name in names_of(request):
-        place = here.place_of(name)
-        local = place.zfs.local(get(place, name).name)
-        found[name] = {
-            key: value
-            for key, value in local.items()
-            if key in SETTINGS or key in (INSTANCE, VOLUME, OPENED) or (":" in key and not key.startswith(PREFIX) and value.isprintable())
-        }
-    return found
+def _values(place: Here, dataset: str) -> dict[str, str]:
+    """Return what a dataset has set on itself and takes along."""
+    return {
+        key: value
+        for key, value in place.zfs.local(dataset).items()
+        if key in SETTINGS or key in (INSTANCE, VOLUME, OPENED) or (":" in key and not key.startswith(PREFIX) and value.isprintable())
+    }
 
 
 # the ends

@@ -116,6 +116,7 @@ class Move:
         self.plan: Plan | None = None
         self.stores = dict.fromkeys(self.names, "")  # each dataset's datastore
         self.embedded = True
+        self.known: dict[str, str] = {}  # the GUIDs that the target has told
         self.ran = self.instance.admin_state == "up"
 
     def _node(self, name: str) -> str:
@@ -156,7 +157,8 @@ class Move:
         needed = run("gnt-instance", "list", "--units=m", "--no-headers", "-o", "be/maxmem", self.name, seconds=GANETI_SECONDS).strip()
         free = run("gnt-node", "list", "--units=m", "--no-headers", "-o", "mfree", self.target, seconds=GANETI_SECONDS).strip()
         if needed.isdigit() and free.isdigit() and int(needed) > int(free):
-            raise NoSpace(f"memory of {self.target} for {self.name}", int(needed) << 20, int(free) << 20, "--no-start moves it all the same")
+            way_out = "--no-start moves it all the same"
+            raise NoSpace(f"memory of {self.target} for {self.name}", int(needed) << 20, int(free) << 20, way_out)
 
     def _remember(self, marks: Sequence[Leaving | None]) -> None:
         """An instance that a mover before has stopped is to run again."""
@@ -214,7 +216,7 @@ class Move:
                 "nothing was stopped, try when it writes less",
             )
 
-    def _pass(self) -> tuple[Pass, int, dict[str, str]]:
+    def _pass(self, *, last: bool = False) -> tuple[Pass, int, dict[str, str]]:
         """What the datasets hold now is on the target; return the pass, what was written since, and the GUIDs that the target has."""
         number = len(self.result.passes) + 1
 
@@ -232,8 +234,11 @@ class Move:
             limit=self.options.limit,
             full=self.options.full,
             embedded=self.embedded,
+            known=self.known,
+            last=last,
         )
         one = Pass(int(said["moved"]), float(said["seconds"]))
+        self.known = dict(said["guids"])
         self.result.passes.append(one)
         self.result.moved += one.moved
         return one, int(said["written"]), dict(said["guids"])
@@ -271,10 +276,7 @@ class Move:
 
     def _fence_and_send(self) -> dict[str, str]:
         """Nobody can write on the source, and the target has all of it and says so; return the GUIDs."""
-        self.here.call(self.source, "move-fence", datasets=self.names)
-        _one, _written, guids = self._pass()
-        values = self.here.call(self.source, "move-values", datasets=self.names)
-        self.here.call(self.target, "move-ready", guids=guids, values=values)
+        _one, _written, guids = self._pass(last=True)
         return guids
 
     def _go_back(self, stopped: bool, error: BaseException) -> None:
@@ -326,12 +328,13 @@ class Move:
         except CommandFailed as error:
             why = f"is on {self.target} and does not start ({error.reason})"
             raise Refused(self.name, why, f"gnt-instance startup {self.name}") from error
+        ended = time.monotonic()
         state = _state(self.name)
         if state != ["running", self.target]:
             why = f"was started on {self.target} and does not run ({' '.join(state)})"
             raise Refused(self.name, why, f"gnt-instance console {self.name}")
         if began is not None:
-            self.result.down = time.monotonic() - began
+            self.result.down = ended - began
             self.say(f"{self.name}: runs on {self.target}, it was down for {self.result.down:.1f} s")
 
     def _give_up_source(self) -> None:

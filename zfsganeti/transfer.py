@@ -131,6 +131,7 @@ class Push:
         self.limit, self.seconds = 0, float(STALL_SECONDS)
         self.datastore = here.datastore
         self.moved, self.total = 0, 0
+        self.answer: Any = None  # the peer's, to the last stream
 
     def run(self) -> Pushed:
         """The peer has the snapshot in its place, with its GUID and its marks."""
@@ -190,7 +191,7 @@ class Push:
                 limit=self.limit,
                 seconds=self.seconds,
             )
-            read_answer(self.peer, done)
+            self.answer = read_answer(self.peer, done)
         except CommandFailed as error:
             if self.moved > begin:
                 raise Unavailable(self.what, f"{error.command} ended before its stream did ({error.reason})", GO_ON) from error
@@ -339,8 +340,8 @@ class Place:
         """Return the command that receives the stream."""
         return receive_command(self.partial, {**PROPERTIES, **self.mark()})
 
-    def received(self) -> None:
-        """A stream has come, whole."""
+    def received(self, _request: Mapping[str, Any]) -> Any:
+        """A stream has come, whole; return what the sender is told."""
 
     def forget(self) -> None:
         """Nothing of ours keeps what was received."""
@@ -384,7 +385,7 @@ def receive(here: Here, request: dict[str, Any], descriptor: int = STREAM) -> An
         if place.token() != request.get("token"):  # a stream was made for it as it was when we were asked for the state
             raise Busy(place.what, "has changed since the stream was begun", GO_ON)
         place.streams.receive(place.command(request), descriptor, seconds=seconds)
-        place.received()
+        return place.received(request)
 
 
 def receive_done(here: Here, request: dict[str, Any]) -> Any:

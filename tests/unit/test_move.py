@@ -123,6 +123,20 @@ def test_what_others_snapshot_on_the_way_does_not_matter(rig: Rig) -> None:
     assert all("-i" in command for command in sent)
 
 
+def test_what_others_snapshot_between_two_passes_does_not_matter(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+
+    def before(who: str, verb: str) -> None:
+        if (who, verb) == ("ganeti", "shutdown"):
+            rig.knots["node1"].fake.snapshot(["zfs/vm/web1@autosnap_here"])
+            rig.knots["node2"].fake.snapshot(["zfs/vm/.moving/web1@autosnap_there"])
+
+    rig.before = before
+    go(rig)
+    assert list(rig.knots["node2"].fake.state()["zfs/vm/web1"]["snapshots"]) == ["autosnap_here"]
+    assert "receive-abort" not in {verb for _who, verb in rig.asked}
+
+
 def test_what_was_changed_on_the_way_is_sent_anew(rig: Rig) -> None:
     rig.ganeti.add("web1", "file", "node1", FILES)
     go(rig, presync_only=True)
@@ -201,8 +215,8 @@ def test_what_ganeti_refuses_before_the_switch_leaves_the_instance_running(rig: 
 def test_a_target_that_goes_away_before_the_switch_leaves_the_instance_running(rig: Rig, kind: str) -> None:
     rig.ganeti.add("web1", kind, "node1", DISKS[kind])
 
-    def before(_who: str, verb: str) -> None:
-        if verb == "move-ready":
+    def before(who: str, verb: str) -> None:
+        if (who, verb) == ("ganeti", "shutdown"):
             rig.knots["node2"].away = True
 
     rig.before = before
