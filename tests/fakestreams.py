@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tests.fakezfs import FakeZfs, Filesystem, Snapshot, read_files
 from zfsganeti.errors import BadInput, CommandFailed, Missing, Unavailable
-from zfsganeti.names import check_dataset
+from zfsganeti.names import check_dataset, check_snapshot
 from zfsganeti.process import Done
-from zfsganeti.streams import Resumable, Snap, Streams, check_token, receive_command, receive_error, send_command
+from zfsganeti.streams import Resumable, Snap, Streams, _check_tag, check_token, receive_command, receive_error, send_command
 
 Door = Callable[[str, dict[str, Any], int], dict[str, Any]]  # a peer's answer to a verb with a stream behind it
 MODIFIED = "destination has been modified\nsince most recent snapshot"
@@ -43,6 +43,44 @@ class FakeStreams(Streams):
         except (BadInput, CommandFailed):
             return None
 
+    def holds(self, dataset: str) -> dict[str, list[str]]:
+        found = self.fake._must(check_dataset(dataset)).snapshots.items()
+        return {short: sorted(snapshot.holds) for short, snapshot in found if snapshot.holds}
+
+    def hold(self, snapshot: str, tag: str) -> None:
+        self.fake.reaper.point()
+        self._snapshot(snapshot).holds.add(_check_tag(tag))
+        self.fake.reaper.point()
+
+    def release(self, snapshot: str, tag: str) -> None:
+        self.fake.reaper.point()
+        self._snapshot(snapshot).holds.discard(_check_tag(tag))
+        self.fake.reaper.point()
+
+    def _snapshot(self, name: str) -> Snapshot:
+        dataset, _at, short = check_snapshot(name).partition("@")
+        found = self.fake._must(dataset).snapshots.get(short)
+        if found is None:
+            raise Missing(f"dataset {name}")
+        return found
+
+    def written_since(self, dataset: str, short: str) -> int:
+        before = self._snapshot(f"{dataset}@{short}").files
+        now = read_files(self.fake._must(dataset).files)
+        return sum(len(content) for name, content in now.items() if content != before.get(name)) + len(before.keys() - now.keys())
+
+    def values(self, dataset: str, properties: Sequence[str]) -> dict[str, str]:
+        known = {"encryption": "off", "keystatus": "-"}
+        if "@" in dataset:
+            known = {"guid": self._snapshot(dataset).guid}
+        else:
+            known |= self.fake._must(check_dataset(dataset)).properties
+        return {name: known[name] for name in properties if name in known}
+
+    def features(self, pool: str) -> dict[str, str]:
+        self.fake._must(pool.split("/")[0])
+        return dict(self.fake.features)
+
     def abort(self, dataset: str) -> None:
         filesystem = self.fake._must(check_dataset(dataset))
         if not filesystem.token:
@@ -60,7 +98,10 @@ class FakeStreams(Streams):
             return self._head({"resume": int(offset, 16)}) + self._body(str(int(guid, 16)))[int(offset, 16) :]
         dataset, short = send[-1].split("@")
         snapshot = self.fake._must(dataset).snapshots[short]
-        base = self.fake._must(dataset).snapshots[send[send.index("-i") + 1].split("@")[1]].guid if "-i" in send else ""
+        base = ""
+        if "-i" in send:
+            other, _at, before = send[send.index("-i") + 1].partition("@")
+            base = self.fake._must(other or dataset).snapshots[before].guid
         return self._head({"from": base, "guid": snapshot.guid, "name": short}) + self._body(snapshot.guid)
 
     @staticmethod
@@ -130,23 +171,28 @@ class FakeStreams(Streams):
                 raise receive_error(target, 1, "cannot receive resume stream: kernel state differs")
             guid, name = str(int(filesystem.token.split("-")[1], 16)), bytes.fromhex(filesystem.token.split("-")[3]).decode()
         else:
-            filesystem = self._begin(target, filesystem, words["from"])
+            origin = next((word.removeprefix("origin=") for word in command if word.startswith("origin=")), "")
+            filesystem = self._begin(target, filesystem, words["from"], origin)
             guid, name = words["guid"], words["name"]
         options = [command[index + 1].partition("=") for index, word in enumerate(command) if word == "-o"]
         filesystem.marks.update({key: value for key, _is, value in options if ":" in key})
-        filesystem.properties.update({key: value for key, _is, value in options if ":" not in key})
+        filesystem.properties.update({key: value for key, _is, value in options if ":" not in key and key != "origin"})
         filesystem.half += body
         if not filesystem.half.endswith(b"END"):
             filesystem.token = f"1-{int(guid):x}-{len(filesystem.half):x}-{name.encode().hex()}"
             raise receive_error(target, 1, "cannot receive new filesystem stream: checksum mismatch or incomplete stream.\nPartially ...\n")
         self._finish(filesystem, guid, name)
 
-    def _begin(self, target: str, filesystem: Filesystem | None, base: str) -> Filesystem:
+    def _begin(self, target: str, filesystem: Filesystem | None, base: str, origin: str) -> Filesystem:
         """A filesystem that a new stream goes into."""
         if filesystem is None:
-            if target.rpartition("/")[0] not in self.fake._filesystems or base:
+            if target.rpartition("/")[0] not in self.fake._filesystems or (base and not origin):
                 raise Missing(f"dataset {target}")
+            if origin and base and self._snapshot(origin).guid != base:
+                raise receive_error(target, 1, "cannot receive: local origin for clone does not exist")
             self.fake._add(target, {}, {})
+            if origin:
+                self.fake._must(target).origin = (self.fake._must(origin.partition("@")[0]), origin.partition("@")[2])
             return self.fake._must(target)
         if not base:
             raise receive_error(target, 1, f"cannot receive new filesystem stream: destination '{target}' exists\nmust specify -F")

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tests.killing import EVENTS, Reaper, writes
-from zfsganeti.datasets import FS_IMMUTABLE_FL, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, guard, is_guarded
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, ZfsGanetiError
 from zfsganeti.mounts import Mount
 from zfsganeti.names import check_dataset, check_snapshot
+from zfsganeti.roots import FS_IMMUTABLE_FL, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, guard, is_guarded
 from zfsganeti.zfs import VALIDATORS, Dataset, Pool, encode
 
 Arguments = ParamSpec("Arguments")
@@ -87,6 +87,7 @@ class FakeZfs:
         self.clock = 1_700_000_000
         self.available = 100 << 30
         self.others = 0  # bytes that are used without a file of ours
+        self.features = {"large_blocks": "active", "embedded_data": "active", "lz4_compress": "active", "zstd_compress": "enabled"}
         self.health, self.size, self.free = "ONLINE", 200 << 30, 100 << 30
         self._count = seed  # GUIDs of two pools differ when their seeds do
         self._mounted: list[Mounted] = []
@@ -132,7 +133,7 @@ class FakeZfs:
         return found
 
     def _facts(self, name: str, short: str, snapshot: Snapshot) -> dict[str, str]:
-        return {"guid": str(snapshot.number), "creation": str(snapshot.created), "clones": ",".join(self._clones(name, short))}
+        return {"guid": snapshot.guid, "creation": str(snapshot.created), "clones": ",".join(self._clones(name, short))}
 
     def pool(self, name: str) -> Pool:
         pool = name.split("/")[0]
@@ -222,7 +223,8 @@ class FakeZfs:
 
     @changing
     def _inherit(self, name: str, key: str) -> None:
-        self._must(check_dataset(name)).marks.pop(key, None)
+        filesystem = self._must(check_dataset(name))
+        (filesystem.marks if ":" in key else filesystem.properties).pop(key, None)
 
     @changing
     def destroy_snapshots(self, names: Iterable[str]) -> None:

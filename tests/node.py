@@ -10,7 +10,8 @@ from typing import Any
 
 from tests.fakezfs import FakeZfs, read_files
 from zfsganeti.config import Config
-from zfsganeti.datasets import CLUSTER, INSTANCE, Root, Store
+from zfsganeti.datasets import CLUSTER, INSTANCE, Store
+from zfsganeti.roots import Root
 from zfsganeti.trash import Trash
 
 CLUSTER_NAME = "cluster.example.com"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from zfsganeti.datasets import ABSORB_LIMIT, INTENT, TRASH, locked
 from zfsganeti.errors import BadInput, Busy, Missing, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
@@ -360,7 +363,56 @@ def _transfer(name: str) -> Verb:
     return verb
 
 
-STREAMED = ("receive",)  # what follows the request's line is a stream, which the verb reads itself
+def _move(room: str, name: str) -> Verb:
+    """Return a verb of a move's source or target."""
+
+    def verb(here: Here, request: dict[str, Any]) -> Any:
+        from importlib import import_module
+
+        return getattr(import_module(f"zfsganeti.{room}"), name)(here, request)
+
+    return verb
+
+
+def _move_send(here: Here, request: dict[str, Any]) -> Any:
+    """What is told goes out line by line; when the end of who has asked is seen, or nothing of it for a minute, so is ours."""
+    import json
+    import select
+    import threading
+
+    from zfsganeti import departure
+    from zfsganeti.here import LISTEN_SECONDS
+    from zfsganeti.process import BEAT_SECONDS
+
+    over = threading.Event()
+
+    def tell(told: dict[str, Any]) -> None:
+        sys.stdout.write(json.dumps({"told": told}) + "\n")  # at once, or what two threads tell would mix
+        sys.stdout.flush()
+
+    def heed() -> None:
+        while select.select([0], [], [], LISTEN_SECONDS)[0] and os.read(0, 4096):
+            pass
+        os._exit(130)  # streams break off, and can be resumed
+
+    def beat() -> None:
+        while not over.wait(BEAT_SECONDS):
+            try:
+                tell({})
+            except OSError:
+                os._exit(130)
+
+    threading.Thread(target=heed, daemon=True).start()
+    beating = threading.Thread(target=beat, daemon=True)
+    beating.start()
+    try:
+        return departure.send(here, request, tell)
+    finally:
+        over.set()
+        beating.join()
+
+
+STREAMED = ("receive", "move-send")  # what follows the request's line is read by the verb itself
 VERBS: dict[str, Verb] = {
     "report": _report,
     "aside": _aside,
@@ -400,6 +452,12 @@ VERBS: dict[str, Verb] = {
     "setup-facts": _setup_facts,
     "setup-apply": _setup_apply,
     **{name: _transfer(name) for name in ("receive", "receive-state", "receive-done", "receive-abort")},
+    "move-send": _move_send,
+    **{f"move-{name}": _move("departure", name) for name in ("begin", "fence", "check", "abort", "leave")},
+    **{f"move-{name}": _move("arrival", name) for name in ("ready", "land", "drop", "trim")},
+    "move-lift": _move("departure", "unfence"),
+    "move-source": _move("departure", "facts"),
+    "move-target": _move("arrival", "facts"),
 }
 
 

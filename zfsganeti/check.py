@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zfsganeti import __version__, ganeti
-from zfsganeti.datasets import INSTANCE, INTENT, MARKS, VOLUME, parse_intent
+from zfsganeti.datasets import INSTANCE, INTENT, MARKS, MOVE, VOLUME, parse_intent
 from zfsganeti.errors import BadInput, Missing, ZfsGanetiError, human, one_line
 from zfsganeti.files import plain_files
 from zfsganeti.here import Here
@@ -58,6 +58,7 @@ def report(here: Here) -> dict[str, Any]:
         "trash": [],
         "copies": [],
         "readonly": False,
+        "moving": [],
         "pool": None,
         "pools": [],  # of datastores
         "patch_problem": patch_problem(),
@@ -65,7 +66,7 @@ def report(here: Here) -> dict[str, Any]:
         "warn_free": here.config.warn_free,
         "leftover_minutes": here.config.leftover_minutes,
     }
-    from zfsganeti import placement
+    from zfsganeti import arrival, placement
 
     try:
         facts["root"] = here.root.name
@@ -80,6 +81,7 @@ def report(here: Here) -> dict[str, Any]:
             for entry in place.trash.entries()
         ]
         facts["copies"] = sorted(name for place in here.places() for name in place.independent.begun())
+        facts["moving"] = arrival.report(here)
         facts["pools"] = [_pool(place) for place in here.places()[1:]]
     except ZfsGanetiError as error:
         facts["root_problem"] = one_line(error)
@@ -138,6 +140,7 @@ def _datasets(here: Here) -> list[dict[str, Any]]:
                 "home": at == home,
                 "aside": at == aside,
                 "intent": dataset.marks.get(INTENT, ""),
+                "move": dataset.marks.get(MOVE, ""),
                 "used": dataset.used,
                 "referenced": dataset.referenced,
                 "created": dataset.creation,
@@ -164,10 +167,16 @@ def compare_node(
     facts: Mapping[str, Any], instances: Mapping[str, ganeti.Instance] | None, names: list[str], busy: set[str], now: float
 ) -> list[Finding]:
     """Return what is wrong on one node; `instances` may be None where only their `names` are known, `busy` have a job running."""
+    from zfsganeti import leftovers
+
     node = facts["node"]
     found = [Finding(node, "", text) for text in node_problems(facts)]
+    primaries = None if instances is None else {instance.name: instance.primary for instance in instances.values()}
+    found += leftovers.compare(facts, primaries, busy, now)
     lacking = _without_dataset(facts, instances or {})
     for dataset in facts["datasets"]:
+        if leftovers.is_fenced(dataset):
+            continue
         if dataset["ours"]:
             finding = _judge(node, dataset, instances, names, busy, now - 60 * facts["leftover_minutes"], lacking)
         else:
@@ -213,7 +222,7 @@ def _overdue(facts: Mapping[str, Any], now: float) -> list[Finding]:
     return [
         Finding(facts["node"], entry["entry"], "expired in the trash and could not be destroyed: gnt-zfs trash empty --expired says why")
         for entry in facts["trash"]
-        if entry["expires"] + 86400 < now and not entry["restoring"]
+        if entry["expires"] + 86400 < now and not entry["restoring"] and not entry.get("kept")
     ]
 
 

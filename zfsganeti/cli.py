@@ -88,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     import argparse
 
     from zfsganeti.image_cli import detach_parser, disk_parser, image_parser
+    from zfsganeti.move_cli import move_parser
     from zfsganeti.patch_cli import patch_parser
 
     top = argparse.ArgumentParser(prog="gnt-zfs", description="Ganeti instances on the node's own ZFS.")
@@ -103,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("instance", nargs="*", help="only these")
     made.add_argument("--json", action="store_true", help="for programs")
     _trash_parser(commands)
+    move_parser(commands)
     image_parser(commands)
     disk_parser(commands)
     detach_parser(commands)
@@ -178,12 +180,12 @@ def _setup(here: Here, options: argparse.Namespace) -> int:
 
 
 def _findings(here: Here) -> tuple[list[Finding], dict[str, Any]]:
-    from zfsganeti import check, placement
+    from zfsganeti import check, move, placement
     from zfsganeti.answer import busy_instances
 
     # in this order: what is being added meanwhile is either at work still or in the configuration already
     reports = here.call_all("report")
-    busy = busy_instances(here)
+    busy = busy_instances(here) | move.at_work()
     instances = here.master.instances()
     found: list[Finding] = []
     for node, facts in reports.items():
@@ -292,7 +294,8 @@ def _trash_list(here: Here, options: argparse.Namespace) -> int:
         ({**entry, "node": node} for node, entries in found.items() for entry in entries), key=lambda row: (row["removed"], row["entry"])
     )
     if options.json:
-        print_json([{key: row[key] for key in ("entry", "instance", "node", "removed", "expires", "used", "restorable")} for row in rows])
+        shown = ("entry", "instance", "node", "removed", "expires", "kept", "used", "restorable")
+        print_json([{key: row[key] for key in shown} for row in rows])
     elif rows:
         print(
             table(
@@ -304,7 +307,7 @@ def _trash_list(here: Here, options: argparse.Namespace) -> int:
                         row["node"].split(".")[0],
                         human(row["used"]),
                         day(row["removed"]),
-                        day(row["expires"]),
+                        "it is emptied" if row["kept"] else day(row["expires"]),
                     )
                     for row in rows
                 ],

@@ -68,6 +68,13 @@ def _datastores(text: str) -> dict[str, str]:
     return found
 
 
+def _cipher(text: str) -> str:
+    names = text.split(",") if text else []
+    if not text.isascii() or not all(name.translate({ord(mark): None for mark in "-@."}).isalnum() for name in names):
+        raise ValueError(f"{text!r} is no list of ciphers, such as aes128-gcm@openssh.com")
+    return text
+
+
 class Setting:
     """A setting: its default in the file's notation, how it is read, and what a person should know of it."""
 
@@ -148,6 +155,12 @@ SETTINGS = (
         _integer(0, 1, "switch"),
         "1 puts the optional patch of Ganeti's backend in again after every upgrade of Ganeti; `gnt-zfs patch enable` sets it.",
     ),
+    Setting(
+        "ssh_cipher",
+        "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr",
+        _cipher,
+        "The ciphers of ssh for disks and images on their way between nodes, the first that both know; empty: what ssh takes by itself.",
+    ),
     Setting("peer_seconds", "120", _integer(5, 800, "seconds"), "How long a peer may take to answer; Ganeti lets a hook run 900 s."),
 )
 
@@ -171,6 +184,7 @@ class Config:
     busy_seconds: int
     attach_seconds: int
     patch: int
+    ssh_cipher: str
     peer_seconds: int
 
     def __init__(self, **values: object) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 
 from zfsganeti import config, ganeti, node
-from zfsganeti.datasets import Root, Store, find_datastore, find_root
+from zfsganeti.datasets import Store
 from zfsganeti.errors import Missing, Unavailable, ZfsGanetiError
 from zfsganeti.process import COMMAND
+from zfsganeti.roots import Root, find_datastore, find_root
 from zfsganeti.zfs import Zfs
 
 TYPE_CHECKING = False
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     Verb = Callable[["Here", dict[str, Any]], Any]
 
 
+STREAMED = ("receive", "move-send")  # verbs with much data on their way
+ALIVE = ("-oServerAliveInterval=10", "-oServerAliveCountMax=6")  # a link that is cut is known after a minute
+LISTEN_SECONDS = 60.0
 OF_A_ROOT = ("root", "store", "trash", "volumes", "images", "independent")  # what another root has of its own
 
 
@@ -147,7 +151,17 @@ class Here:
 
     def door(self, peer: str, verb: str) -> list[str]:
         """Return the command that hands what it reads to one of a peer's verbs."""
-        return [*self.ssconf.ssh(peer), COMMAND, "node", verb]
+        ssh, *words = self.ssconf.ssh(peer)
+        streamed = ["-c", self.config.ssh_cipher, *ALIVE] if verb in STREAMED and self.config.ssh_cipher else list(ALIVE)
+        return [ssh, *streamed, *words, COMMAND, "node", verb]
+
+    def listen(self, peer: str, verb: str, hear: Callable[[dict[str, Any]], None], **request: Any) -> Any:
+        """Return a node's answer to a verb that tells how far it is; it ends when we do."""
+        if peer == self.node:
+            from zfsganeti import departure
+
+            return departure.TOLD[verb](self, request, hear)
+        return node.listen(peer, self.door(peer, verb), request, hear, seconds=LISTEN_SECONDS)
 
     def call_all(self, verb: str, nodes: list[str] | None = None, **request: Any) -> dict[str, Any]:
         """Return every online node's answer, or the exception it ended with, all asked at once."""

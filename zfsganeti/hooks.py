@@ -30,6 +30,7 @@ VOLUME_HOOKS = (
     "instance-recreate-disks-pre",
     "instance-failover-pre",
     "instance-migrate-pre",
+    "instance-start-pre",
 )
 NODE_HOOKS = ("cluster-verify-post", "cluster-rename-post", "watcher")
 
@@ -280,7 +281,7 @@ def _leave_old_primary(here: Here, event: ganeti.Event) -> None:
 def _make_ready(here: Here, event: ganeti.Event) -> None:
     """The instance's dataset is at home before anything uses its files; one that is not ours, or a plain directory, is left alone."""
     if _acts(here, event, event.primary):
-        from zfsganeti.datasets import locked
+        from zfsganeti.datasets import MOVE, locked
         from zfsganeti.errors import Foreign
 
         with locked(event.instance):
@@ -291,8 +292,22 @@ def _make_ready(here: Here, event: ganeti.Event) -> None:
                     dataset = here.store.find(event.instance)
             except Foreign:
                 return  # made by hand before we came: it works as it did
+            if dataset is None or MOVE in dataset.marks:
+                if event.hook == "instance-modify-pre":
+                    return  # as the mover does, which knows what it does
+                _end_move(here, event, [event.instance])
+                dataset = here.store.find(event.instance)
             if dataset is not None:
                 here.store.bring_home(event.instance, dataset)
+
+
+def _end_move(here: Here, event: ganeti.Event, names: list[str]) -> None:
+    """What a move that was stopped half-way has left of these datasets is fit for use on the instance's primary, or it is refused."""
+    from zfsganeti import arrival, departure
+
+    arrival.settle(here, event.instance, names)
+    for name in names:
+        departure.lift(here, name)
 
 
 def _recreate_pre(here: Here, event: ganeti.Event) -> None:
@@ -467,6 +482,11 @@ def _refuse_elsewhere(here: Here, event: ganeti.Event) -> None:
         raise Refused(event.instance, f"its disks are on {event.primary} and not on {event.new_primary}", way_out)
 
 
+def _volumes_ready(here: Here, event: ganeti.Event) -> None:
+    if here.node == event.primary and here.has_root():
+        _end_move(here, event, event.volumes)
+
+
 VOLUME_HANDLERS: dict[str, tuple[Handler, ...]] = {
     "instance-remove-pre": (_keep_records,),
     "instance-remove-post": (_discard_volumes,),
@@ -475,6 +495,7 @@ VOLUME_HANDLERS: dict[str, tuple[Handler, ...]] = {
     "instance-recreate-disks-pre": (_refuse_recreated,),
     "instance-failover-pre": (_refuse_elsewhere,),
     "instance-migrate-pre": (_refuse_elsewhere,),
+    "instance-start-pre": (_volumes_ready,),
 }
 
 
@@ -527,7 +548,7 @@ def watch(here: Here) -> str:
     """Datasets are mounted, interrupted operations finished, leftovers and expired trash gone; return what could not be done."""
     import time
 
-    from zfsganeti import check, variants
+    from zfsganeti import arrival, check, variants
 
     if not here.has_root():
         return ""
@@ -546,6 +567,7 @@ def watch(here: Here) -> str:
         problems += place.trash.give_up()[1]
         place.store.forget_disks()
         place.images.sweep()
+    arrival.release_expired(here, time.time())
     if facts["copies"] or any(place.independent.wanted() for place in here.places()):
         from zfsganeti.process import background
 

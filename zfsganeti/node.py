@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from zfsganeti.errors import BadInput, CommandFailed, Unavailable, ZfsGanetiError
-from zfsganeti.process import execute
+from zfsganeti.process import converse, execute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from zfsganeti.process import Done
@@ -49,6 +49,33 @@ def ask(node: str, command: Sequence[str], request: dict[str, Any], *, seconds: 
     import json
 
     return read_answer(node, execute(command, stdin=json.dumps(request), seconds=seconds))
+
+
+def listen(node: str, command: Sequence[str], request: dict[str, Any], hear: Callable[[dict[str, Any]], None], *, seconds: float) -> Any:
+    """Return a peer's answer to a request that takes long; what it tells meanwhile is heard, and it ends when we do.
+
+    Unavailable when it says nothing for `seconds`: it tells at least every few of them that it is at work.
+    """
+    import json
+
+    last = ['{"error": "said nothing"}']
+
+    def line(text: str) -> None:
+        try:
+            told = json.loads(text)
+        except ValueError:
+            told = {}
+        if isinstance(told, dict) and isinstance(told.get("told"), dict):
+            hear(told["told"])
+        elif text.strip():
+            last[0] = text
+
+    try:
+        done = converse(command, json.dumps(request) + "\n", line, seconds=seconds)
+    except TimeoutError as error:
+        raise Unavailable(node, f"does not answer any more ({error})") from None
+    done.stdout = last[0]
+    return read_answer(node, done)
 
 
 def read_answer(node: str, done: Done) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from zfsganeti import ganeti, loop
+from zfsganeti import ganeti, leftovers, loop
 from zfsganeti.check import Finding, is_busy
-from zfsganeti.datasets import INSTANCE, MARKS, VOLUME
+from zfsganeti.datasets import INSTANCE, MARKS, MOVE, VOLUME
 from zfsganeti.errors import human
 from zfsganeti.here import Here
 from zfsganeti.volumes import SNAPSHOT
@@ -33,6 +33,7 @@ def _volumes(here: Here) -> list[dict[str, Any]]:
             "name": dataset.short,
             "dataset": dataset.name,
             "instance": dataset.marks.get(INSTANCE, ""),
+            "move": dataset.marks.get(MOVE, ""),
             "used": dataset.used,
             "referenced": dataset.referenced,
             "created": dataset.creation,
@@ -105,6 +106,8 @@ def _judge(
     node: str, volume: Mapping[str, Any], claims: Mapping[str, ganeti.Instance], where: Mapping[str, list[str]], busy: set[str], old: float
 ) -> list[Finding]:
     name, owner = volume["name"], claims.get(volume["name"])
+    if leftovers.is_fenced(volume):
+        return []  # said of the move
     if not volume["ours"]:
         return _judge_foreign(node, volume, owner)
     if is_busy(volume["instance"], busy) or _is_worked_on(name, claims, busy):

@@ -338,6 +338,44 @@ def _bytes_read(pid: int) -> int:
         return 0
 
 
+BEAT_SECONDS = 5.0  # so often either end of a conversation says that it is there
+
+
+def converse(command: Sequence[str], head: str, hear: Callable[[str], None], *, seconds: float) -> Done:
+    """Run a program that was given `head` and is given empty lines for as long as somebody listens, and hear each line that it prints.
+
+    TimeoutError when it prints nothing for `seconds`. It has ended when this returns, and sees the end of its input when we die.
+    """
+    import select
+    import subprocess
+
+    with Child(command, subprocess.PIPE, subprocess.PIPE) as child:
+        assert child.program.stdin is not None
+        assert child.program.stdout is not None
+        given, printed = child.program.stdin.fileno(), child.program.stdout.fileno()
+        poll = select.poll()
+        poll.register(printed, select.POLLIN)
+        text, heard = b"", time.monotonic()
+        try:
+            os.write(given, head.encode())
+            while True:
+                if poll.poll(BEAT_SECONDS * 1000):
+                    more = os.read(printed, CHUNK)
+                    if not more:
+                        break
+                    heard = time.monotonic()
+                    *lines, text = (text + more).split(b"\n")
+                    for line in lines:
+                        hear(line.decode(errors="replace"))
+                elif time.monotonic() - heard > seconds:
+                    raise TimeoutError(f"nothing was heard for {seconds:.0f} s")
+                os.write(given, b"\n")
+        except BrokenPipeError:
+            pass
+        child.wait(ENDING_SECONDS)
+        return child.done()
+
+
 def reading(command: Sequence[str], *, stdin: int | None = None, descriptors: Sequence[int] = ()) -> Child:
     """Return a program at work whose output is read while it runs, without input unless it is given some."""
     import subprocess

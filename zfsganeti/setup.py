@@ -9,11 +9,12 @@ from typing import Any
 
 from zfsganeti import ganeti
 from zfsganeti.config import PATH, replace, save
-from zfsganeti.datasets import CLUSTER, guard
+from zfsganeti.datasets import CLUSTER
 from zfsganeti.errors import BadInput, Foreign, Missing, Refused, Unavailable
 from zfsganeti.here import Here
 from zfsganeti.names import check_dataset
 from zfsganeti.node import run
+from zfsganeti.roots import guard
 
 TEMPLATES = ("file", "ext")
 IGNORE_GENERATOR = "org.openzfs.systemd:ignore"  # zfs-mount-generator(8): a stale cache would make failing units

@@ -16,7 +16,7 @@ from zfsganeti.process import feed, query, relay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from zfsganeti.process import Done
@@ -25,6 +25,7 @@ QUERY_SECONDS = 60
 COPY_SECONDS = 600  # without a byte
 FLAGS = ("-L", "-e")  # large blocks and embedded data, in every stream
 PROPERTIES = {"canmount": "noauto", "readonly": "on"}  # what a receive may set, with our user properties
+CHANGED = "was changed since the snapshot that both nodes have"
 TOKEN = re.compile(r"\d+-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+")
 LINE_LIMIT = 32 << 10  # a request's line; less than what an empty pipe holds
 
@@ -49,14 +50,17 @@ class Resumable:
 # the commands (pure)
 
 
-def send_command(snapshot: str, *, base: str = "", token: str = "", raw: bool = False, compressed: bool = True) -> list[str]:
+def send_command(
+    snapshot: str, *, base: str = "", token: str = "", raw: bool = False, compressed: bool = True, embedded: bool = True
+) -> list[str]:
     """Return the command that writes a snapshot as a stream: all of it, what changed since `base`, or what a token says is left.
 
     `base` is @SNAPSHOT or #BOOKMARK of the same filesystem, or a full name. A token holds the flags of the stream that it continues.
+    An encrypted filesystem cannot receive embedded data.
     """
     if token:
         return ["zfs", "send", "-t", check_token(token)]
-    flags = [*FLAGS, *(["-c"] if compressed else []), *(["-w"] if raw else [])]
+    flags = [*(FLAGS if embedded else FLAGS[:1]), *(["-c"] if compressed else []), *(["-w"] if raw else [])]
     return ["zfs", "send", *flags, *(["-i", _check_base(base)] if base else []), check_snapshot(snapshot)]
 
 
@@ -65,6 +69,12 @@ def check_token(token: str) -> str:
     if not TOKEN.fullmatch(token):
         raise BadInput(f"resume token {token[:40]!r}: is none")
     return token
+
+
+def _check_tag(tag: str) -> str:
+    if not is_component(tag):
+        raise BadInput(f"hold {tag[:80]!r}: must be letters, digits, '.', '-', '_' and ':'")
+    return tag
 
 
 def _check_base(base: str) -> str:
@@ -76,9 +86,12 @@ def _check_base(base: str) -> str:
     return base
 
 
-def receive_command(target: str, properties: Mapping[str, str | None]) -> list[str]:
-    """Return the command that reads a stream into a filesystem; a property that is None is left as it is inherited there."""
-    words = []
+def receive_command(target: str, properties: Mapping[str, str | None], *, origin: str = "") -> list[str]:
+    """Return the command that reads a stream into a filesystem; a property that is None is left as it is inherited there.
+
+    With an `origin`, a snapshot of this node, the filesystem is made as a clone of that.
+    """
+    words = ["-o", f"origin={check_snapshot(origin)}"] if origin else []
     for name, value in properties.items():
         ours = name.startswith(PREFIX) and is_component(name)
         if not ours and (name not in PROPERTIES or value not in (None, PROPERTIES[name])):
@@ -117,6 +130,55 @@ class Streams:
             return None
         found = re.search(r"toguid = 0x([0-9a-f]+)", said)
         return Resumable(str(int(found.group(1), 16)), _parse_size(said)) if found else None
+
+    def holds(self, dataset: str) -> dict[str, list[str]]:
+        """Return the tags of the holds on each snapshot of a filesystem that has any, by its short name."""
+        said = _zfs("list", "-Hp", "-d", "1", "-t", "snapshot", "-o", "name,userrefs", check_dataset(dataset))
+        held = [name for name, count in (line.split("\t") for line in said.splitlines()) if count not in ("0", "-")]
+        found: dict[str, list[str]] = {}
+        if held:
+            for line in _zfs("holds", "-H", *held).splitlines():
+                name, tag = line.split("\t")[:2]
+                found.setdefault(name.partition("@")[2], []).append(tag)
+        return found
+
+    def hold(self, snapshot: str, tag: str) -> None:
+        """The snapshot cannot be destroyed before the hold of that tag is released; holding it twice is holding it once."""
+        try:
+            _zfs("hold", _check_tag(tag), check_snapshot(snapshot))
+        except CommandFailed as error:
+            if "tag already exists" not in error.said:
+                raise
+
+    def release(self, snapshot: str, tag: str) -> None:
+        """The snapshot has no hold of that tag."""
+        try:
+            _zfs("release", _check_tag(tag), check_snapshot(snapshot))
+        except CommandFailed as error:
+            if "no such tag" not in error.said:
+                raise
+
+    def written_since(self, dataset: str, short: str) -> int:
+        """Return the bytes that were written to a filesystem after one of its snapshots."""
+        check_snapshot(f"{dataset}@{short}")
+        said = _zfs("get", "-Hp", "-o", "value", f"written@{short}", dataset).strip()
+        if not said.isdigit():
+            raise Missing(f"snapshot {dataset}@{short}")
+        return int(said)
+
+    def values(self, dataset: str, properties: Sequence[str]) -> dict[str, str]:
+        """Return native properties of a filesystem or a snapshot; one that this ZFS does not know is left out."""
+        said = _zfs("get", "-Hp", "-o", "property,value", "all", dataset)
+        known = dict(line.split("\t", 1) for line in said.splitlines())
+        return {name: known[name] for name in properties if name in known}
+
+    def features(self, pool: str) -> dict[str, str]:
+        """Return which features a pool knows, each with its state: disabled, enabled, or active once it is used."""
+        done = query(["zpool", "get", "-Hp", "-o", "property,value", "all", check_dataset(pool.split("/")[0])], seconds=QUERY_SECONDS)
+        if done.status != 0:
+            raise CommandFailed(f"zpool get all {pool}", done.status, done.stderr)
+        rows = (line.split("\t") for line in done.stdout.splitlines() if line.startswith("feature@"))
+        return {name.removeprefix("feature@"): state for name, state in rows}
 
     def abort(self, dataset: str) -> None:
         """What was half received into a filesystem is gone; one that is nothing else is gone with it."""
@@ -184,7 +246,7 @@ def receive_error(target: str, status: int, said: str) -> ZfsGanetiError:
     first = next((line.strip() for line in said.splitlines() if line.strip()), "")
     what = f"dataset {target}"
     if "has been modified" in said or "most recent snapshot" in said:
-        return Refused(what, "was changed since the snapshot that both nodes have", "nothing was overwritten")
+        return Refused(what, CHANGED, "nothing was overwritten")
     if "destination" in said and "exists" in said:
         return Refused(what, "exists already")
     if "busy" in said:

@@ -16,6 +16,7 @@ from zfsganeti.images import PROVENANCE, lock_name
 from zfsganeti.names import check_dataset, check_image
 from zfsganeti.node import read_answer
 from zfsganeti.streams import PROPERTIES, Snap, receive_command, send_command
+from zfsganeti.volumes import check_volume
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class Push:
         self.limit, self.seconds = 0, float(STALL_SECONDS)
         self.datastore = here.datastore
         self.moved, self.total = 0, 0
+        self.answer: Any = None  # the peer's, to the last stream
 
     def run(self) -> Pushed:
         """The peer has the snapshot in its place, with its GUID and its marks."""
@@ -156,7 +158,7 @@ class Push:
     def _is_placed(self, state: Mapping[str, Any]) -> bool:
         if state["placed"] is None:
             return False
-        placed = _snaps(state["placed"])
+        placed = snaps_of(state["placed"])
         if not any(snap.guid == self.wanted.guid for snap in placed):
             raise Conflict(self.what, "exists and is another one", [snap.name for snap in placed], "choose another name or remove it there")
         return True
@@ -164,7 +166,7 @@ class Push:
     def _plan(self, state: Mapping[str, Any]) -> Step:
         token = str(state["token"])
         resumable = self.here.streams.resumable(token) if token else None
-        target = None if state["partial"] is None else _snaps(state["partial"])
+        target = None if state["partial"] is None else snaps_of(state["partial"])
         try:
             return plan(self.source, target, self.wanted.name, token=token, token_guid=resumable.guid if resumable else "", what=self.what)
         except Conflict:
@@ -173,33 +175,23 @@ class Push:
     def _send(self, step: Step, available: int) -> bool:
         """The stream is received; False when it is a rest that cannot be sent."""
         streams = self.here.streams
-        send = send_command(
-            f"{self.dataset}@{self.wanted.name}",
-            base=f"@{step.base}" if isinstance(step, Incremental) else "",
-            token=step.token if isinstance(step, Resume) else "",
-        )
+        send = self._command(step)
         begin = self.moved
         try:
             size = streams.size(send)
             if size > available:
                 raise NoSpace(self.what, size, available, f"{KEPT_FREE_PERCENT}% are kept free there, gnt-zfs trash empty may make room")
-            self.total = begin + size
+            self.total = max(self.total, begin + size)
             done = streams.pump(
                 self.peer,
                 send,
                 self.here.door(self.peer, "receive"),
-                {
-                    "kind": self.kind,
-                    "name": self.name,
-                    "datastore": self.datastore,
-                    "seconds": self.seconds,
-                    "token": step.token if isinstance(step, Resume) else "",
-                },
+                self._header(step),
                 progress=self._told(begin),
                 limit=self.limit,
                 seconds=self.seconds,
             )
-            read_answer(self.peer, done)
+            self.answer = read_answer(self.peer, done)
         except CommandFailed as error:
             if self.moved > begin:
                 raise Unavailable(self.what, f"{error.command} ended before its stream did ({error.reason})", GO_ON) from error
@@ -209,6 +201,23 @@ class Push:
         except Unavailable as error:
             raise Unavailable(error.what, error.why, GO_ON if self.moved > begin else error.way_out) from error
         return True
+
+    def _command(self, step: Step) -> list[str]:
+        return send_command(
+            f"{self.dataset}@{self.wanted.name}",
+            base=f"@{step.base}" if isinstance(step, Incremental) else "",
+            token=step.token if isinstance(step, Resume) else "",
+        )
+
+    def _header(self, step: Step) -> dict[str, Any]:
+        """Return what the peer is told of the stream that follows."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "datastore": self.datastore,
+            "seconds": self.seconds,
+            "token": step.token if isinstance(step, Resume) else "",
+        }
 
     def _told(self, begin: int) -> Callable[[int], None]:
         def progress(moved: int) -> None:
@@ -251,16 +260,13 @@ def push(
         return dict(zip(peers, pool.map(one, peers), strict=True))
 
 
-def _snaps(rows: Any) -> list[Snap]:
+def snaps_of(rows: Any) -> list[Snap]:
     return [Snap(str(name), str(guid), int(createtxg)) for name, guid, createtxg in rows]
 
 
 # receiving: what a peer may ask of this node
 
-CHECKS = {"image": check_image}
-PLACES = {"image": IMAGES}
-PROPERTIES_OF = {"image": PROVENANCE}  # the user properties that go along
-LOCK_OF = {"image": lock_name}
+CHECKS = {"image": check_image, "moving": check_volume}
 
 
 def check_target(kind: str, name: str) -> str:
@@ -270,8 +276,19 @@ def check_target(kind: str, name: str) -> str:
     return CHECKS[kind](name)
 
 
+def place_of(here: Here, request: Mapping[str, Any]) -> Place:
+    """Return where a request wants something to go."""
+    if request.get("kind") == "moving":
+        from zfsganeti.arrival import Arriving
+
+        return Arriving(here, request)
+    return Place(here, request)
+
+
 class Place:
-    """Where something goes on this node: it is received as `partial` and, whole, becomes `final`."""
+    """Where something goes on this node: it is received as `partial` and, whole, becomes `final`. This one is an image's."""
+
+    allowed: Sequence[str] = PROVENANCE  # the user properties that go along
 
     def __init__(self, here: Here, request: Mapping[str, Any]) -> None:
         kind, name = request.get("kind"), request.get("name")
@@ -283,11 +300,14 @@ class Place:
             raise BadInput("request: datastore must be a text")
         here = here.at(datastore)
         self.here, self.zfs, self.streams = here, here.zfs, here.streams
-        self.name = name
-        self.what, self.lock, self.allowed = f"{kind} {name}", LOCK_OF[kind](name), PROPERTIES_OF[kind]
-        parent = f"{here.root.name}/{PLACES[kind]}"
-        self.parents = (parent, f"{parent}/{PARTIAL}")
-        self.final, self.partial = check_dataset(f"{parent}/{name}"), check_dataset(f"{parent}/{PARTIAL}/{name}")
+        self.name, self.what = name, f"{kind} {name}"
+        self._locate()
+
+    def _locate(self) -> None:
+        self.lock = lock_name(self.name)
+        parent = f"{self.here.root.name}/{IMAGES}"
+        self.parents: tuple[str, ...] = (parent, f"{parent}/{PARTIAL}")
+        self.final, self.partial = check_dataset(f"{parent}/{self.name}"), check_dataset(f"{parent}/{PARTIAL}/{self.name}")
 
     @contextlib.contextmanager
     def alone(self, seconds: float | None = None) -> Iterator[None]:
@@ -305,13 +325,26 @@ class Place:
         """The parents exist and are never mounted; Conflict when the place is taken."""
         if self.zfs.get(self.final) is not None:
             raise Conflict(self.what, "exists already", [])
-        self.here.images.check_not_lent(self.name)
+        self._check_free()
         for parent in self.parents:
             if self.zfs.get(parent) is None:
                 self.zfs.create(parent, {"canmount": "off"}, self.mark())
 
+    def _check_free(self) -> None:
+        self.here.images.check_not_lent(self.name)
+
     def mark(self) -> dict[str, str]:
         return {CLUSTER: self.here.ssconf.cluster}
+
+    def command(self, _request: Mapping[str, Any]) -> list[str]:
+        """Return the command that receives the stream."""
+        return receive_command(self.partial, {**PROPERTIES, **self.mark()})
+
+    def received(self, _request: Mapping[str, Any]) -> Any:
+        """A stream has come, whole; return what the sender is told."""
+
+    def forget(self) -> None:
+        """Nothing of ours keeps what was received."""
 
     def snapshots(self, dataset: str) -> list[Snap] | None:
         """Return a filesystem's snapshots, None when it does not exist."""
@@ -330,7 +363,7 @@ class Place:
 
 def receive_state(here: Here, request: dict[str, Any]) -> Any:
     """Return what is in the place already, what was half received, and the room there is."""
-    place = Place(here, request)
+    place = place_of(here, request)
     placed, partial = place.snapshots(place.final), place.snapshots(place.partial)
     return {
         "placed": None if placed is None else [[snap.name, snap.guid, snap.createtxg] for snap in placed],
@@ -342,7 +375,7 @@ def receive_state(here: Here, request: dict[str, Any]) -> Any:
 
 def receive(here: Here, request: dict[str, Any], descriptor: int = STREAM) -> Any:
     """The stream that follows the request is received as the place's partial."""
-    place = Place(here, request)
+    place = place_of(here, request)
     seconds = request.get("seconds")
     if not isinstance(seconds, int | float) or not 1 <= seconds <= 86400:
         raise BadInput("request: seconds must be a time")
@@ -350,12 +383,15 @@ def receive(here: Here, request: dict[str, Any], descriptor: int = STREAM) -> An
         place.prepare()
         if place.token() != request.get("token"):  # a stream was made for it as it was when we were asked for the state
             raise Busy(place.what, "has changed since the stream was begun", GO_ON)
-        place.streams.receive(receive_command(place.partial, {**PROPERTIES, **place.mark()}), descriptor, seconds=seconds)
+        place.streams.receive(place.command(request), descriptor, seconds=seconds)
+        return place.received(request)
 
 
 def receive_done(here: Here, request: dict[str, Any]) -> Any:
     """What was received is in its place with its marks, for it is whole and its newest snapshot has the GUID asked for."""
     place = Place(here, request)
+    if request.get("kind") != "image":
+        raise BadInput("request: only an image is put in its place like this")
     marks = _marks(request, place.allowed)
     with place.alone():
         placed = place.snapshots(place.final)
@@ -390,10 +426,11 @@ def _marks(request: dict[str, Any], allowed: Sequence[str]) -> dict[str, str]:
 
 def receive_abort(here: Here, request: dict[str, Any]) -> Any:
     """Nothing is left of what was received and not put in its place."""
-    place = Place(here, request)
+    place = place_of(here, request)
     with place.alone():
         if place.snapshots(place.partial) is None:
             return
+        place.forget()
         if place.token():
             place.streams.abort(place.partial)
         if here.zfs.get(place.partial) is not None:

@@ -6,7 +6,22 @@ import contextlib
 import os
 import time
 
-from zfsganeti.datasets import CLUSTER, INSTANCE, INTENT, MARKS, OPENED, RECORD, RESTORING, SIZE, TRASH, VOLUME, pack_record, unpack_record
+from zfsganeti.datasets import (
+    CLUSTER,
+    INSTANCE,
+    INTENT,
+    KEPT,
+    MARKS,
+    MOVE,
+    OPENED,
+    RECORD,
+    RESTORING,
+    SIZE,
+    TRASH,
+    VOLUME,
+    pack_record,
+    unpack_record,
+)
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
 
 TYPE_CHECKING = False
@@ -55,6 +70,7 @@ class Entry:
         self.size = int(dataset.marks.get(SIZE) or 0)  # of a volume's disk
         self.record = unpack_record(dataset.marks.get(RECORD, ""))
         self.restoring = dataset.marks.get(RESTORING, "")
+        self.kept = KEPT in dataset.marks  # until it is emptied by name or restored
 
     def as_json(self, days: int) -> dict[str, Any]:
         return {
@@ -65,6 +81,7 @@ class Entry:
             "removed": self.removed,
             "expires": self.removed + days * DAY,
             "used": self.used,
+            "kept": self.kept,
             "restorable": self.record is not None,
             "uuid": (self.record or {}).get("uuid", ""),
             "disk": (self.record or {}).get("disk", 0),
@@ -143,7 +160,7 @@ class Trash:
         store.remove_directories(instance)
         if INTENT in dataset.marks:
             self.zfs.clear(f"{self.name}/{entry}", [INTENT])
-        if store.config.trash_days == 0:
+        if store.config.trash_days == 0 and KEPT not in dataset.marks:
             self.destroy(entry)
         return entry
 
@@ -159,7 +176,7 @@ class Trash:
         self.zfs.rename(dataset.name, f"{self.name}/{entry}")
         with contextlib.suppress(OSError):
             os.rmdir(home)
-        if store.config.trash_days == 0:
+        if store.config.trash_days == 0 and KEPT not in dataset.marks:
             self.destroy(entry)
         return entry
 
@@ -209,7 +226,7 @@ class Trash:
 
     def give_up(self) -> tuple[list[str], list[str]]:
         """What is expired, and the oldest while the root is short of space, is gone; return those and what refused to go."""
-        entries = [(entry.entry, entry.removed, entry.used) for entry in self.entries() if not entry.restoring]
+        entries = [(entry.entry, entry.removed, entry.used) for entry in self.entries() if not entry.restoring and not entry.kept]
         gone, kept = [], []
         for entry in plan_giving_up(entries, now=self.store.now(), days=self.store.config.trash_days, missing=self._missing()):
             try:
@@ -264,6 +281,7 @@ class Trash:
             self._drop_fresh(instance, existing, [new for _old, new in renames])
         with contextlib.suppress(OSError):
             os.rmdir(store.home(instance))
+        self.zfs.clear(found.dataset.name, [mark for mark in (KEPT, MOVE) if mark in found.dataset.marks])
         self.zfs.set(found.dataset.name, {**store.marks(instance), RESTORING: instance})
         self.zfs.rename(found.dataset.name, store.name(instance))
         store.bring_home(instance)

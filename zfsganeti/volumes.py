@@ -19,7 +19,9 @@ from zfsganeti.datasets import (
     IMAGE,
     INSTANCE,
     INTENT,
+    KEPT,
     MARKS,
+    MOVE,
     NEVER_CHANGED,
     OLD,
     OPENED,
@@ -190,8 +192,11 @@ class Volumes:
             os.chmod(home, 0o700)
 
     def attach(self, volume: str) -> str:
-        """Return the path of the volume's block device; Missing when the volume is not on this node."""
-        self.must(volume)
+        """Return the path of the volume's block device; Missing when the volume is not on this node, Busy while it is moved from here."""
+        if MOVE in (dataset := self.must(volume)).marks:
+            from zfsganeti.departure import refuse_fenced
+
+            refuse_fenced(dataset)
         self.bring_home(volume)
         if not self.size(volume):
             raise Missing(f"the disk of volume {volume}, which was never finished", "gnt-zfs check --repair removes the rest")
@@ -366,6 +371,7 @@ class Volumes:
         if existing is not None:
             self.destroy(volume)
         self.zfs.set(dataset.name, self.marks(volume))
+        self.zfs.clear(dataset.name, [mark for mark in (KEPT, MOVE) if mark in dataset.marks])
         self.zfs.rename(dataset.name, self.name(volume))
         self.store.unmount_elsewhere(self.name(volume), self.home(volume))
         with contextlib.suppress(OSError):

@@ -13,7 +13,7 @@ from tests.contract.test_zfs_contract import DIRECTORY, KINDS, ROOT, Bench, Fake
 from tests.fakestreams import FakeStreams
 from tests.fakezfs import FakeZfs
 from zfsganeti.datasets import CLUSTER
-from zfsganeti.errors import CommandFailed, Missing, Refused
+from zfsganeti.errors import BadInput, CommandFailed, Missing, Refused
 from zfsganeti.streams import PROPERTIES, Streams, receive_command, send_command
 from zfsganeti.zfs import Zfs
 
@@ -216,3 +216,99 @@ def test_what_is_no_stream_leaves_nothing(sluice: Sluice) -> None:
         with pytest.raises(CommandFailed):
             sluice.receive(stream)
         assert sluice.bench.zfs.get(sluice.bench.name("copy")) is None
+
+
+# what a move asks for
+
+
+def test_holds_keep_a_snapshot_and_are_counted_by_tag(sluice: Sluice) -> None:
+    name = sluice.make(a=b"1")
+    sluice.change(name, "two", a=b"2")
+    for tag in ("zfsganeti-move-until-1", "keep:1", "keep:1"):
+        sluice.streams.hold(f"{name}@one", tag)
+    assert {short: sorted(tags) for short, tags in sluice.streams.holds(name).items()} == {"one": ["keep:1", "zfsganeti-move-until-1"]}
+    with pytest.raises(Refused):
+        sluice.bench.zfs.destroy_snapshots([f"{name}@one"])
+    for tag in ("zfsganeti-move-until-1", "keep:1", "keep:1", "never"):
+        sluice.streams.release(f"{name}@one", tag)
+    assert sluice.streams.holds(name) == {}
+    sluice.bench.zfs.destroy_snapshots([f"{name}@one"])
+    with pytest.raises(BadInput):
+        sluice.streams.hold(f"{name}@two", "a b")
+
+
+def test_what_was_written_after_a_snapshot(sluice: Sluice) -> None:
+    name = sluice.make(a=b"1")
+    assert sluice.streams.written_since(name, "one") == 0
+    sluice.bench.zfs.set(name, {"readonly": "on"})
+    assert sluice.streams.written_since(name, "one") == 0
+    sluice.bench.zfs.clear(name, ["readonly"])
+    assert "readonly" not in sluice.bench.zfs.local(name)
+    sluice.write(name, a=RANDOM)
+    assert sluice.streams.written_since(name, "one") > 0
+    with pytest.raises(Missing):
+        sluice.streams.written_since(name, "never")
+
+
+def test_properties_and_features_by_name(sluice: Sluice) -> None:
+    name = sluice.make(a=b"1")
+    assert sluice.streams.values(name, ("encryption", "no-such")) == {"encryption": "off"}
+    assert sluice.streams.values(f"{name}@one", ("guid",)) == {"guid": sluice.guids(name)[0]}
+    assert sluice.streams.features(name)["lz4_compress"] in ("active", "enabled")
+
+
+def test_a_clone_is_sent_as_its_delta_and_is_a_clone_again(sluice: Sluice) -> None:
+    image = sluice.make(a=RANDOM)
+    there = sluice.receive(sluice.stream(send_command(f"{image}@one")), "image")
+    clone = sluice.bench.name("clone")
+    sluice.bench.zfs.clone(f"{image}@one", clone, {})
+    sluice.change(clone, "two", b=b"new")
+    stream = sluice.stream(send_command(f"{clone}@two", base=f"{image}@one"))
+    assert len(stream) < len(RANDOM) // 2 or isinstance(sluice.streams, FakeStreams)
+    sluice.file.write_bytes(stream)
+    target = sluice.bench.name("moved")
+    with sluice.file.open("rb") as file:
+        sluice.streams.receive(receive_command(target, WITH, origin=f"{there}@one"), file.fileno(), seconds=60)
+    found = sluice.bench.zfs.get(target)
+    assert found is not None
+    assert found.origin == f"{there}@one"
+    assert sluice.files(target) == {"a": RANDOM, "b": b"new"}
+    assert sluice.guids(target) == sluice.guids(clone)
+
+
+def test_a_clone_half_received_is_gone_on_with(sluice: Sluice) -> None:
+    image = sluice.make(a=b"1")
+    there = sluice.receive(sluice.stream(send_command(f"{image}@one")), "image")
+    clone = sluice.bench.name("clone")
+    sluice.bench.zfs.clone(f"{image}@one", clone, {})
+    sluice.change(clone, "two", b=RANDOM)
+    stream = sluice.stream(send_command(f"{clone}@two", base=f"{image}@one", embedded=False))
+    sluice.file.write_bytes(stream[: len(stream) // 2])
+    target = sluice.bench.name("moved")
+    with sluice.file.open("rb") as file, pytest.raises(CommandFailed, match="incomplete stream|partial"):
+        sluice.streams.receive(receive_command(target, WITH, origin=f"{there}@one"), file.fileno(), seconds=60)
+    token = sluice.streams.token(target)
+    resumable = sluice.streams.resumable(token)
+    assert resumable is not None
+    assert [resumable.guid] == sluice.guids(clone)
+    sluice.file.write_bytes(sluice.stream(send_command("", token=token)))
+    with sluice.file.open("rb") as file:
+        sluice.streams.receive(receive_command(target, WITH), file.fileno(), seconds=60)
+    found = sluice.bench.zfs.get(target)
+    assert found is not None
+    assert found.origin == f"{there}@one"
+    assert sluice.files(target) == {"a": b"1", "b": RANDOM}
+
+
+def test_what_comes_after_needs_no_properties_and_keeps_those_that_there_are(sluice: Sluice) -> None:
+    name = sluice.make(a=b"1")
+    copy = sluice.receive(sluice.stream(send_command(f"{name}@one")))
+    sluice.streams.hold(f"{copy}@one", "keep")
+    sluice.change(name, "two", a=b"2")
+    sluice.file.write_bytes(sluice.stream(send_command(f"{name}@two", base="@one")))
+    with sluice.file.open("rb") as file:
+        sluice.streams.receive(receive_command(copy, {}), file.fileno(), seconds=60)
+    local = sluice.bench.zfs.local(copy)
+    assert (local["readonly"], local["canmount"], local[CLUSTER]) == ("on", "noauto", "cluster.example.com")
+    assert sluice.guids(copy) == sluice.guids(name)
+    sluice.streams.release(f"{copy}@one", "keep")

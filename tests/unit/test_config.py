@@ -28,6 +28,7 @@ DEFAULTS = {
     "busy_seconds": 30,
     "attach_seconds": 60,
     "patch": 0,
+    "ssh_cipher": "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr",
     "peer_seconds": 120,
 }
 

@@ -23,9 +23,6 @@ from zfsganeti.datasets import (
     RECORD_LIMIT,
     RESTORING,
     Store,
-    find_root,
-    guard,
-    is_guarded,
     locked,
     pack_record,
     parse_intent,
@@ -33,6 +30,7 @@ from zfsganeti.datasets import (
 )
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
 from zfsganeti.files import copy_sparse, plain_files
+from zfsganeti.roots import find_root, guard, is_guarded
 from zfsganeti.trash import Trash
 
 quick = settings(max_examples=100, deadline=None, derandomize=True)

@@ -11,11 +11,12 @@ import pytest
 
 HOUSE = Path(__file__).parents[2]
 LEVELS = {
-    **dict.fromkeys(("hooks", "extstorage", "cli", "osdefinition", "image_cli", "patch_cli", "terminal", "answer"), 3),
+    **dict.fromkeys(("hooks", "extstorage", "cli", "osdefinition", "image_cli", "move_cli", "patch_cli", "terminal", "answer"), 3),
     **dict.fromkeys(
         (
             "here",
             "datasets",
+            "roots",
             "volumes",
             "contents",
             "images",
@@ -29,6 +30,11 @@ LEVELS = {
             "setup",
             "patch",
             "transfer",
+            "route",
+            "departure",
+            "arrival",
+            "move",
+            "leftovers",
             "independent",
         ),
         2,

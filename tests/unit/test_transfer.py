@@ -20,10 +20,11 @@ from tests.node import CLUSTER_NAME
 from zfsganeti import transfer
 from zfsganeti.answer import VERBS, answer
 from zfsganeti.config import Config
-from zfsganeti.datasets import CLUSTER, INSTANCE, Root
+from zfsganeti.datasets import CLUSTER, INSTANCE
 from zfsganeti.errors import BadInput, BadName, Busy, CommandFailed, Conflict, Missing, NoSpace, Unavailable, ZfsGanetiError
 from zfsganeti.here import Here
 from zfsganeti.node import PeerFailed
+from zfsganeti.roots import Root
 from zfsganeti.streams import Snap
 from zfsganeti.transfer import Abandon, Full, Incremental, Nothing, Pushed, Resume, Step, plan, push
 

@@ -154,6 +154,7 @@ def test_a_removed_instance_is_whole_in_the_trash(node: Node) -> None:
         "removed": node.fake.clock,
         "expires": node.fake.clock + 7 * DAY,
         "used": entry.used,
+        "kept": False,
         "restorable": True,
         "volume": "",
         "size": 0,

@@ -1,0 +1,263 @@
+"""A cluster for quick tests of moves: nodes in one process, each with its fake ZFS, and as much of Ganeti as a move asks for."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from tests.fakeloop import FakeLoop
+from tests.fakestreams import FakeStreams
+from tests.fakezfs import FakeZfs
+from tests.node import CLUSTER_NAME
+from zfsganeti import departure, hooks, transfer
+from zfsganeti.answer import VERBS, answer
+from zfsganeti.config import Config
+from zfsganeti.datasets import CLUSTER, Store
+from zfsganeti.errors import CommandFailed, Unavailable, ZfsGanetiError, one_line
+from zfsganeti.ganeti import Event, Instance
+from zfsganeti.here import Here
+from zfsganeti.node import PeerFailed
+from zfsganeti.roots import Root
+from zfsganeti.trash import Trash
+from zfsganeti.volumes import Volumes
+
+NODES = ("node1", "node2", "node3")
+MIB = 1 << 20
+
+
+class Knot(Here):
+    """A node of the fake cluster; what it asks its peers goes through JSON, as in real life."""
+
+    def __init__(self, rig: Rig, name: str, seed: int) -> None:
+        super().__init__(lambda: VERBS)
+        place = rig.place
+        fake = FakeZfs(f"{place}/{name}/pool", seed=seed)
+        self.fake, self.net, self.rig = fake, FakeStreams(fake), rig
+        self.loop = FakeLoop(fake.reaper)
+        root = Root("zfs/vm", f"{place}/{name}/vm")
+        fake.foreign(root.name, {CLUSTER: CLUSTER_NAME}, mountpoint=root.path)
+        fake.mount(root.name, root.path)
+        ssconf = SimpleNamespace(
+            cluster=CLUSTER_NAME,
+            nodes=list(NODES),
+            offline_nodes=[],
+            master=NODES[0],
+            storage_directory=root.path,
+            ssh=lambda peer: ["ssh", f"root@{peer}"],
+        )
+        config = Config(busy_seconds=0)
+        store = Store(fake, root, CLUSTER_NAME, config, now=lambda: float(fake.clock))
+        volumes = Volumes(store, self.loop)
+        self.__dict__.update(
+            node=name, config=config, ssconf=ssconf, zfs=fake, root=root, streams=self.net, store=store, volumes=volumes,
+            trash=Trash(store), master=rig.ganeti,
+        )  # fmt: skip
+        self.away = False
+
+    def call(self, peer: str, verb: str, *, seconds: float = 0, **request: Any) -> Any:  # noqa: ARG002
+        other = self.rig.knots[peer]
+        self.rig.asked.append((peer, verb))
+        self.rig.before(peer, verb)
+        if other.away:
+            raise Unavailable(peer, "cannot be reached (no route to host)")
+        with self.rig.turn:
+            said = json.loads(json.dumps(answer(other, verb, json.dumps(request))))
+        if "error" in said:
+            raise PeerFailed(peer, said["error"], said["code"])
+        return said["answer"]
+
+    def listen(self, peer: str, verb: str, hear: Callable[[dict[str, Any]], None], **request: Any) -> Any:
+        other = self.rig.knots[peer]
+        self.rig.asked.append((peer, verb))
+        self.rig.before(peer, verb)
+        if other.away:
+            raise Unavailable(peer, "cannot be reached (no route to host)")
+        return json.loads(json.dumps(departure.TOLD[verb](other, json.loads(json.dumps(request)), hear)))
+
+    def door_of(self) -> Callable[[str, dict[str, Any], int], dict[str, Any]]:
+        def door(_verb: str, request: dict[str, Any], descriptor: int) -> dict[str, Any]:
+            if self.away:
+                return {"error": f"{self.node}: cannot be reached", "code": 3}
+            try:
+                with self.rig.turn:
+                    return {"answer": transfer.receive(self, request, descriptor)}
+            except ZfsGanetiError as error:
+                return {"error": str(error), "code": error.exit_code}
+
+        return door
+
+    def datasets(self) -> list[str]:
+        return [name.removeprefix("zfs/vm/") for name in self.fake.state() if name.startswith("zfs/vm/")]
+
+    def holds(self) -> list[str]:
+        """Every hold on this node, as dataset@snapshot."""
+        return [f"{name}@{short}" for name in self.fake.state() for short in self.net.holds(name)]
+
+    def marks(self, name: str) -> dict[str, str]:
+        marks = self.fake.state()[f"zfs/vm/{name}"]["marks"]
+        assert isinstance(marks, dict)
+        return marks
+
+    def files(self, name: str) -> dict[str, bytes]:
+        return self.fake.files(f"zfs/vm/{name}")
+
+
+class FakeGaneti:
+    """Instances, where their primary is and whether they run; a start runs our hook and needs the disks, as in real life."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.data: dict[str, dict[str, Any]] = {}
+        self.typed: list[str] = []
+        self.memory = 1000  # MiB free on every node
+        self.fails: set[str] = set()  # verbs that fail before they do anything
+
+    def instances(self) -> dict[str, Instance]:
+        return {name: self._instance(name) for name in self.data}
+
+    def detached_volumes(self) -> set[str]:
+        return set()
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return []
+
+    def running(self, _operation: str, _instance: str) -> None:
+        return None
+
+    def _instance(self, name: str) -> Instance:
+        known = self.data[name]
+        kind = known["kind"]
+        disks = {}
+        for index, disk in enumerate(known["disks"]):
+            logical = ["zfs", disk] if kind == "ext" else ["loop", f"{self.rig.master.root.path}/{name}/{disk}"]
+            disks[f"d{index}"] = {"uuid": f"d{index}", "dev_type": kind, "size": 1, "logical_id": logical, "params": {}}
+        data = {
+            "name": name,
+            "uuid": f"uuid-{name}",
+            "primary_node": known["primary"],
+            "admin_state": "up" if known["up"] else "down",
+            "disks": list(disks),
+            "hypervisor": "fake",
+        }
+        return Instance(data, {node: node for node in NODES}, disks, {})
+
+    def add(self, name: str, kind: str, node: str, disks: dict[str, bytes], *, up: bool = True) -> None:
+        """An instance with disks of these contents is on a node; of volumes the dictionary's keys are the names."""
+        knot = self.rig.knots[node]
+        self.data[name] = {"kind": kind, "primary": node, "disks": list(disks), "up": False}
+        if kind == "file":
+            knot.store.admit(name, [])
+        for disk, content in disks.items():
+            if kind == "ext":
+                knot.volumes.create(disk, MIB, {})
+                knot.volumes.set_instance(disk, name)
+                knot.volumes.detach(disk)
+            self.write(name, disk, content)
+        if up:
+            self.gnt("gnt-instance", "startup", name)
+            self.typed.clear()
+
+    def path(self, name: str, disk: str) -> str:
+        known = self.data[name]
+        root = self.rig.knots[known["primary"]].root.path
+        return f"{root}/{disk}/disk.raw" if known["kind"] == "ext" else f"{root}/{name}/{disk}"
+
+    def write(self, name: str, disk: str, content: bytes) -> None:
+        """The guest writes, which needs a mounted dataset that is not read-only."""
+        known = self.data[name]
+        knot = self.rig.knots[known["primary"]]
+        dataset = f"zfs/vm/{disk if known['kind'] == 'ext' else name}"
+        assert knot.fake.mounted_at(f"{knot.root.path}/{dataset.rsplit('/', 1)[1]}") == dataset
+        assert knot.fake.local(dataset).get("readonly", "off") == "off", "a write to what is fenced"
+        Path(self.path(name, disk)).write_bytes(content)
+
+    def gnt(self, *words: str, seconds: float = 0, stdin: str = "") -> str:  # noqa: ARG002
+        """What gnt-instance does."""
+        verb, name = words[1], words[-1]
+        if words[0] == "gnt-node":
+            return f"{self.memory}\n"
+        if "be/maxmem" in words:
+            return "128\n"
+        self.typed.append(" ".join(words[1:]))
+        self.rig.before("ganeti", verb)
+        if verb in self.fails:
+            raise CommandFailed(" ".join(words[:2]), 1, f"{verb} denied by a test")
+        known = self.data[name]
+        if verb == "shutdown":
+            known["up"] = False
+            for disk in known["disks"] if known["kind"] == "ext" else ():
+                self.rig.knots[known["primary"]].volumes.detach(disk)
+        elif verb == "startup":
+            self._start(name, known)
+        elif verb == "modify":
+            assert not known["up"], "the primary of a running instance is not changed"
+            known["primary"] = words[2].removeprefix("--new-primary=")
+        elif verb == "list":
+            return f"{'running' if known['up'] else 'ADMIN_down'} {known['primary']}\n"
+        return ""
+
+    def _start(self, name: str, known: dict[str, Any]) -> None:
+        knot = self.rig.knots[known["primary"]]
+        handlers = hooks.VOLUME_HANDLERS if known["kind"] == "ext" else hooks.HANDLERS
+        event = Event(self._environ(name, known))
+        try:
+            for handler in handlers["instance-start-pre"]:
+                handler(knot, event)
+            for disk in known["disks"]:
+                if known["kind"] == "ext":
+                    knot.volumes.attach(disk)
+                assert os.path.exists(self.path(name, disk)), f"{disk} is not there"
+        except ZfsGanetiError as error:
+            raise CommandFailed("gnt-instance startup", 1, one_line(error)) from error
+        known["up"] = True
+
+    def _environ(self, name: str, known: dict[str, Any]) -> dict[str, str]:
+        environ = {
+            "GANETI_HOOKS_PATH": "instance-start",
+            "GANETI_HOOKS_PHASE": "pre",
+            "GANETI_CLUSTER": CLUSTER_NAME,
+            "GANETI_MASTER": NODES[0],
+            "GANETI_INSTANCE_NAME": name,
+            "GANETI_INSTANCE_PRIMARY": known["primary"],
+            "GANETI_INSTANCE_DISK_TEMPLATE": known["kind"],
+            "GANETI_INSTANCE_DISK_COUNT": str(len(known["disks"])),
+        }
+        for index, disk in enumerate(known["disks"]):
+            environ[f"GANETI_INSTANCE_DISK{index}_SIZE"] = "1"
+            environ[f"GANETI_INSTANCE_DISK{index}_ID"] = disk if known["kind"] == "ext" else self.path(name, disk)
+            if known["kind"] == "ext":
+                environ[f"GANETI_INSTANCE_DISK{index}_PROVIDER"] = "zfs"
+        return environ
+
+
+class Rig:
+    """Three nodes and their Ganeti; the first is the master. `before` is called before each thing that is asked of anybody."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.asked: list[tuple[str, str]] = []
+        self.before: Callable[[str, str], None] = lambda _who, _verb: None
+        self.ganeti = FakeGaneti(self)
+        self.turn = threading.RLock()  # the fakes, unlike ZFS, are not made for several at once
+        self.knots = {name: Knot(self, name, 10000 * number) for number, name in enumerate(NODES, 1)}
+        for knot in self.knots.values():
+            knot.net.doors = {name: other.door_of() for name, other in self.knots.items()}
+
+    @property
+    def master(self) -> Knot:
+        return self.knots[NODES[0]]
+
+    def content(self, name: str) -> dict[str, bytes]:
+        """Return what the disks of an instance hold on its primary."""
+        return {disk: Path(self.ganeti.path(name, disk)).read_bytes().rstrip(b"\0") for disk in self.ganeti.data[name]["disks"]}
+
+    def startable(self, name: str) -> list[str]:
+        """Return the nodes on which the instance could be started if Ganeti had that as its primary; its state is as before."""
+        known = self.ganeti.data[name]
+        assert not known["up"]
+        return [known["primary"]]

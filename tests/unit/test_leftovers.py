@@ -1,0 +1,76 @@
+"""What moves that nobody goes on with have left, in the words of gnt-zfs check and cluster verify."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from zfsganeti.leftovers import compare
+from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, STOPPING, Leaving
+
+NOW = 1_700_000_000
+ON = "gnt-zfs move web1 node2 goes on"
+
+
+def leaving(phase: str, age: int, **changes: Any) -> dict[str, Any]:
+    mark = Leaving("node2", phase, True, NOW - age + LEASE_SECONDS).pack()
+    return {"name": "web1", "dataset": "zfs/vm/web1", "ours": True, "instance": "web1", "move": mark, **changes}
+
+
+def coming(age: int, **changes: Any) -> dict[str, Any]:
+    facts = {"name": "web1", "dataset": "zfs/vm/.moving/web1", "used": 1 << 30, "ours": True, "source": "node1", "instance": "web1"}
+    return {**facts, "until": NOW - age + LEASE_SECONDS, "ready": False, **changes}
+
+
+def facts(node: str, minutes: int = 60, **lists: Any) -> dict[str, Any]:
+    return {"node": node, "leftover_minutes": minutes, "datasets": [], "volumes": [], "moving": [], **lists}
+
+
+def said(found: dict[str, Any], primary: str = "node1", busy: set[str] | None = None) -> list[str]:
+    return [finding.text for finding in compare(found, {"web1": primary}, busy or set(), NOW)]
+
+
+@pytest.mark.parametrize("where", ["datasets", "volumes"])
+@pytest.mark.parametrize("phase", [STOPPING, FENCED])
+def test_a_fence_that_nobody_lifts(where: str, phase: str) -> None:
+    stopped = f"web1 was stopped for a move to node2 that has not ended: {ON}, gnt-zfs move --abort web1 or a start of it goes back"
+    old: dict[str, Any] = {where: [leaving(phase, 3600)]}
+    assert said(facts("node1", **old)) == [stopped]
+    young: dict[str, Any] = {where: [leaving(phase, 60)]}
+    assert said(facts("node1", **young)) == []  # perhaps it is at work
+    known: dict[str, Any] = {"minutes": 0, where: [leaving(phase, 60)]}  # on the master, which knows what is at work
+    assert said(facts("node1", **known)) == [stopped]
+    assert said(facts("node1", **known), busy={"web1"}) == []
+
+
+def test_a_source_that_was_not_given_up() -> None:
+    text = f"was not put into the trash after the move of web1 to node2: {ON}"
+    assert said(facts("node1", datasets=[leaving(LEFT, 60)]), "node2") == [text]
+    assert said(facts("node1", datasets=[leaving(FENCED, 60)]), "node2") == [text]
+
+
+def test_what_was_sent_ahead_is_fine_until_its_lease_ends() -> None:
+    assert said(facts("node1", datasets=[leaving(PRESYNC, 3600)])) == []
+    (finding,) = compare(facts("node1", datasets=[leaving(PRESYNC, LEASE_SECONDS + 1)]), {"web1": "node1"}, set(), NOW)
+    assert (finding.verb, finding.request, finding.sure) == ("move-abort", {"datasets": ["web1"]}, True)
+    assert finding.text == "a move of web1 to node2 was begun and given up"
+
+
+def test_what_has_come_and_has_not_landed() -> None:
+    assert said(facts("node2", moving=[coming(3600)])) == []
+    (finding,) = compare(facts("node2", moving=[coming(LEASE_SECONDS + 1)]), {"web1": "node1"}, set(), NOW)
+    assert (finding.verb, finding.request, finding.sure) == ("move-drop", {"datasets": ["web1"]}, False)
+    assert finding.text == "zfs/vm/.moving/web1 holds 1.00G of a move of web1 from node1 that was given up"
+    assert said(facts("node2", moving=[coming(3600)]), "node2") == [
+        "the move of web1 to here has not ended: gnt-zfs move web1 node2 goes on"
+    ]
+    assert said(facts("node2", moving=[coming(60)]), "node2") == []
+    elsewhere = "zfs/vm/.moving/web1 holds 1.00G of a move of web1 from node1: gnt-zfs move --abort web1 gives it up"
+    assert said(facts("node2", moving=[coming(LEASE_SECONDS + 1)]), "node3") == [elsewhere]
+    assert said(facts("node2", moving=[coming(60, ours=False)])) == ["zfs/vm/.moving/web1 was not received by a move: rename or destroy it"]
+
+
+def test_where_primaries_are_not_known_nothing_is_assumed() -> None:
+    found = compare(facts("node2", moving=[coming(60)], datasets=[leaving(PRESYNC, 60)]), None, set(), NOW)
+    assert found == []

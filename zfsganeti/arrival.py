@@ -1,0 +1,363 @@
+"""Where a move ends: what is received below `.moving`, never mounted, until it lands in the place of the instance's dataset.
+
+What comes bears its mark from the first byte on and is read-only. It lands when its newest snapshot has the GUID that the source
+was fenced with: renamed, writable, mounted at home. If the mover is gone by then, the next start of the instance here lets it
+land, after asking the source.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from zfsganeti.datasets import CLUSTER, IMAGES, INSTANCE, MARKS, MOVE, MOVING, VOLUME, locked
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, ZfsGanetiError, one_line
+from zfsganeti.ganeti import check_name
+from zfsganeti.here import Here
+from zfsganeti.images import GOLDEN
+from zfsganeti.names import PREFIX, check_dataset
+from zfsganeti.route import LEASE_SECONDS, SETTINGS, Coming, check_guids, expiry, is_pass, tag_until
+from zfsganeti.streams import PROPERTIES, receive_command
+from zfsganeti.transfer import Place
+from zfsganeti.volumes import check_volume
+from zfsganeti.zfs import Dataset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zfsganeti.streams import Streams
+
+CARRIED = ("opened", "size")  # of our own marks, besides whose it is: what a disk says of itself
+
+
+def names_of(request: Mapping[str, Any], key: str = "datasets") -> list[str]:
+    """Return the names below a root that a request is about."""
+    names = request.get(key)
+    if not isinstance(names, list | dict) or not names or not all(isinstance(name, str) for name in names):
+        raise BadInput(f"request: {key} must name datasets")
+    return [check_volume(name) for name in names]
+
+
+def texts_of(request: Mapping[str, Any], key: str) -> dict[str, str]:
+    """Return texts by the names below a root that they belong to."""
+    found = request.get(key)
+    if not isinstance(found, dict) or not all(isinstance(text, str) and text.isprintable() for text in found.values()):
+        raise BadInput(f"request: {key} must be texts by dataset")
+    return {check_volume(name): text for name, text in found.items()}
+
+
+class Arriving(Place):
+    """A dataset of an instance on its way here."""
+
+    def _locate(self) -> None:
+        check_volume(self.name)
+        self.what = self.name
+        self.lock = f".arrival.{self.name}"
+        root = self.here.root.name
+        self.parents = (f"{root}/{MOVING}",)
+        self.final, self.partial = check_dataset(f"{root}/{self.name}"), check_dataset(f"{root}/{MOVING}/{self.name}")
+
+    def coming(self) -> tuple[Dataset, Coming] | None:
+        """Return what has come so far, with its mark; Foreign when that is not ours."""
+        dataset = self.zfs.get(self.partial, marks=MARKS)
+        if dataset is None:
+            return None
+        mark = Coming.parse(dataset.marks.get(MOVE, ""))
+        if mark is None or dataset.marks.get(CLUSTER) != self.here.ssconf.cluster:
+            raise Foreign(f"dataset {self.partial}", "was not received for a move", "rename or destroy it")
+        return dataset, mark
+
+    def _check_free(self) -> None:
+        self.coming()
+
+    def command(self, request: Mapping[str, Any]) -> list[str]:
+        """Return the command that receives the stream; what begins anew gets its marks with its first byte."""
+        source, instance, guid = request.get("source"), request.get("instance"), request.get("origin", "")
+        if source not in self.here.ssconf.nodes or not isinstance(guid, str):
+            raise BadInput("request: source must be a node and origin a GUID")
+        if self.snapshots(self.partial):
+            return receive_command(self.partial, {})
+        mark = Coming(str(source), check_name(str(instance)), int(time.time()) + LEASE_SECONDS)
+        origin = find_origin(self.here, guid) if guid and self.zfs.get(self.partial) is None else ""
+        return receive_command(self.partial, {**PROPERTIES, **self.mark(), MOVE: mark.pack()}, origin=origin)
+
+    def received(self, request: Mapping[str, Any]) -> Any:
+        """What came last is held for as long as a lease lasts, what it replaces is not, and passes before the last one are gone.
+
+        If that is all, what has come says that it is ready. The sender is told the GUID that is there now.
+        """
+        snaps = self.streams.snapshots(self.partial)
+        tag = tag_until(time.time())
+        self.streams.hold(f"{self.partial}@{snaps[-1].name}", tag)
+        release(self.streams, self.partial, keep=(snaps[-1].name, tag))
+        old = [f"{self.partial}@{snap.name}" for snap in snaps[:-1] if is_pass(self.zfs.ours, snap.name)]
+        self.zfs.destroy_snapshots(old)
+        ready = request.get("ready")
+        if isinstance(ready, dict):
+            self.make_ready(str(ready.get("guid")), _checked(ready.get("values")), snaps[-1].guid)
+        return {"newest": snaps[-1].guid}
+
+    def forget(self) -> None:
+        self.coming()
+        release(self.streams, self.partial)
+
+    # landing
+
+    def make_ready(self, guid: str, values: Mapping[str, str], newest: str) -> None:
+        """What has come is what the source was fenced with, has what was set there, and says so."""
+        found = self.coming()
+        if found is None:
+            raise Missing(f"{self.name} below {MOVING} on this node")
+        check_guids(self.what, {self.name: guid}, {self.name: newest})
+        _dataset, mark = found
+        ready = Coming(mark.source, mark.instance, int(time.time()) + LEASE_SECONDS, guid)
+        self.zfs.set(self.partial, {**values, **self.mark(), MOVE: ready.pack()})
+
+    def land(self, instance: str, guid: str) -> None:
+        """What came is the instance's dataset: at home, writable, with nothing left of the move; what has landed already stays."""
+        found = self.coming()
+        if found is not None:
+            dataset, mark = found
+            if mark.instance != instance or mark.ready != guid or not guid:
+                raise Refused(self.what, "is not what the source was fenced with", "gnt-zfs move goes on")
+            self.here.store.unmount_elsewhere(self.partial)
+            self.zfs.rename(self.partial, self.final)
+        placed = self.zfs.get(self.final, marks=MARKS)
+        if placed is None or not self.here.store.is_ours(placed):
+            raise Missing(f"dataset {self.final}", f"gnt-zfs move {instance} goes on")
+        if Coming.parse(placed.marks.get(MOVE, "")) is None:
+            return  # all but this answer was done before
+        self.zfs.clear(self.final, ["readonly"])
+        self.zfs.set(self.final, {"canmount": "on"})
+        self._bring_home(placed)
+        release(self.streams, self.final)
+        snaps = self.streams.snapshots(self.final)
+        self.zfs.destroy_snapshots([f"{self.final}@{snap.name}" for snap in snaps if is_pass(self.zfs.ours, snap.name)])
+        self.zfs.clear(self.final, [MOVE])
+
+    def _bring_home(self, placed: Dataset) -> None:
+        if VOLUME in placed.marks:
+            self.here.volumes.bring_home(self.name)
+        else:
+            self.here.store.bring_home(self.name)
+
+
+def release(streams: Streams, dataset: str, keep: tuple[str, str] = ("", "")) -> None:
+    """No hold of ours is on a snapshot of the dataset but one that is to be kept."""
+    for short, tags in streams.holds(dataset).items():
+        for tag in tags:
+            if expiry(tag) is not None and (short, tag) != keep:
+                streams.release(f"{dataset}@{short}", tag)
+
+
+def find_origin(here: Here, guid: str) -> str:
+    """Return the snapshot of an image of this root that has the GUID."""
+    for short, facts in _image_snapshots(here).items():
+        if facts == guid:
+            return short
+    raise Missing(f"the image that it is a clone of, on {here.node}", "gnt-zfs image push brings it")
+
+
+def _image_snapshots(here: Here) -> dict[str, str]:
+    try:
+        found = here.zfs.with_snapshot(f"{here.root.name}/{IMAGES}", GOLDEN, ("guid",), depth=1)
+    except Missing:
+        return {}
+    return {f"{dataset.name}@{GOLDEN}": facts["guid"] for dataset, facts in found}
+
+
+# what the mover asks
+
+
+def facts(here: Here, request: dict[str, Any]) -> Any:
+    """Return what this node has to say to the datasets that want to come: {name: datastore}."""
+    wanted = texts_of(request, "datasets")
+    found: dict[str, Any] = {"node": here.node, "problem": "", "stores": {}, "placed": {}, "coming": {}, "origins": {}}
+    try:
+        here.root.name  # noqa: B018 - it is looked for, and must be there
+    except ZfsGanetiError as error:
+        return {**found, "problem": one_line(error).removeprefix(f"{here.node}: ")}
+    for datastore in sorted(set(wanted.values())):
+        if datastore and datastore not in here.config.datastores:
+            found["stores"][datastore] = None
+            continue
+        place = here.at(datastore)
+        found["stores"][datastore] = store_facts(place)
+        found["origins"].update(dict.fromkeys(_image_snapshots(place).values(), datastore))
+    for name, datastore in wanted.items():
+        if found["stores"][datastore] is not None:
+            found["placed"][name] = _dataset_facts(here.place_of(name), name)
+            found["coming"][name] = _dataset_facts(here.at(datastore), f"{MOVING}/{name}")
+    return found
+
+
+def store_facts(place: Here) -> dict[str, Any]:
+    """Return what a root of this node can take."""
+    root = place.zfs.get(place.root.name)
+    values = place.streams.values(place.root.name, ("encryption", "keystatus"))
+    return {
+        "root": place.root.name,
+        "health": place.zfs.pool(place.root.name).health,
+        "allow_degraded": bool(place.config.allow_degraded),
+        "available": root.available if root else 0,
+        "used": root.used if root else 0,
+        "features": place.streams.features(place.root.name),
+        "version": ".".join(map(str, place.zfs.version())),
+        "encryption": values.get("encryption", "off"),
+        "keystatus": values.get("keystatus", "-"),
+    }
+
+
+def _dataset_facts(place: Here, name: str) -> dict[str, Any] | None:
+    dataset = place.zfs.get(check_dataset(f"{place.root.name}/{name}"), marks=MARKS)
+    if dataset is None:
+        return None
+    return {
+        "dataset": dataset.name,
+        "ours": dataset.marks.get(CLUSTER) == place.ssconf.cluster and bool({INSTANCE, VOLUME, MOVE} & set(dataset.marks)),
+        "instance": dataset.marks.get(INSTANCE, ""),
+        "used": dataset.used,
+        "move": dataset.marks.get(MOVE, ""),
+    }
+
+
+def arriving(here: Here, name: str) -> Arriving:
+    """Return a dataset's way to this node: in whichever of its roots something of it has come, else in the first."""
+    for place in here.places():
+        if place.zfs.get(f"{place.root.name}/{MOVING}/{name}") is not None:
+            return Arriving(here, {"kind": "moving", "name": name, "datastore": place.datastore})
+    return Arriving(here, {"kind": "moving", "name": name, "datastore": here.place_of(name).datastore})
+
+
+def ready(here: Here, request: dict[str, Any]) -> Any:
+    """All that has come of an instance is whole, each dataset with its GUID, and has the properties that it had on the source."""
+    guids, given = texts_of(request, "guids"), request.get("values")
+    if not isinstance(given, dict):
+        raise BadInput("request: values must be an object")
+    for name, guid in guids.items():
+        values = _checked(given.get(name))
+        place = arriving(here, name)
+        with place.alone():
+            snaps = place.streams.snapshots(place.partial)
+            if place.token():
+                raise Busy(place.what, "is being received")
+            place.make_ready(guid, values, snaps[-1].guid if snaps else "")
+
+
+def _checked(values: object) -> dict[str, str]:
+    """Return the properties that may be set on what comes from another node."""
+    if not isinstance(values, dict):
+        raise BadInput("request: values must be objects by dataset")
+    ours = (INSTANCE, VOLUME, *(PREFIX + word for word in CARRIED))
+    for key, value in values.items():
+        foreign = ":" in key and not key.startswith(PREFIX)
+        if not isinstance(value, str) or not value.isprintable() or not (foreign or key in ours or key in SETTINGS):
+            raise BadInput(f"request: property {key!r} cannot be set on what is received")
+    return values
+
+
+def land(here: Here, request: dict[str, Any]) -> Any:
+    """All that has come of an instance is where it belongs."""
+    instance, guids = check_name(str(request.get("instance"))), texts_of(request, "guids")
+    places = {name: arriving(here, name) for name in guids}
+    for name, place in places.items():
+        with place.alone(), locked(name):
+            place.land(instance, guids[name])
+
+
+def drop(here: Here, request: dict[str, Any]) -> Any:
+    """Nothing is left of what has come of an instance and has not landed."""
+    from zfsganeti import transfer
+
+    for name in names_of(request):
+        place = arriving(here, name)
+        place.coming()
+        transfer.receive_abort(here, {"kind": "moving", "name": name, "datastore": place.here.datastore})
+
+
+def trim(here: Here, request: dict[str, Any]) -> Any:
+    """Snapshots that others took of what has come are gone: it is nobody's yet, and nothing can come after them."""
+    snapshots = request.get("snapshots")
+    if not isinstance(snapshots, list) or not all(isinstance(short, str) for short in snapshots):
+        raise BadInput("request: snapshots must be a list of names")
+    place = Arriving(here, request)
+    with place.alone():
+        if place.coming() is None:
+            raise Missing(f"{place.name} below {MOVING} on this node")
+        place.forget()
+        place.zfs.destroy_snapshots([f"{place.partial}@{short}" for short in snapshots])
+
+
+def settle(here: Here, instance: str, names: Sequence[str]) -> None:
+    """What a mover that is gone has left to land has landed, if the source says that nobody has written there since; else Refused."""
+    places = {name: arriving(here, name) for name in names}
+    marks = {name: found[1] for name, place in places.items() if (found := place.coming()) is not None}
+    half = [name for name, place in places.items() if name not in marks and _is_landing(place)]
+    if not marks and not half:
+        return
+    way_out = f"gnt-zfs move {instance} {here.node} goes on"
+    unready = [name for name, mark in marks.items() if not mark.ready]
+    if unready:
+        raise Refused(instance, f"{unready[0]} has not come here wholly", way_out)
+    for source in {mark.source for mark in marks.values()}:
+        guids = {name: mark.ready for name, mark in marks.items() if mark.source == source}
+        try:
+            said = here.call(source, "move-check", guids=guids)
+        except ZfsGanetiError as error:
+            why = f"whether {source} has written to its disks since they were sent is not known ({one_line(error)})"
+            raise Refused(instance, why, way_out) from error
+        if any(said.values()):
+            raise Refused(instance, f"{source} has changed since it was sent: {next(filter(None, said.values()))}", way_out)
+    for name, place in places.items():
+        if name in marks or name in half:
+            with place.alone():
+                place.land(instance, marks[name].ready if name in marks else "")
+
+
+def _is_landing(place: Arriving) -> bool:
+    placed = place.zfs.get(place.final, marks=MARKS)
+    return placed is not None and Coming.parse(placed.marks.get(MOVE, "")) is not None
+
+
+def report(here: Here) -> list[dict[str, Any]]:
+    """Return what has come to this node and has not landed."""
+    found = []
+    for place in here.places():
+        try:
+            datasets = place.zfs.datasets(f"{place.root.name}/{MOVING}", depth=1, marks=MARKS)
+        except Missing:
+            continue
+        for dataset in datasets[1:]:
+            mark = Coming.parse(dataset.marks.get(MOVE, ""))
+            ours = mark is not None and dataset.marks.get(CLUSTER) == place.ssconf.cluster
+            found.append(
+                {
+                    "name": dataset.short,
+                    "dataset": dataset.name,
+                    "used": dataset.used,
+                    "ours": ours,
+                    "source": mark.source if mark else "",
+                    "instance": mark.instance if mark else "",
+                    "until": mark.until if mark else 0,
+                    "ready": bool(mark and mark.ready),
+                }
+            )
+    return found
+
+
+def release_expired(here: Here, now: float) -> None:
+    """Holds of moves that nobody has gone on with are gone, here and below `.moving`."""
+    for place in here.places():
+        roots = [dataset.name for dataset in place.zfs.datasets(place.root.name, depth=1, marks=MARKS) if MOVE in dataset.marks]
+        try:
+            roots += [dataset.name for dataset in place.zfs.datasets(f"{place.root.name}/{MOVING}", depth=1)[1:]]
+        except Missing:
+            pass
+        for name in roots:
+            for short, tags in place.streams.holds(name).items():
+                for tag in tags:
+                    until = expiry(tag)
+                    if until is not None and until < now:
+                        place.streams.release(f"{name}@{short}", tag)

@@ -1,0 +1,479 @@
+"""Where a move begins: all of an instance's disks snapshot in one moment, their histories sent, the fence, and giving up the source.
+
+A dataset is fenced when it is read-only, not mounted, and says so: from then on its last snapshot is all there is. A start of the
+instance here lifts the fence, as long as this node is its primary, so that the way back costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from zfsganeti.arrival import names_of, release, texts_of
+from zfsganeti.datasets import DETACH, DISK, IMAGE, IMAGES, INSTANCE, INTENT, KEPT, MARKS, MOVE, OPENED, VOLUME, locked
+from zfsganeti.errors import BadInput, Busy, Missing, Refused, Unavailable, ZfsGanetiError, one_line
+from zfsganeti.ganeti import check_name
+from zfsganeti.here import Here
+from zfsganeti.names import PREFIX
+from zfsganeti.node import PeerFailed
+from zfsganeti.process import holding
+from zfsganeti.route import (
+    FENCED,
+    LEASE_SECONDS,
+    LEFT,
+    PRESYNC,
+    SETTINGS,
+    STOPPING,
+    Leaving,
+    Trim,
+    is_pass,
+    next_pass,
+    next_step,
+    tag_until,
+)
+from zfsganeti.streams import CHANGED, send_command
+from zfsganeti.transfer import ATTEMPTS, GO_ON, Abandon, Full, Incremental, Nothing, Push, Resume, find, snaps_of
+from zfsganeti.zfs import Dataset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zfsganeti.transfer import Step
+
+Tell = Callable[[dict[str, Any]], None]  # what is told while it goes on
+
+STALL_SECONDS = 60.0  # without a byte: less than for an image, since an instance may be waiting for it
+WAIT_SECONDS = 90.0  # for what a mover that was killed has left at work on either side
+TELL_SECONDS = 0.5
+
+
+# one dataset
+
+
+def get(place: Here, name: str) -> Dataset:
+    """Return one of this node's datasets of ours."""
+    dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
+    if dataset is None or not place.store.is_ours(dataset):
+        raise Missing(f"dataset {place.root.name}/{name} of ours", "gnt-zfs check says where it is")
+    return dataset
+
+
+def mark_of(dataset: Dataset) -> Leaving | None:
+    return Leaving.parse(dataset.marks.get(MOVE, ""))
+
+
+def home_of(place: Here, dataset: Dataset) -> str:
+    return f"{place.root.path}/{dataset.short}"
+
+
+def refuse_fenced(dataset: Dataset) -> None:
+    """Nobody changes what another node is about to have."""
+    leaving = mark_of(dataset)
+    if leaving is not None and leaving.phase in (FENCED, LEFT):
+        instance = dataset.marks.get(INSTANCE, dataset.short)
+        way_out = f"gnt-zfs move {instance} {leaving.to} goes on, gnt-zfs move --abort {instance} goes back"
+        raise Busy(dataset.short, f"is fenced, {leaving.to} is about to have it", way_out)
+
+
+# what the mover asks
+
+
+def facts(here: Here, request: dict[str, Any]) -> Any:
+    """Return what this node says of an instance's datasets."""
+    found: dict[str, Any] = {"node": here.node, "problem": "", "datasets": {}}
+    try:
+        copies = {name for place in here.places() for name in place.independent.begun()}
+        features = {place.datastore: place.streams.features(place.root.name) for place in here.places()}
+        for name in names_of(request):
+            place = here.place_of(name)
+            dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
+            found["datasets"][name] = None if dataset is None else _facts(place, dataset, copies, features[place.datastore])
+    except ZfsGanetiError as error:
+        found["problem"] = one_line(error).removeprefix(f"{here.node}: ")
+    return found
+
+
+def _facts(place: Here, dataset: Dataset, copies: set[str], features: Mapping[str, str]) -> dict[str, Any]:
+    values = place.streams.values(dataset.name, ("encryption", "keystatus"))
+    guid = place.streams.values(dataset.origin, ("guid",)).get("guid", "") if dataset.origin else ""
+    return {
+        "dataset": dataset.name,
+        "datastore": place.datastore,
+        "ours": place.store.is_ours(dataset),
+        "instance": dataset.marks.get(INSTANCE, ""),
+        "image": dataset.marks.get(IMAGE, ""),
+        "detaching": DETACH in dataset.marks or dataset.short in copies,
+        "intent": dataset.marks.get(INTENT, ""),
+        "move": dataset.marks.get(MOVE, ""),
+        "used": dataset.used,
+        "referenced": dataset.referenced,
+        "origin": dataset.origin,
+        "origin_guid": guid,
+        "of_image": dataset.origin.startswith(f"{place.root.name}/{IMAGES}/"),
+        "local": place.zfs.local(dataset.name),
+        "features": features,
+        "encryption": values.get("encryption", "off"),
+        "keystatus": values.get("keystatus", "-"),
+    }
+
+
+def begin(here: Here, request: dict[str, Any]) -> Any:
+    """Each dataset says that it is being moved, to which node, in which phase, and whether its instance ran."""
+    to, phase, ran = request.get("to"), request.get("phase"), request.get("ran")
+    if to not in here.ssconf.nodes or phase not in (PRESYNC, STOPPING) or not isinstance(ran, bool):
+        raise BadInput("request: to must be a node, phase and ran say how far the move is")
+    leaving = Leaving(str(to), str(phase), ran, int(time.time()) + LEASE_SECONDS)
+    for name in names_of(request):
+        place = here.place_of(name)
+        dataset = get(place, name)
+        before = mark_of(dataset)
+        if before is not None and before.phase in (STOPPING, FENCED) and phase == PRESYNC:
+            continue  # what was stopped for the move says so until somebody starts it
+        place.zfs.set(dataset.name, {MOVE: leaving.pack()})
+
+
+# sending
+
+
+class Shipment(Push):
+    """One dataset's history on its way to below `.moving` of another node, up to one snapshot."""
+
+    def __init__(self, here: Here, peer: str, dataset: str, short: str, name: str, request: Mapping[str, Any]) -> None:
+        super().__init__(here, peer, dataset, short, "moving", name)
+        self.what = f"{name} on {peer}"
+        self.last = self.wanted
+        self.instance = str(request["instance"])
+        self.origin, self.origin_guid = "", ""
+        self.embedded = request.get("embedded") is not False
+        self.seconds = STALL_SECONDS
+        self.known = texts_of(request, "known").get(name, "") if request.get("known") else ""
+        self.values: dict[str, str] | None = None  # for the last pass: what the dataset has set on itself
+        self.room = 1 << 62  # what the peer cannot take it says itself
+        self.patience = time.monotonic() + WAIT_SECONDS
+
+    def ship(self) -> str:
+        """The peer has every snapshot up to the last one; return that one's GUID as the peer has it."""
+        failures, state = 0, self._assumed(self.known)
+        while failures < ATTEMPTS:
+            asked = state is None
+            if state is None:
+                state = self._patiently("receive-state")
+            token = str(state["token"])
+            resumable = self.here.streams.resumable(token) if token else None
+            partial = None if state["partial"] is None else snaps_of(state["partial"])
+            step, short = next_step(self.source, partial, self.last.name, token=token, token_guid=resumable.guid if resumable else "")
+            if isinstance(step, Nothing):
+                self._make_ready()
+                return self.last.guid
+            if isinstance(step, Abandon):
+                failures += 1
+                self._patiently("receive-abort")
+            elif isinstance(step, Trim):
+                self._patiently("move-trim", snapshots=list(step.snapshots))
+            else:
+                self.wanted, self.answer = find(self.source, short), None
+                self._hold(short)
+                if not self._sent(step, state["available"], asked):
+                    failures += 1
+                    self._patiently("receive-abort")
+            state = self._assumed(self.answer["newest"] if self.answer else "")
+        raise Unavailable(self.what, f"is not there after {ATTEMPTS} attempts", GO_ON)
+
+    def _assumed(self, newest: str) -> dict[str, Any] | None:
+        """Return what the peer would say of itself if asked, from what it has said last; None when it must be asked."""
+        if not any(snap.guid == newest for snap in self.source):
+            return None
+        return {"partial": [["", newest, 0]], "token": "", "available": self.room}
+
+    def _make_ready(self) -> None:
+        """What is there says that it is all; it does so by itself unless the answer to the last stream was lost."""
+        if self.values is not None and not self.answer:
+            self.here.call(self.peer, "move-ready", guids={self.name: self.last.guid}, values={self.name: self.values})
+
+    def _hold(self, short: str) -> None:
+        """What is being sent, and what it comes after, stays here for as long as a lease lasts: others may prune snapshots."""
+        self.here.streams.hold(f"{self.dataset}@{short}", tag_until(time.time()))
+
+    def _command(self, step: Step) -> list[str]:
+        if isinstance(step, Resume):
+            return send_command("", token=step.token)
+        base = f"@{step.base}" if isinstance(step, Incremental) else self.origin
+        return send_command(f"{self.dataset}@{self.wanted.name}", base=base, embedded=self.embedded)
+
+    def _header(self, step: Step) -> dict[str, Any]:
+        return {
+            **super()._header(step),
+            "source": self.here.node,
+            "instance": self.instance,
+            "origin": self.origin_guid if isinstance(step, Full) else "",
+            "ready": {"guid": self.last.guid, "values": self.values} if self.values is not None and self.wanted is self.last else None,
+        }
+
+    def _patiently(self, verb: str, **request: Any) -> Any:
+        """Ask the peer; while one that was cut off is still being received there, wait for its end."""
+        while True:
+            try:
+                return self._ask(verb, **request)
+            except PeerFailed as error:
+                if error.exit_code != Busy.exit_code or time.monotonic() > self.patience:
+                    raise
+            time.sleep(1)
+
+    def _sent(self, step: Step, available: int, asked: bool) -> bool:
+        """The stream is received, or another one was there first and one is to look again; False when what has come is of no use."""
+        try:
+            return self._send(step, available)
+        except PeerFailed as error:
+            if not asked:
+                return True  # it is not any more what it said to be
+            if error.exit_code == Refused.exit_code and CHANGED in error.text:
+                return False
+            if error.exit_code != Busy.exit_code or time.monotonic() > self.patience:
+                raise
+        time.sleep(1)
+        return True
+
+
+def send(here: Here, request: dict[str, Any], tell: Tell) -> Any:
+    """The target has what the instance's datasets hold at this moment; return each one's last snapshot, its GUID, and the bytes moved.
+
+    All of them are snapshot in one moment, and sent side by side. Passes before are gone here once this one is there. The last pass
+    fences them first, and makes what has come ready to land.
+    """
+    instance, peer = check_name(str(request.get("instance"))), str(request.get("target"))
+    if peer not in here.ssconf.nodes or peer == here.node:
+        raise BadInput(f"node {peer}: is no other node of this cluster")
+    names = names_of(request)
+    limit = request.get("limit", 0)
+    if not isinstance(limit, int) or limit < 0:
+        raise BadInput("request: limit must be a number of bytes")
+    with locked(f".move.{instance}", seconds=WAIT_SECONDS, what=f"move of {instance}"):
+        if request.get("last") is True:
+            fence(here, request)
+        datasets = {name: get(here.place_of(name), name) for name in names}
+        short = _snapshot(here, datasets)
+        jobs = {name: _shipment(here, peer, name, dataset, short, request) for name, dataset in datasets.items()}
+        for name, job in jobs.items():
+            if request.get("last") is True:
+                job.values = _values(here.place_of(name), job.dataset)
+            job.limit = limit // len(jobs) if limit else 0
+        began = time.monotonic()
+        guids = _ship(jobs, tell)
+        seconds = time.monotonic() - began
+        written = 0
+        for name, job in jobs.items() if request.get("last") is not True else ():
+            _forget_passes(here.place_of(name), job.dataset, short)
+            written += here.place_of(name).streams.written_since(job.dataset, short)
+    return {"guids": guids, "moved": sum(job.moved for job in jobs.values()), "seconds": seconds, "written": written}
+
+
+def _snapshot(here: Here, datasets: Mapping[str, Dataset]) -> str:
+    """All datasets have a snapshot of one moment, those of each pool exactly so; return its short name."""
+    places = {name: here.place_of(name) for name in datasets}
+    known = [snap.name for name, dataset in datasets.items() for snap in places[name].streams.snapshots(dataset.name)]
+    short = next_pass(here.zfs.ours, known)
+    pools: dict[str, list[str]] = {}
+    for name, dataset in datasets.items():
+        if VOLUME in dataset.marks and places[name].volumes.devices.find(name) is not None:
+            places[name].volumes.devices.flush(name)
+        pools.setdefault(dataset.name.split("/")[0], []).append(f"{dataset.name}@{short}")
+    for together in pools.values():
+        here.zfs.snapshot(together)
+    return short
+
+
+def _shipment(here: Here, peer: str, name: str, dataset: Dataset, short: str, request: Mapping[str, Any]) -> Shipment:
+    place = here.place_of(name)
+    job = Shipment(place, peer, dataset.name, short, name, request)
+    if dataset.origin and request.get("full") is not True:
+        job.origin, job.origin_guid = dataset.origin, place.streams.values(dataset.origin, ("guid",))["guid"]
+    return job
+
+
+def _ship(jobs: Mapping[str, Shipment], tell: Tell) -> dict[str, str]:
+    """All jobs have ended; return the GUIDs, or raise the first error."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    lock, told = threading.Lock(), [0.0]
+
+    def progress(_peer: str, _moved: int, _total: int) -> None:
+        with lock:
+            now = time.monotonic()
+            if now - told[0] >= TELL_SECONDS:
+                told[0] = now
+                tell({"moved": sum(job.moved for job in jobs.values()), "total": sum(job.total for job in jobs.values())})
+
+    for job in jobs.values():
+        job.progress = progress
+    with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
+        waiting = {name: pool.submit(job.ship) for name, job in jobs.items()}
+        failed = [error for future in waiting.values() if (error := future.exception()) is not None]
+    if failed:
+        raise failed[0]
+    return {name: future.result() for name, future in waiting.items()}
+
+
+def _forget_passes(place: Here, dataset: str, kept: str) -> None:
+    """Of the passes of a move only the last one is left, which is held."""
+    snaps = place.streams.snapshots(dataset)
+    tags = [tag for tag in place.streams.holds(dataset).get(kept, []) if tag.startswith("zfsganeti-")]
+    if not tags:
+        tags = [tag_until(time.time())]
+        place.streams.hold(f"{dataset}@{kept}", tags[0])
+    release(place.streams, dataset, keep=(kept, tags[-1]))
+    place.zfs.destroy_snapshots([f"{dataset}@{snap.name}" for snap in snaps if is_pass(place.zfs.ours, snap.name) and snap.name != kept])
+
+
+# the fence
+
+
+def fence(here: Here, request: dict[str, Any]) -> Any:
+    """Nobody can write to the instance's datasets any more, and each says so; Busy names who has one open, and none is fenced then."""
+    names = names_of(request)
+    fenced: list[str] = []
+    try:
+        for name in names:
+            with locked(name):
+                _fence(here.place_of(name), name)
+            fenced.append(name)
+    except BaseException:
+        for name in fenced:
+            lift(here, name)
+        raise
+
+
+def _fence(place: Here, name: str) -> None:
+    dataset = get(place, name)
+    leaving = mark_of(dataset)
+    if leaving is None:
+        raise Missing(f"a move of {name}", "gnt-zfs move begins one")
+    if INTENT in dataset.marks:
+        raise Busy(name, f"an operation is at work on it ({dataset.marks[INTENT].split(' ')[0]})", "gnt-zfs check --repair if it is not")
+    home, instance = home_of(place, dataset), dataset.marks.get(INSTANCE, name)
+    if VOLUME in dataset.marks:
+        place.volumes.detach(name)
+    elif place.zfs.mounted_at(home) == dataset.name:
+        users = holding([entry.path for entry in os.scandir(home) if entry.is_file(follow_symlinks=False)])
+        if users:
+            raise Busy(name, f"is in use by {users[0]}", f"gnt-instance stop {instance}")
+    place.zfs.unmount(home, seconds=place.config.busy_seconds)
+    place.store.unmount_elsewhere(dataset.name)
+    place.zfs.set(dataset.name, {"readonly": "on", MOVE: Leaving(leaving.to, FENCED, leaving.ran, int(time.time()) + LEASE_SECONDS).pack()})
+
+
+def lift(here: Here, name: str) -> None:
+    """What was fenced can be written to again, and is mounted at home; the move goes on from there when it is asked to."""
+    place = here.place_of(name)
+    dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
+    leaving = mark_of(dataset) if dataset is not None else None
+    if dataset is None or leaving is None or leaving.phase not in (FENCED, STOPPING) or not place.store.is_ours(dataset):
+        return
+    place.zfs.clear(dataset.name, ["readonly"])
+    place.zfs.set(dataset.name, {MOVE: Leaving(leaving.to, PRESYNC, leaving.ran, leaving.until).pack()})
+    _bring_home(place, dataset)
+
+
+def _bring_home(place: Here, dataset: Dataset) -> None:
+    if VOLUME in dataset.marks:
+        place.volumes.bring_home(dataset.short)
+    else:
+        place.store.bring_home(dataset.short)
+
+
+def unfence(here: Here, request: dict[str, Any]) -> Any:
+    """The datasets can be used on this node again; the mover says so while this node is their instance's primary."""
+    for name in names_of(request):
+        with locked(name):
+            lift(here, name)
+
+
+def check(here: Here, request: dict[str, Any]) -> Any:
+    """Return for each dataset what has become of its fence, '' when it still ends with the snapshot of that GUID."""
+    return {name: _broken(here.place_of(name), name, guid) for name, guid in texts_of(request, "guids").items()}
+
+
+def _broken(place: Here, name: str, guid: str) -> str:
+    dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
+    if dataset is None:
+        return f"{name} is gone"
+    leaving = mark_of(dataset)
+    if leaving is None or not leaving.fenced or place.zfs.local(dataset.name).get("readonly") != "on":
+        return f"{name} is not fenced any more"
+    last = next((snap.name for snap in place.streams.snapshots(dataset.name) if snap.guid == guid), "")
+    if not last:
+        return f"{name} has no snapshot {guid} any more"
+    written = place.streams.written_since(dataset.name, last)
+    return f"{written} bytes were written to {name} since" if written else ""
+
+
+def _values(place: Here, dataset: str) -> dict[str, str]:
+    """Return what a dataset has set on itself and takes along."""
+    return {
+        key: value
+        for key, value in place.zfs.local(dataset).items()
+        if key in SETTINGS or key in (INSTANCE, VOLUME, OPENED) or (":" in key and not key.startswith(PREFIX) and value.isprintable())
+    }
+
+
+# the ends
+
+
+def abort(here: Here, request: dict[str, Any]) -> Any:
+    """The datasets are as if no move had been begun; return whether their instance ran when it was stopped for it."""
+    ran = False
+    for name in names_of(request):
+        with locked(name):
+            place = here.place_of(name)
+            dataset = get(place, name)
+            leaving = mark_of(dataset)
+            if leaving is None:
+                continue
+            ran = ran or (leaving.ran and leaving.phase != PRESYNC)
+            lift(here, name)
+            _forget(place, dataset.name)
+    return ran
+
+
+def _forget(place: Here, dataset: str) -> None:
+    """No hold, no snapshot and no mark of a move is left."""
+    release(place.streams, dataset)
+    snaps = place.streams.snapshots(dataset)
+    place.zfs.destroy_snapshots([f"{dataset}@{snap.name}" for snap in snaps if is_pass(place.zfs.ours, snap.name)])
+    place.zfs.clear(dataset, [MOVE])
+
+
+def leave(here: Here, request: dict[str, Any]) -> Any:
+    """The datasets, which live on another node now, are in the trash, and stay there if they are to be kept; return their entries."""
+    from zfsganeti.trash import Trash
+
+    keep, entries = request.get("keep") is True, []
+    for name in names_of(request):
+        with locked(name):
+            place = here.place_of(name)
+            dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
+            leaving = mark_of(dataset) if dataset is not None else None
+            if dataset is None or leaving is None:
+                continue  # it was given up before
+            if not leaving.fenced and leaving.phase != LEFT:
+                raise Busy(name, "was started here since it was moved", "compare both before one is removed")
+            gone = Leaving(leaving.to, LEFT, leaving.ran, leaving.until)
+            place.zfs.set(dataset.name, {MOVE: gone.pack(), **({KEPT: f"{time.time():.0f}"} if keep else {})})
+            place.zfs.clear(dataset.name, ["readonly"])
+            release(place.streams, dataset.name)
+            trash = Trash(place.store)
+            if VOLUME in dataset.marks:
+                place.volumes.detach(name)
+                with place.store.looking_into(dataset) as path:
+                    size = os.stat(f"{path}/{DISK}").st_size
+                entry: str | None = trash.put_volume(get(place, name), size)
+            else:
+                entry = trash.put(name)
+            entries.append(entry)
+            if entry and place.zfs.get(f"{trash.name}/{entry}") is not None:
+                place.zfs.clear(f"{trash.name}/{entry}", [MOVE])
+    return entries
+
+
+TOLD = {"move-send": send}  # verbs that tell how far they are

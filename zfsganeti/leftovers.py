@@ -1,0 +1,76 @@
+"""What moves that nobody has gone on with have left on a node (pure), and what of it can be cleared away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from zfsganeti.check import Finding, is_busy
+from zfsganeti.errors import human
+from zfsganeti.route import LEASE_SECONDS, LEFT, PRESYNC, Leaving
+
+FRESH_MINUTES = 10
+
+
+def compare(facts: Mapping[str, Any], primaries: Mapping[str, str] | None, busy: set[str], now: float) -> list[Finding]:
+    """Return what is left on one node of moves that are not at work; `primaries` is None where they are not known."""
+    found = []
+    for dataset in (*facts["datasets"], *facts.get("volumes", ())):
+        leaving = Leaving.parse(dataset.get("move", ""))
+        if leaving is not None and dataset["ours"] and not is_busy(dataset["instance"], busy):
+            finding = _judge_leaving(facts, dataset, leaving, primaries, now)
+            found += [finding] if finding is not None else []
+    for coming in facts.get("moving", ()):
+        if not is_busy(coming["instance"], busy):
+            found += _judge_coming(facts, coming, primaries, now)
+    return found
+
+
+def is_fenced(dataset: Mapping[str, Any]) -> bool:
+    """Tell whether a dataset of a report is where it should not be mounted, for a move has fenced it or given it up."""
+    leaving = Leaving.parse(dataset.get("move", ""))
+    return leaving is not None and leaving.phase != PRESYNC
+
+
+def _is_fresh(until: int, facts: Mapping[str, Any], now: float) -> bool:
+    """Tell whether a mark was made a few minutes ago; on the master, where it is known which moves are at work, none is."""
+    fresh = min(FRESH_MINUTES, int(facts["leftover_minutes"]))
+    return until - LEASE_SECONDS > now - 60 * fresh
+
+
+def _judge_leaving(
+    facts: Mapping[str, Any], dataset: Mapping[str, Any], leaving: Leaving, primaries: Mapping[str, str] | None, now: float
+) -> Finding | None:
+    node = facts["node"]
+    instance = dataset["instance"] or dataset["name"]
+    on = f"gnt-zfs move {instance} {leaving.to} goes on"
+    here = primaries is None or primaries.get(instance, node) == node
+    if leaving.phase == LEFT or (leaving.fenced and not here):
+        return Finding(node, dataset["name"], f"was not put into the trash after the move of {instance} to {leaving.to}: {on}")
+    if leaving.phase != PRESYNC and _is_fresh(leaving.until, facts, now):
+        return None  # it is being moved this moment, perhaps
+    if leaving.phase != PRESYNC:
+        back = f"gnt-zfs move --abort {instance} or a start of it goes back"
+        return Finding(node, dataset["name"], f"{instance} was stopped for a move to {leaving.to} that has not ended: {on}, {back}")
+    if leaving.until < now:
+        text = f"a move of {instance} to {leaving.to} was begun and given up"
+        return Finding(node, dataset["name"], text, "move-abort", {"datasets": [dataset["name"]]}, sure=True)
+    return None
+
+
+def _judge_coming(facts: Mapping[str, Any], coming: Mapping[str, Any], primaries: Mapping[str, str] | None, now: float) -> list[Finding]:
+    node = facts["node"]
+    name, instance = coming["name"], coming["instance"]
+    if not coming["ours"]:
+        return [Finding(node, name, f"{coming['dataset']} was not received by a move: rename or destroy it")]
+    primary = primaries.get(instance, "") if primaries is not None else ""
+    if primary == node:
+        if _is_fresh(coming["until"], facts, now):
+            return []
+        return [Finding(node, name, f"the move of {instance} to here has not ended: gnt-zfs move {instance} {node} goes on")]
+    said = f"{coming['dataset']} holds {human(coming['used'])} of a move of {instance} from {coming['source']}"
+    if coming["until"] < now and primary == coming["source"]:
+        return [Finding(node, name, f"{said} that was given up", "move-drop", {"datasets": [name]})]
+    if coming["until"] < now or (primaries is not None and not primary):
+        return [Finding(node, name, f"{said}: gnt-zfs move --abort {instance} gives it up")]
+    return []

@@ -1,0 +1,442 @@
+"""`gnt-zfs move`: an instance to another node, conducted by the master.
+
+All that can be sent is sent while the instance runs. Then it is stopped, its disks are fenced on the source, what was written last
+follows, Ganeti is told the new primary, and what has come takes its place there. Whatever is killed: the instance can be started
+on exactly one node, its primary, and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zfsganeti import datasets, ganeti
+from zfsganeti.disks import datasets_of, find_instance
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError, human, one_line
+from zfsganeti.here import Here
+from zfsganeti.node import run
+from zfsganeti.route import FENCED, LEFT, PRESYNC, STOPPING, Coming, Leaving, Pass, Plan, choose_target, downtime, go_on, make_plan
+
+Say = Callable[[str], None]
+Meter = Callable[[str, int, int], None]
+
+GANETI_SECONDS = 900.0
+FENCES = 3  # a start that comes in between lifts the fence
+LOCK = ".mover."
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an instance is to be moved; `limit` is in bytes a second, `longest` in seconds."""
+
+    longest: float | None = None
+    limit: int = 0
+    start: bool = True
+    keep: bool = False
+    presync_only: bool = False
+    full: bool = False
+
+
+@dataclass
+class Result:
+    """What became of one instance."""
+
+    instance: str
+    source: str
+    target: str
+    moved: int = 0
+    down: float | None = None
+    problem: str = ""
+    status: int = 0
+    passes: list[Pass] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "instance": self.instance,
+            "source": self.source,
+            "target": self.target,
+            "moved": self.moved,
+            "downtime": None if self.down is None else round(self.down, 2),
+            "passes": len(self.passes),
+            "problem": self.problem,
+        }
+
+
+@contextlib.contextmanager
+def alone(instance: str) -> Iterator[None]:
+    """No other administrator moves the instance; Busy when one does."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(datasets.locked(f"{LOCK}{instance}", seconds=0))
+        except Unavailable:
+            raise Busy(instance, "is being moved by another gnt-zfs move", "wait for that") from None
+        yield
+
+
+def at_work() -> set[str]:
+    """Return the instances that a gnt-zfs move on this node, the master, is at work on."""
+    found = set()
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(datasets.LOCKS):
+            if name.startswith(LOCK) and name.endswith(".lock") and _is_taken(f"{datasets.LOCKS}/{name}"):
+                found.add(name.removeprefix(LOCK).removesuffix(".lock"))
+    return found
+
+
+def _is_taken(path: str) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+class Move:
+    """One instance on its way."""
+
+    def __init__(self, here: Here, instance: str, target: str, options: Options, say: Say, meter: Meter) -> None:
+        self.here, self.options, self.say, self.meter = here, options, say, meter
+        self.instance = find_instance(here.master.instances(), instance)
+        self.name, self.names = self.instance.name, datasets_of(self.instance)
+        self._check_disks()
+        self.target = self._node(target)
+        self.source = self.instance.primary
+        self.result = Result(self.name, self.source, self.target)
+        self.plan: Plan | None = None
+        self.stores = dict.fromkeys(self.names, "")  # each dataset's datastore
+        self.embedded = True
+        self.known: dict[str, str] = {}  # the GUIDs that the target has told
+        self.ran = self.instance.admin_state == "up"
+
+    def _node(self, name: str) -> str:
+        found = full_name(name, self.here.ssconf.nodes)
+        if found in self.here.ssconf.offline_nodes:
+            raise Unavailable(found, "is offline", f"gnt-node modify --offline=no {found}")
+        return found
+
+    def _check_disks(self) -> None:
+        home = f"{self.here.ssconf.storage_directory}/{self.name}"
+        for number, disk in enumerate(self.instance.disks):
+            if not disk.volume and (disk.template != "file" or os.path.dirname(disk.path) != home):
+                kind = f"-t {disk.template}" if disk.template != "file" else f"in {os.path.dirname(disk.path)}"
+                raise Refused(f"disk {number} of {self.name}", f"is {kind} and not ours", "gnt-instance move moves what Ganeti can copy")
+        if not self.names:
+            raise Refused(self.name, "has no disk", f"gnt-instance modify --new-primary=NODE {self.name} is enough")
+
+    # what there is to do
+
+    def prepare(self) -> list[str]:
+        """Return what will be done, in sentences; whatever forbids it is raised, and nothing is changed."""
+        if self.source == self.target:
+            return self._prepare_rest()
+        source = self.here.call(self.source, "move-source", datasets=self.names)
+        known = {name: facts for name, facts in source["datasets"].items() if facts is not None}
+        self.stores |= {name: facts["datastore"] for name, facts in known.items()}
+        target = self.here.call(self.target, "move-target", datasets=self.stores)
+        self.plan = make_plan(self.name, self.instance.template, source, target, running=self.ran, full=self.options.full)
+        self.embedded = self.plan.embedded
+        self._remember([Leaving.parse(facts["move"]) for facts in known.values()])
+        self._check_memory()
+        return self.plan.sentences()
+
+    def _check_memory(self) -> None:
+        """An instance that is to run on the target finds the memory for it, as far as Ganeti knows now."""
+        if not self.ran or not self.options.start or self.options.presync_only:
+            return
+        needed = run("gnt-instance", "list", "--units=m", "--no-headers", "-o", "be/maxmem", self.name, seconds=GANETI_SECONDS).strip()
+        free = run("gnt-node", "list", "--units=m", "--no-headers", "-o", "mfree", self.target, seconds=GANETI_SECONDS).strip()
+        if needed.isdigit() and free.isdigit() and int(needed) > int(free):
+            way_out = "--no-start moves it all the same"
+            raise NoSpace(f"memory of {self.target} for {self.name}", int(needed) << 20, int(free) << 20, way_out)
+
+    def _remember(self, marks: Sequence[Leaving | None]) -> None:
+        """An instance that a mover before has stopped is to run again."""
+        stopped = [mark for mark in marks if mark is not None and mark.phase != PRESYNC]
+        self.ran = self.ran or any(mark.ran for mark in stopped)
+
+    def _prepare_rest(self) -> list[str]:
+        """The primary is the target already: find who has sent it, and what is left to do."""
+        found = self.here.call_all("move-source", datasets=self.names)
+        for node, facts in found.items():
+            if node == self.target or isinstance(facts, ZfsGanetiError):
+                continue
+            known = {name: known for name, known in facts["datasets"].items() if known is not None}
+            marks = [Leaving.parse(one["move"]) for one in known.values()]
+            if any(mark is not None and mark.to == self.target and mark.phase != PRESYNC for mark in marks):
+                self.source = self.result.source = node
+                self.stores |= {name: one["datastore"] for name, one in known.items()}
+                self._remember(marks)
+                return [f"{self.name}: the move from {node} to {self.target} goes on, the primary is {self.target} already"]
+        lost = [node for node, facts in found.items() if isinstance(facts, ZfsGanetiError)]
+        said = f"is on {self.target} already" + (f", as far as is known without {', '.join(lost)}" if lost else "")
+        raise Refused(self.name, said)
+
+    # doing it
+
+    def run(self) -> Result:
+        """The instance is on the target, and runs there if it ran."""
+        if self.plan is None:
+            self._finish()
+            return self.result
+        self._begin(PRESYNC)
+        self._presync()
+        if self.options.presync_only:
+            self.say(f"{self.name}: {self.target} has all but what is written from now on; gnt-zfs move {self.name} {self.target} goes on")
+            return self.result
+        self._switch()
+        return self.result
+
+    def _begin(self, phase: str) -> None:
+        self.here.call(self.source, "move-begin", datasets=self.names, to=self.target, phase=phase, ran=self.ran)
+
+    def _presync(self) -> None:
+        passes = self.result.passes
+        written = 0
+        while go_on(passes, written, self.options.longest if self.ran else None) and (self.ran or not passes):
+            one, written, _guids = self._pass()
+            self.say(f"{self.name}: pass {len(passes)}: {human(one.moved)} in {one.seconds:.1f} s, {human(written)} written meanwhile")
+        longest = self.options.longest
+        if self.ran and longest is not None and not self.options.presync_only and downtime(passes, written) > longest:
+            raise Refused(
+                self.name,
+                f"would be down for about {downtime(passes, written):.0f} s, longer than --max-downtime {longest:.0f}",
+                "nothing was stopped, try when it writes less",
+            )
+
+    def _pass(self, *, last: bool = False) -> tuple[Pass, int, dict[str, str]]:
+        """What the datasets hold now is on the target; return the pass, what was written since, and the GUIDs that the target has."""
+        number = len(self.result.passes) + 1
+
+        def hear(told: Mapping[str, Any]) -> None:
+            if "moved" in told:
+                self.meter(f"pass {number}", int(told["moved"]), max(int(told["total"]), self._expected(number)))
+
+        said = self.here.listen(
+            self.source,
+            "move-send",
+            hear,
+            instance=self.name,
+            datasets=self.names,
+            target=self.target,
+            limit=self.options.limit,
+            full=self.options.full,
+            embedded=self.embedded,
+            known=self.known,
+            last=last,
+        )
+        one = Pass(int(said["moved"]), float(said["seconds"]))
+        self.known = dict(said["guids"])
+        self.result.passes.append(one)
+        self.result.moved += one.moved
+        return one, int(said["written"]), dict(said["guids"])
+
+    def _expected(self, number: int) -> int:
+        return self.plan.size if self.plan is not None and number == 1 else 0
+
+    # the switch
+
+    def _switch(self) -> None:
+        began = time.monotonic()
+        stopped = False
+        try:
+            if self._is_up():
+                self.ran = True
+                self._begin(STOPPING)
+                began, stopped = time.monotonic(), True
+                self.say(f"{self.name}: shutting down on {self.source}")
+                _gnt("shutdown", self.name)
+            guids = self._fence_and_send()
+            self._to_target()
+        except (ZfsGanetiError, KeyboardInterrupt) as error:
+            self._go_back(stopped, error)
+            raise
+        self._make_sure(guids)
+        self._land(guids)
+        self._start(began if stopped else None)
+        self._give_up_source()
+
+    def _is_up(self) -> bool:
+        instance = self.here.master.instances().get(self.name)
+        if instance is None or instance.primary != self.source:
+            raise Missing(f"instance {self.name} on {self.source}", "it was changed meanwhile, look again")
+        return instance.admin_state == "up"
+
+    def _fence_and_send(self) -> dict[str, str]:
+        """Nobody can write on the source, and the target has all of it and says so; return the GUIDs."""
+        _one, _written, guids = self._pass(last=True)
+        return guids
+
+    def _go_back(self, stopped: bool, error: BaseException) -> None:
+        """The instance runs again on the source, where nothing has changed; not once the target is its primary."""
+        now = self.here.master.instances().get(self.name)
+        if now is None or now.primary != self.source:
+            return
+        if not stopped:
+            with contextlib.suppress(ZfsGanetiError):
+                self.here.call(self.source, "move-lift", datasets=self.names)
+            return
+        why = one_line(error) if isinstance(error, ZfsGanetiError) else "interrupted"
+        self.say(f"{self.name}: {why}: starting it again on {self.source}")
+        try:
+            self.here.call(self.source, "move-lift", datasets=self.names)
+            _gnt("startup", self.name)
+        except ZfsGanetiError as worse:
+            self.say(f"{self.name}: {one_line(worse)}: gnt-zfs move --abort {self.name} goes back, the same command goes on")
+
+    def _to_target(self) -> None:
+        """Ganeti has the target as primary."""
+        self.say(f"{self.name}: the new primary is {self.target}")
+        _gnt("modify", f"--new-primary={self.target}", self.name)
+
+    def _make_sure(self, guids: dict[str, str]) -> None:
+        """What the source holds is what was sent, or is sent again: the instance cannot start on the target before it has landed."""
+        for _try in range(FENCES):
+            broken = self._broken(guids)
+            if not broken:
+                return
+            self.say(f"{self.name}: {broken}, sending that too")
+            guids.update(self._fence_and_send())
+        raise Busy(self.name, f"is written to again and again on {self.source}", "the same command goes on")
+
+    def _broken(self, guids: Mapping[str, str]) -> str:
+        said = self.here.call(self.source, "move-check", guids=dict(guids))
+        return next((why for why in said.values() if why), "")
+
+    def _land(self, guids: Mapping[str, str]) -> None:
+        self.here.call(self.target, "move-land", instance=self.name, guids=dict(guids))
+
+    def _start(self, began: float | None) -> None:
+        """The instance runs on the target if it ran before, which is looked at and not believed."""
+        if not self.ran or not self.options.start:
+            self.say(f"{self.name}: is on {self.target}, stopped")
+            return
+        try:
+            _gnt("startup", self.name)
+        except CommandFailed as error:
+            why = f"is on {self.target} and does not start ({error.reason})"
+            raise Refused(self.name, why, f"gnt-instance startup {self.name}") from error
+        ended = time.monotonic()
+        state = _state(self.name)
+        if state != ["running", self.target]:
+            why = f"was started on {self.target} and does not run ({' '.join(state)})"
+            raise Refused(self.name, why, f"gnt-instance console {self.name}")
+        if began is not None:
+            self.result.down = ended - began
+            self.say(f"{self.name}: runs on {self.target}, it was down for {self.result.down:.1f} s")
+
+    def _give_up_source(self) -> None:
+        """What is left on the source is in its trash: only now, since the instance is where it should be."""
+        entries = self.here.call(self.source, "move-leave", datasets=self.names, keep=self.options.keep)
+        gone = "until it is emptied" if self.options.keep else "for the days of the trash"
+        for entry in entries:
+            self.say(f"{self.name}: {entry} is kept on {self.source} {gone}")
+
+    def _finish(self) -> None:
+        """A move whose mover was gone after the switch ends as if it had not been."""
+        facts = self.here.call(self.target, "move-target", datasets=self.stores)
+        self.embedded = all(store is None or store["encryption"] in ("off", "-") for store in facts["stores"].values())
+        guids = ready_guids(facts)
+        if guids:
+            if self._broken(guids):
+                guids = self._fence_and_send()
+                self._make_sure(guids)
+            self._land(guids)
+        if _state(self.name)[:1] != ["running"]:
+            self._start(None)
+        self._give_up_source()
+
+
+def ready_guids(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return with which GUID each dataset on the target is ready that has not landed wholly, '' where it is not."""
+    found = {}
+    for name, coming in facts["coming"].items():
+        known = coming or facts["placed"].get(name)
+        mark = Coming.parse(known["move"]) if known is not None else None
+        if mark is not None:
+            found[name] = mark.ready
+    return found
+
+
+def _state(instance: str) -> list[str]:
+    """Return an instance's status and its primary, as Ganeti finds them now."""
+    return run("gnt-instance", "list", "--no-headers", "-o", "status,pnode", instance, seconds=GANETI_SECONDS).split()
+
+
+def _gnt(verb: str, *words: str) -> None:
+    run("gnt-instance", verb, *words, seconds=GANETI_SECONDS)
+
+
+def full_name(node: str, known: Sequence[str]) -> str:
+    """Return a node's name in the cluster; what was typed may lack the domain."""
+    found = [name for name in known if node in (name, name.split(".")[0])]
+    if len(found) != 1:
+        raise Missing(f"node {node}", f"the cluster has {', '.join(known)}")
+    return found[0]
+
+
+def abort(here: Here, name: str, say: Say) -> None:
+    """Before the switch: the instance is as if no move had been begun, and runs again if it ran."""
+    instance = find_instance(here.master.instances(), name)
+    names, source = datasets_of(instance), instance.primary
+    found = here.call_all("move-source", datasets=names)
+    for node, facts in found.items():
+        if node != source and isinstance(facts, dict) and _has_left(facts, source):
+            way_out = f"gnt-zfs move {instance.name} {source} ends that, gnt-zfs move {instance.name} {node} then moves it back"
+            raise Refused(instance.name, f"is on {source} already", way_out)
+    if isinstance(found.get(source), ZfsGanetiError):
+        raise found[source]
+    ran = here.call(source, "move-abort", datasets=names)
+    if ran and instance.admin_state != "up":
+        _gnt("startup", instance.name)
+        say(f"{instance.name}: runs on {source} again")
+    for node in found:
+        if node != source:
+            try:
+                here.call(node, "move-drop", datasets=names)
+            except ZfsGanetiError as error:
+                say(f"{instance.name}: what came to {node} could not be given up: {one_line(error)}")
+    say(f"{instance.name}: is on {source}, nothing is left of the move")
+
+
+def _has_left(facts: Mapping[str, Any], primary: str) -> bool:
+    marks = [Leaving.parse(known["move"]) for known in facts["datasets"].values() if known is not None]
+    return any(mark is not None and mark.to == primary and mark.phase in (FENCED, LEFT) for mark in marks)
+
+
+# many
+
+
+def of_nodes(here: Here, nodes: Sequence[str]) -> list[ganeti.Instance]:
+    """Return the instances of these nodes that can be moved, by name."""
+    instances = here.master.instances().values()
+    return sorted((one for one in instances if one.primary in nodes and datasets_of(one)), key=lambda one: one.name)
+
+
+def spread(here: Here, instances: Sequence[ganeti.Instance], targets: Sequence[str], leaving: Sequence[str]) -> dict[str, str]:
+    """Return a target for each instance: of those given, or of all other nodes, the one with most room left each time."""
+    room: dict[str, int] = {}
+    online = [node for node in here.ssconf.nodes if node not in here.ssconf.offline_nodes]
+    for node in targets or [node for node in online if node not in leaving]:
+        if node in leaving:
+            raise BadInput(f"node {node}: is to be emptied and cannot take anything")
+        facts = here.call(node, "move-target", datasets={"x": ""})
+        if not facts["problem"]:
+            room[node] = facts["stores"][""]["available"]
+    chosen = {}
+    for instance in instances:
+        target = choose_target(room)
+        sizes = here.call(instance.primary, "move-source", datasets=datasets_of(instance))["datasets"]
+        room[target] -= sum(facts["used"] for facts in sizes.values() if facts is not None)
+        chosen[instance.name] = target
+    return chosen

@@ -1,0 +1,215 @@
+"""`gnt-zfs move`: what is typed, what is shown of the plan and the progress, and the table when many are moved."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from zfsganeti.errors import BadInput, ZfsGanetiError, human, one_line
+from zfsganeti.terminal import Meter, command, complain, confirm, must_be_master, print_json, say, table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from zfsganeti.here import Here
+    from zfsganeti.move import Move, Options, Result
+
+INTERRUPTED = 130
+
+
+def move_parser(commands: Any) -> None:
+    made = command(
+        commands,
+        "move",
+        _move,
+        "move instances to another node: all but the latest changes while they run, these while they are down",
+        "gnt-zfs move web1 node3; gnt-zfs move --from node2",
+    )
+    made.add_argument("word", nargs="*", metavar="INSTANCE NODE", help="what goes, and where to; with --from only nodes that may take it")
+    made.add_argument("--from", dest="leaving", metavar="NODE", action="append", help="move every instance away from this node")
+    made.add_argument("-n", "--dry-run", action="store_true", help="only say what would be done, or what forbids it")
+    made.add_argument("--max-downtime", type=_seconds, metavar="SECONDS", help="stop before the shutdown if it would be down for longer")
+    made.add_argument("--bwlimit", type=_mib, default=0, metavar="MIB", help="MiB a second that each instance may take, at most")
+    made.add_argument("--no-start", action="store_true", help="leave it stopped on the target")
+    made.add_argument("--keep-source", action="store_true", help="what is left on the source stays in its trash until that is emptied")
+    made.add_argument("--presync-only", action="store_true", help="send what can be sent while it runs, and leave the rest for later")
+    made.add_argument("--full", action="store_true", help="send all of a clone to a node without its image; it is no clone there")
+    made.add_argument("--abort", action="store_true", help="go back: nothing is left of a move that has not switched yet")
+    made.add_argument("--parallel", type=_parallel, default=2, metavar="N", help="with --from: how many at a time (default: 2)")
+    made.add_argument("--json", action="store_true", help="for programs")
+    made.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def _number(text: str, unit: str, largest: int) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= largest:
+        import argparse
+
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {unit} from 1 to {largest}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    return float(_number(text, "seconds", 86400))
+
+
+def _mib(text: str) -> int:
+    return _number(text, "MiB", 1 << 20) << 20
+
+
+def _parallel(text: str) -> int:
+    return _number(text, "instances", 16)
+
+
+def _move(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import move
+
+    must_be_master(here)
+    if options.abort:
+        return _abort(here, options)
+    wanted = move.Options(
+        longest=options.max_downtime,
+        limit=options.bwlimit,
+        start=not options.no_start,
+        keep=options.keep_source,
+        presync_only=options.presync_only,
+        full=options.full,
+    )
+    if options.leaving:
+        return _evacuate(here, options, wanted)
+    if len(options.word) != 2:
+        raise BadInput("move: say INSTANCE and NODE, such as gnt-zfs move web1 node3")
+    return _one(here, options, wanted)
+
+
+def _abort(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import move
+    from zfsganeti.disks import find_instance
+
+    if len(options.word) != 1 or options.leaving:
+        raise BadInput("move --abort: say INSTANCE alone")
+    name = find_instance(here.master.instances(), options.word[0]).name
+    with move.alone(name):
+        move.abort(here, name, say)
+    return 0
+
+
+def _told(options: argparse.Namespace) -> Callable[[str], None]:
+    """Return what tells a person how it goes: programs read standard output alone."""
+    return (lambda text: print(text, file=sys.stderr, flush=True)) if options.json else say  # noqa: T201
+
+
+def _one(here: Here, options: argparse.Namespace, wanted: Options) -> int:
+    from zfsganeti import move
+    from zfsganeti.disks import find_instance
+
+    told = _told(options)
+    name = find_instance(here.master.instances(), options.word[0]).name
+    with move.alone(name), Meter(name) as meter:
+        one = move.Move(here, name, options.word[1], wanted, told, meter)
+        for sentence in one.prepare():
+            told(sentence)
+        if options.dry_run:
+            return 0
+        if not options.yes and not confirm("Do this?"):
+            say("Nothing was changed.")
+            return 1
+        result = one.run()
+    if options.json:
+        print_json([result.as_json()])
+    return 0
+
+
+# many
+
+
+def _evacuate(here: Here, options: argparse.Namespace, wanted: Options) -> int:
+    from zfsganeti import move
+
+    told = _told(options)
+    leaving = [move.full_name(node, here.ssconf.nodes) for node in options.leaving]
+    targets = [move.full_name(node, here.ssconf.nodes) for node in options.word]
+    instances = move.of_nodes(here, leaving)
+    if not instances:
+        told(f"{', '.join(leaving)}: there is nothing to move")
+        return 0
+    chosen = move.spread(here, instances, targets, leaving)
+    results = [_planned(here, name, target, wanted, told) for name, target in chosen.items()]
+    if not options.dry_run:
+        if not options.yes and not confirm(f"Move these {len(results)} instances?"):
+            say("Nothing was changed.")
+            return 1
+        _side_by_side([(result, one) for result, one in results if one is not None], options.parallel)
+    found = [result for result, _one in results]
+    if options.json:
+        print_json([result.as_json() for result in found])
+    else:
+        say(_table(found, dry_run=options.dry_run))
+    return next((result.status for result in found if result.status), 0)
+
+
+def _planned(here: Here, name: str, target: str, wanted: Options, told: Callable[[str], None]) -> tuple[Result, Move | None]:
+    from zfsganeti import move
+
+    try:
+        one = move.Move(here, name, target, wanted, told, lambda _what, _done, _all: None)
+        for sentence in one.prepare():
+            told(sentence)
+    except ZfsGanetiError as error:
+        return _failed(move.Result(name, here.master.instances()[name].primary, target), error), None
+    return one.result, one
+
+
+def _failed(result: Result, error: ZfsGanetiError) -> Result:
+    complain(one_line(error))
+    result.problem, result.status = one_line(error), error.exit_code
+    return result
+
+
+def _side_by_side(moves: Sequence[tuple[Result, Move]], parallel: int) -> None:
+    """All moves have ended, well or not, so many at a time; after an interruption no other is begun."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from zfsganeti import move
+
+    over = threading.Event()
+
+    def work(pair: tuple[Result, Move]) -> None:
+        result, one = pair
+        if over.is_set():
+            result.problem, result.status = "interrupted before it was begun", INTERRUPTED
+            return
+        try:
+            with move.alone(one.name):
+                one.run()
+        except ZfsGanetiError as error:
+            _failed(result, error)
+
+    with ThreadPoolExecutor(max_workers=parallel) as pool:
+        try:
+            list(pool.map(work, moves))
+        except KeyboardInterrupt:
+            over.set()
+            complain("interrupted: those that have begun are ended first")
+            raise
+
+
+def _table(results: Sequence[Result], *, dry_run: bool) -> str:
+    done = "would be moved" if dry_run else "moved"
+    return table(
+        ("INSTANCE", "FROM", "TO", "SENT", "DOWN", "RESULT"),
+        [
+            (
+                result.instance,
+                result.source.split(".")[0],
+                result.target.split(".")[0],
+                human(result.moved),
+                "-" if result.down is None else f"{result.down:.1f} s",
+                result.problem or done,
+            )
+            for result in results
+        ],
+        right=(3, 4),
+    )

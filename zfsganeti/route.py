@@ -1,0 +1,382 @@
+"""The way of an instance to another node, on paper: marks, leases, what is sent next, whether another pass pays, what forbids it all.
+
+Everything here is pure: facts of both nodes in, a plan or an error that holds the evidence out. `departure` and `arrival` are the
+two ends, `move` conducts them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from zfsganeti.errors import BadInput, Busy, Conflict, Foreign, Missing, NoSpace, Refused, Unavailable, human
+from zfsganeti.transfer import Abandon, Full, Incremental, Nothing, Resume, find
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Self
+
+    from zfsganeti.streams import Snap
+    from zfsganeti.transfer import Step
+
+PURPOSE = "move-"  # after our prefix, before a number: a snapshot that a move has taken of all of an instance's disks
+TAG = "zfsganeti-move-until-"  # before seconds since 1970: a hold that nobody has renewed by then means nothing
+LEASE_SECONDS = 3 * 86400
+KEPT_FREE_PERCENT = 5  # of the target's space: a move must not stop the instances that are there
+LITTLE_SECONDS = 1.0  # what is sent in that time is not worth another pass
+PASSES = 12
+SHRINKS = 0.8  # a pass that moves more than this share of the one before does not get nearer
+GANETI_SECONDS = 10.0  # about what Ganeti takes for a stop, the switch and a start; how long a guest takes nobody knows
+NEEDED = ("large_blocks", "embedded_data", "lz4_compress", "zstd_compress", "large_dnode")  # features that a stream carries over
+SETTINGS = (
+    "recordsize", "compression", "atime", "exec", "setuid", "devices", "xattr", "logbias", "direct", "refreservation", "reservation",
+    "quota", "refquota", "primarycache", "secondarycache", "sync", "copies", "checksum", "redundant_metadata", "special_small_blocks",
+    "dnodesize", "acltype", "snapdir",
+)  # fmt: skip
+
+# marks
+
+PRESYNC, STOPPING, FENCED, LEFT = "presync", "stopping", "fenced", "left"
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """What a dataset says of itself that is on its way to another node: how far it is, and whether its instance ran."""
+
+    to: str
+    phase: str
+    ran: bool
+    until: int  # seconds since 1970: who has not gone on by then is gone
+
+    def pack(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return what a mark says, None when it is no such mark."""
+        found = _object(text)
+        try:
+            return cls(str(found["to"]), str(found["phase"]), bool(found["ran"]), int(found["until"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    @property
+    def fenced(self) -> bool:
+        return self.phase == FENCED
+
+
+@dataclass(frozen=True)
+class Coming:
+    """What a dataset says of itself that comes from another node: whose it will be, and its last GUID once all is there."""
+
+    source: str
+    instance: str
+    until: int
+    ready: str = ""
+
+    def pack(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        found = _object(text)
+        try:
+            return cls(str(found["source"]), str(found["instance"]), int(found["until"]), str(found["ready"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def tag_until(now: float) -> str:
+    """Return the tag of a hold that lasts as long as a lease from now on."""
+    return f"{TAG}{now + LEASE_SECONDS:.0f}"
+
+
+def expiry(tag: str) -> int | None:
+    """Return when a hold of ours ends, None for anybody else's."""
+    number = tag.removeprefix(TAG)
+    return int(number) if tag.startswith(TAG) and number.isdigit() else None
+
+
+def is_pass(ours: str, short: str) -> bool:
+    """Tell whether a snapshot is one that a move has taken."""
+    return short.startswith(ours + PURPOSE)
+
+
+def next_pass(ours: str, shorts: Sequence[str]) -> str:
+    """Return the name of the next snapshot of a move, which none of a set of snapshots has."""
+    numbers = [int(number) for short in shorts if is_pass(ours, short) and (number := short.removeprefix(ours + PURPOSE)).isdigit()]
+    return f"{ours}{PURPOSE}{max(numbers, default=0) + 1}"
+
+
+# what is sent next
+
+
+@dataclass(frozen=True)
+class Trim:
+    """Snapshots that others took of what has come, and that nothing can come after, are to go."""
+
+    snapshots: tuple[str, ...]
+
+
+def next_step(
+    source: Sequence[Snap], target: Sequence[Snap] | None, wanted: str, *, token: str = "", token_guid: str = ""
+) -> tuple[Step | Trim, str]:
+    """Return the next step towards a target that has every snapshot of the source up to `wanted`, and the snapshot it brings.
+
+    The first one is sent as a whole, or as what it changed of the origin of its dataset.
+
+    One snapshot is sent after the other, from the first on, so that none is lost on the way and each can be resumed. The target
+    holds nothing but what was received from the source: where that fits no more, it is given up.
+    """
+    mine = sorted(source, key=lambda snap: snap.createtxg)
+    last = find(mine, wanted)
+    history = [snap for snap in mine if snap.createtxg <= last.createtxg]
+    there = {snap.guid for snap in target or ()}
+    if last.guid in there:
+        return Nothing(), wanted
+    if token:
+        resumed = next((snap.name for snap in history if snap.guid == token_guid and snap.guid not in there), "")
+        return (Resume(token), resumed) if resumed else (Abandon(), "")
+    if target is None:
+        return Full(), history[0].name
+    common = [index for index, snap in enumerate(history) if snap.guid in there]
+    if not common:
+        return Abandon(), ""
+    base = history[common[-1]]
+    placed = next(snap.createtxg for snap in target if snap.guid == base.guid)
+    strange = tuple(snap.name for snap in target if snap.createtxg > placed)
+    if strange:
+        return Trim(strange), ""
+    return Incremental(base.name), history[common[-1] + 1].name
+
+
+# another pass
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass: bytes that it moved, and seconds that it took."""
+
+    moved: int
+    seconds: float
+
+
+def downtime(passes: Sequence[Pass], written: int) -> float:
+    """Return about how many seconds an instance would be down if it were stopped now, with so many bytes written since the last pass."""
+    rate = max((one.moved / one.seconds for one in passes if one.seconds > 0), default=0.0)
+    least = min((one.seconds for one in passes), default=0.0)
+    return GANETI_SECONDS + least + (written / rate if rate else 0.0)
+
+
+def go_on(passes: Sequence[Pass], written: int, limit: float | None = None) -> bool:
+    """Tell whether another pass while the instance runs makes its downtime shorter, or is needed to bring it below a limit (seconds)."""
+    if not passes:
+        return True
+    rate = max((one.moved / one.seconds for one in passes if one.seconds > 0), default=0.0)
+    left = written / rate if rate else 0.0
+    shrinks = len(passes) < 2 or passes[-1].moved < SHRINKS * passes[-2].moved
+    wanted = left > LITTLE_SECONDS if limit is None else downtime(passes, written) > limit and left > 0
+    return wanted and shrinks and len(passes) < PASSES
+
+
+# the plan
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One dataset's way; `size` is about how many bytes there are to send, `there` how many the target has of it."""
+
+    name: str
+    datastore: str
+    origin: str  # the GUID of the snapshot that it stays a clone of, '' for none
+    image: str  # that snapshot's name on the source
+    size: int
+    there: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a move will do."""
+
+    instance: str
+    template: str
+    source: str
+    target: str
+    legs: tuple[Leg, ...]
+    embedded: bool  # whether the target can receive embedded data
+    running: bool
+
+    @property
+    def size(self) -> int:
+        return sum(leg.size for leg in self.legs)
+
+    def sentences(self) -> list[str]:
+        plural = "s" if len(self.legs) != 1 else ""
+        said = [f"{self.instance} ({self.template}) goes from {self.source} to {self.target}: {len(self.legs)} dataset{plural}"]
+        for leg in self.legs:
+            image = leg.image.rpartition("/")[2].partition("@")[0]
+            kept = f", and stays a clone of image {image}" if leg.origin else ", all of it: it is no clone there" if leg.image else ""
+            there = f", {human(leg.there)} are there already" if leg.there else ""
+            said.append(f"  {leg.name}: about {human(leg.size)} to send{there}{kept}")
+        if self.running:
+            said.append(f"it runs until all but the latest changes are there, then is down for these and about {GANETI_SECONDS:.0f} s")
+        else:
+            said.append("it is stopped and stays so")
+        return said
+
+
+def make_plan(
+    instance: str,
+    template: str,
+    source: Mapping[str, Any],
+    target: Mapping[str, Any],
+    *,
+    running: bool,
+    full: bool = False,
+) -> Plan:
+    """Return the plan of a move, from what both nodes say of the instance's datasets; the first thing that forbids it is raised."""
+    if source["problem"]:
+        raise Unavailable(source["node"], source["problem"])
+    if target["problem"]:
+        raise Unavailable(target["node"], target["problem"], f"gnt-zfs setup makes {target['node']} ready")
+    legs = []
+    for name, facts in source["datasets"].items():
+        _check_source(instance, name, facts, source, target["node"])
+        store = _check_store(name, facts, target)
+        _check_place(instance, name, target)
+        _check_stream(name, facts, store, target["node"])
+        legs.append(_leg(instance, name, facts, source["node"], target, full))
+    _check_room(source, target, legs)
+    embedded = all(store is None or store["encryption"] in ("off", "-") for store in target["stores"].values())
+    return Plan(instance, template, source["node"], target["node"], tuple(legs), embedded, running)
+
+
+def _check_source(instance: str, name: str, facts: Mapping[str, Any] | None, source: Mapping[str, Any], target: str) -> None:
+    node = source["node"]
+    if facts is None:
+        raise Missing(f"dataset {name} of {instance} on {node}", "gnt-zfs check says where it is")
+    if not facts["ours"]:
+        raise Foreign(f"dataset {facts['dataset']} on {node}", "is not marked as ours", "gnt-zfs check --repair takes it over")
+    if facts["image"]:
+        why = f"is image {facts['image']} itself, which {instance} alone uses"
+        raise Refused(f"{name} on {node}", why, f"gnt-zfs image save {instance} copies it")
+    if facts["detaching"]:
+        raise Busy(f"{name} on {node}", "is becoming independent of an image", f"gnt-zfs detach --wait {instance} first")
+    if facts["intent"]:
+        raise Busy(f"{name} on {node}", f"an operation is at work on it ({facts['intent'].split(' ')[0]})", "gnt-zfs check --repair")
+    leaving = Leaving.parse(facts["move"])
+    if leaving is not None and leaving.to != target and leaving.phase != LEFT:
+        raise Busy(instance, f"is being moved to {leaving.to}", f"gnt-zfs move {instance} {leaving.to}, or gnt-zfs move --abort {instance}")
+
+
+def _check_store(name: str, facts: Mapping[str, Any], target: Mapping[str, Any]) -> Mapping[str, Any]:
+    store: Mapping[str, Any] | None = target["stores"].get(facts["datastore"])
+    if store is None:
+        way_out = f"datastores in the configuration of {target['node']} names one"
+        raise Missing(f"datastore {facts['datastore']} of {name} on {target['node']}", way_out)
+    if store["health"] not in ("ONLINE", "DEGRADED" if store["allow_degraded"] else "ONLINE"):
+        raise Unavailable(f"pool of {store['root']} on {target['node']}", f"is {store['health']}", "zpool status there")
+    return store
+
+
+def _check_place(instance: str, name: str, target: Mapping[str, Any]) -> None:
+    placed, coming, node = target["placed"].get(name), target["coming"].get(name), target["node"]
+    if placed is not None and placed["ours"]:
+        raise Refused(
+            f"dataset {placed['dataset']} on {node}",
+            f"holds {human(placed['used'])} of {placed['instance'] or name} already",
+            "gnt-zfs check says what to do with it",
+        )
+    if placed is not None:
+        raise Foreign(f"dataset {placed['dataset']} on {node}", "stands where the instance's belongs and is not ours", "rename it")
+    if coming is not None and (not coming["ours"] or not _comes_as(coming["move"], instance)):
+        raise Foreign(f"dataset {coming['dataset']} on {node}", f"was not received for {instance}", "rename or destroy it")
+
+
+def _comes_as(mark: str, instance: str) -> bool:
+    coming = Coming.parse(mark)
+    return coming is not None and coming.instance == instance
+
+
+def _check_stream(name: str, facts: Mapping[str, Any], store: Mapping[str, Any], node: str) -> None:
+    """The stream of a dataset can be received below another root."""
+    lacking = [
+        feature
+        for feature in NEEDED
+        if facts["features"].get(feature) == "active" and store["features"].get(feature, "disabled") == "disabled"
+    ]
+    if lacking:
+        pool = store["root"].split("/")[0]
+        knows = all(feature in store["features"] for feature in lacking)
+        way_out = f"zpool set feature@{lacking[0]}=enabled {pool} there" if knows else f"its ZFS {store['version']} is too old for it"
+        raise Refused(f"pool {pool} on {node}", f"lacks {', '.join(lacking)}, which the pool of {name} uses", way_out)
+    if facts["encryption"] in ("off", "-", ""):
+        return
+    if facts["keystatus"] == "unavailable":
+        raise Unavailable(f"dataset {facts['dataset']}", "is encrypted and its key is not loaded", f"zfs load-key {facts['dataset']}")
+    if store["encryption"] in ("off", "-", ""):
+        raise Refused(
+            f"dataset {facts['dataset']}", f"is encrypted and {store['root']} on {node} is not", "move it to a node whose root is encrypted"
+        )
+    if store["keystatus"] == "unavailable":
+        way_out = f"zfs load-key {store['root']} there"
+        raise Unavailable(f"root {store['root']} on {node}", "is encrypted and its key is not loaded", way_out)
+
+
+def _leg(instance: str, name: str, facts: Mapping[str, Any], source: str, target: Mapping[str, Any], full: bool) -> Leg:
+    coming = target["coming"].get(name)
+    there = int(coming["used"]) if coming is not None else 0
+    own, shared = int(facts["used"]), max(0, int(facts["referenced"]) - int(facts["used"]))
+    if not facts["origin"]:
+        return Leg(name, facts["datastore"], "", "", max(0, own - there), there)
+    if full:
+        return Leg(name, facts["datastore"], "", facts["origin"], max(0, own + shared - there), there)
+    if target["origins"].get(facts["origin_guid"]) != facts["datastore"]:
+        image = facts["origin"].rpartition("/")[2].partition("@")[0]
+        push = f"gnt-zfs image push {image} {target['node']} on {source} sends it first, or " if facts["of_image"] else ""
+        what = f"image {image}" if facts["of_image"] else facts["origin"]
+        raise Refused(f"{name} of {instance}", f"is a clone of {what}, which {target['node']} lacks", f"{push}--full sends all of it")
+    return Leg(name, facts["datastore"], facts["origin_guid"], facts["origin"], max(0, own - there), there)
+
+
+def _check_room(source: Mapping[str, Any], target: Mapping[str, Any], legs: Sequence[Leg]) -> None:
+    """Each root of the target keeps a share of its space free when all has come."""
+    for datastore, store in target["stores"].items():
+        if store is None:
+            continue
+        coming = [leg for leg in legs if leg.datastore == datastore]
+        reserved = sum(int(source["datasets"][leg.name]["local"].get("refreservation", "0").replace("none", "0")) for leg in coming)
+        needed = max(sum(leg.size for leg in coming), reserved)
+        kept = (store["used"] + store["available"]) * KEPT_FREE_PERCENT // 100
+        if coming and needed > store["available"] - kept:
+            way_out = f"gnt-zfs trash empty there may make room, {human(kept)} stay free"
+            raise NoSpace(f"{store['root']} on {target['node']}", needed, max(0, store["available"] - kept), way_out)
+
+
+def choose_target(room: Mapping[str, int]) -> str:
+    """Return the node with the most room."""
+    if not room:
+        raise Missing("a node that could take the instances", "name one: gnt-zfs move --from NODE TARGET")
+    return max(sorted(room), key=lambda node: room[node])
+
+
+def check_phase(leaving: Leaving | None, target: str) -> None:
+    """A move that has begun goes to the node that it was begun to."""
+    if leaving is not None and leaving.to != target:
+        raise BadInput(f"it is being moved to {leaving.to}, not to {target}")
+
+
+def check_guids(what: str, sent: Mapping[str, str], have: Mapping[str, str]) -> None:
+    """The receiver has what the sender has, by the receiver's own word."""
+    wrong = sorted(name for name in sent if have.get(name) != sent[name])
+    if wrong or not sent:
+        raise Conflict(what, "does not have what was sent", wrong, "the same command goes on")
