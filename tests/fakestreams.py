@@ -197,8 +197,7 @@ class FakeStreams(Streams):
         if not base:
             raise receive_error(target, 1, f"cannot receive new filesystem stream: destination '{target}' exists\nmust specify -F")
         common = next((snapshot for snapshot in filesystem.snapshots.values() if snapshot.guid == base), None)
-        newest = max(filesystem.snapshots.values(), key=lambda snapshot: snapshot.number, default=None)
-        if common is None or common is not newest or common.files != read_files(filesystem.files):
+        if common is None or common.files != read_files(filesystem.files):
             raise receive_error(target, 1, f"cannot receive incremental stream: {MODIFIED}")
         return filesystem
 

@@ -312,17 +312,3 @@ def test_what_comes_after_needs_no_properties_and_keeps_those_that_there_are(slu
     assert (local["readonly"], local["canmount"], local[CLUSTER]) == ("on", "noauto", "cluster.example.com")
     assert sluice.guids(copy) == sluice.guids(name)
     sluice.streams.release(f"{copy}@one", "keep")
-
-
-def test_nothing_comes_after_a_snapshot_that_the_sender_does_not_have_until_that_is_gone(sluice: Sluice) -> None:
-    name = sluice.make(a=b"1")
-    copy = sluice.receive(sluice.stream(send_command(f"{name}@one")))
-    sluice.bench.zfs.snapshot([f"{copy}@strange"])
-    sluice.change(name, "two", a=b"2")
-    sluice.file.write_bytes(sluice.stream(send_command(f"{name}@two", base="@one")))
-    with sluice.file.open("rb") as file, pytest.raises(Refused, match="was changed since the snapshot that both nodes have"):
-        sluice.streams.receive(receive_command(copy, {}), file.fileno(), seconds=60)
-    sluice.bench.zfs.destroy_snapshots([f"{copy}@strange"])
-    with sluice.file.open("rb") as file:
-        sluice.streams.receive(receive_command(copy, {}), file.fileno(), seconds=60)
-    assert sluice.guids(copy) == sluice.guids(name)
