@@ -272,7 +272,7 @@ def drop(here: Here, request: dict[str, Any]) -> Any:
     """Nothing is left of what has come of an instance and has not landed."""
     from zfsganeti import transfer
 
-    for name in names_of(request):
+    for name in names_of(request) if here.has_root() else ():
         place = arriving(here, name)
         place.coming()
         transfer.receive_abort(here, {"kind": "moving", "name": name, "datastore": place.here.datastore})
