@@ -129,7 +129,7 @@ class FakeZfs:
         for name in self._below(root, depth):
             if short in dict(self._snapshots(name)):
                 known = self._facts(name, short, dict(self._snapshots(name))[short])
-                found.append((self._dataset(name, wanted), {fact: known.get(fact, "-") for fact in facts}))
+                found.append((self._dataset(name, wanted), {fact: known.get(fact, "") for fact in facts}))
         return found
 
     def _facts(self, name: str, short: str, snapshot: Snapshot) -> dict[str, str]:

@@ -454,7 +454,7 @@ VERBS: dict[str, Verb] = {
     **{name: _transfer(name) for name in ("receive", "receive-state", "receive-done", "receive-abort")},
     "move-send": _move_send,
     **{f"move-{name}": _move("departure", name) for name in ("begin", "fence", "check", "abort", "leave")},
-    **{f"move-{name}": _move("arrival", name) for name in ("ready", "land", "drop", "trim")},
+    **{f"move-{name}": _move("arrival", name) for name in ("ready", "land", "drop")},
     "move-lift": _move("departure", "unfence"),
     "move-source": _move("departure", "facts"),
     "move-target": _move("arrival", "facts"),

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from zfsganeti.datasets import CLUSTER, IMAGES, INSTANCE, MARKS, MOVE, MOVING, VOLUME, locked
-from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, ZfsGanetiError, one_line
+from zfsganeti.errors import BadInput, Busy, Conflict, Foreign, Missing, Refused, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 from zfsganeti.images import GOLDEN
 from zfsganeti.names import PREFIX, check_dataset
-from zfsganeti.route import LEASE_SECONDS, SETTINGS, Coming, check_guids, expiry, is_pass, tag_until
+from zfsganeti.route import LEASE_SECONDS, SETTINGS, Coming, expiry, is_pass, tag_until
 from zfsganeti.streams import PROPERTIES, receive_command
 from zfsganeti.transfer import Place
 from zfsganeti.volumes import check_volume
@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zfsganeti.streams import Streams
+    from zfsganeti.streams import Snap, Streams
 
 CARRIED = ("opened", "size")  # of our own marks, besides whose it is: what a disk says of itself
 
@@ -96,7 +96,7 @@ class Arriving(Place):
         self.zfs.destroy_snapshots(old)
         ready = request.get("ready")
         if isinstance(ready, dict):
-            self.make_ready(str(ready.get("guid")), _checked(ready.get("values")), snaps[-1].guid)
+            self.make_ready(str(ready.get("guid")), _checked(ready.get("values")), snaps)
         return {"newest": snaps[-1].guid}
 
     def forget(self) -> None:
@@ -105,12 +105,14 @@ class Arriving(Place):
 
     # landing
 
-    def make_ready(self, guid: str, values: Mapping[str, str], newest: str) -> None:
+    def make_ready(self, guid: str, values: Mapping[str, str], snaps: Sequence[Snap]) -> None:
         """What has come is what the source was fenced with, has what was set there, and says so."""
         found = self.coming()
         if found is None:
             raise Missing(f"{self.name} below {MOVING} on this node")
-        check_guids(self.what, {self.name: guid}, {self.name: newest})
+        there = next((snap for snap in snaps if snap.guid == guid), None)
+        if there is None or self.streams.written_since(self.partial, there.name):
+            raise Conflict(self.what, "does not have what was sent", [snap.name for snap in snaps[-1:]], "gnt-zfs move goes on")
         _dataset, mark = found
         ready = Coming(mark.source, mark.instance, int(time.time()) + LEASE_SECONDS, guid)
         self.zfs.set(self.partial, {**values, **self.mark(), MOVE: ready.pack()})
@@ -243,7 +245,7 @@ def ready(here: Here, request: dict[str, Any]) -> Any:
             snaps = place.streams.snapshots(place.partial)
             if place.token():
                 raise Busy(place.what, "is being received")
-            place.make_ready(guid, values, snaps[-1].guid if snaps else "")
+            place.make_ready(guid, values, snaps)
 
 
 def _checked(values: object) -> dict[str, str]:
@@ -271,23 +273,10 @@ def drop(here: Here, request: dict[str, Any]) -> Any:
     """Nothing is left of what has come of an instance and has not landed."""
     from zfsganeti import transfer
 
-    for name in names_of(request):
+    for name in names_of(request) if here.has_root() else ():
         place = arriving(here, name)
         place.coming()
         transfer.receive_abort(here, {"kind": "moving", "name": name, "datastore": place.here.datastore})
-
-
-def trim(here: Here, request: dict[str, Any]) -> Any:
-    """Snapshots that others took of what has come are gone: it is nobody's yet, and nothing can come after them."""
-    snapshots = request.get("snapshots")
-    if not isinstance(snapshots, list) or not all(isinstance(short, str) for short in snapshots):
-        raise BadInput("request: snapshots must be a list of names")
-    place = Arriving(here, request)
-    with place.alone():
-        if place.coming() is None:
-            raise Missing(f"{place.name} below {MOVING} on this node")
-        place.forget()
-        place.zfs.destroy_snapshots([f"{place.partial}@{short}" for short in snapshots])
 
 
 def settle(here: Here, instance: str, names: Sequence[str]) -> None:

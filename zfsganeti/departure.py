@@ -28,7 +28,6 @@ from zfsganeti.route import (
     SETTINGS,
     STOPPING,
     Leaving,
-    Trim,
     is_pass,
     next_pass,
     next_step,
@@ -170,8 +169,6 @@ class Shipment(Push):
             if isinstance(step, Abandon):
                 failures += 1
                 self._patiently("receive-abort")
-            elif isinstance(step, Trim):
-                self._patiently("move-trim", snapshots=list(step.snapshots))
             else:
                 self.wanted, self.answer = find(self.source, short), None
                 self._hold(short)

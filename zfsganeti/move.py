@@ -418,9 +418,8 @@ def _has_left(facts: Mapping[str, Any], primary: str) -> bool:
 
 
 def of_nodes(here: Here, nodes: Sequence[str]) -> list[ganeti.Instance]:
-    """Return the instances of these nodes that can be moved, by name."""
-    instances = here.master.instances().values()
-    return sorted((one for one in instances if one.primary in nodes and datasets_of(one)), key=lambda one: one.name)
+    """Return the instances of these nodes, by name."""
+    return sorted((one for one in here.master.instances().values() if one.primary in nodes), key=lambda one: one.name)
 
 
 def spread(here: Here, instances: Sequence[ganeti.Instance], targets: Sequence[str], leaving: Sequence[str]) -> dict[str, str]:
@@ -436,7 +435,8 @@ def spread(here: Here, instances: Sequence[ganeti.Instance], targets: Sequence[s
     chosen = {}
     for instance in instances:
         target = choose_target(room)
-        sizes = here.call(instance.primary, "move-source", datasets=datasets_of(instance))["datasets"]
-        room[target] -= sum(facts["used"] for facts in sizes.values() if facts is not None)
         chosen[instance.name] = target
+        if datasets_of(instance):
+            sizes = here.call(instance.primary, "move-source", datasets=datasets_of(instance))["datasets"]
+            room[target] -= sum(facts["used"] for facts in sizes.values() if facts is not None)
     return chosen

@@ -108,7 +108,12 @@ def _one(here: Here, options: argparse.Namespace, wanted: Options) -> int:
     told = _told(options)
     name = find_instance(here.master.instances(), options.word[0]).name
     with move.alone(name), Meter(name) as meter:
-        one = move.Move(here, name, options.word[1], wanted, told, meter)
+
+        def between(text: str) -> None:
+            meter.rest()
+            told(text)
+
+        one = move.Move(here, name, options.word[1], wanted, between, meter)
         for sentence in one.prepare():
             told(sentence)
         if options.dry_run:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from zfsganeti.errors import BadInput, Busy, Conflict, Foreign, Missing, NoSpace, Refused, Unavailable, human
+from zfsganeti.errors import Busy, Foreign, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.transfer import Abandon, Full, Incremental, Nothing, Resume, find
 
 TYPE_CHECKING = False
@@ -120,22 +120,15 @@ def next_pass(ours: str, shorts: Sequence[str]) -> str:
 # what is sent next
 
 
-@dataclass(frozen=True)
-class Trim:
-    """Snapshots that others took of what has come, and that nothing can come after, are to go."""
-
-    snapshots: tuple[str, ...]
-
-
 def next_step(
     source: Sequence[Snap], target: Sequence[Snap] | None, wanted: str, *, token: str = "", token_guid: str = ""
-) -> tuple[Step | Trim, str]:
+) -> tuple[Step, str]:
     """Return the next step towards a target that has every snapshot of the source up to `wanted`, and the snapshot it brings.
 
     The first one is sent as a whole, or as what it changed of the origin of its dataset.
 
-    One snapshot is sent after the other, from the first on, so that none is lost on the way and each can be resumed. The target
-    holds nothing but what was received from the source: where that fits no more, it is given up.
+    One snapshot is sent after the other, from the first on, so that none is lost on the way and each can be resumed. Snapshots that
+    others take of what has come do not matter, as long as nothing is written there. Where nothing is in common, it is given up.
     """
     mine = sorted(source, key=lambda snap: snap.createtxg)
     last = find(mine, wanted)
@@ -151,12 +144,7 @@ def next_step(
     common = [index for index, snap in enumerate(history) if snap.guid in there]
     if not common:
         return Abandon(), ""
-    base = history[common[-1]]
-    placed = next(snap.createtxg for snap in target if snap.guid == base.guid)
-    strange = tuple(snap.name for snap in target if snap.createtxg > placed)
-    if strange:
-        return Trim(strange), ""
-    return Incremental(base.name), history[common[-1] + 1].name
+    return Incremental(history[common[-1]].name), history[common[-1] + 1].name
 
 
 # another pass
@@ -367,16 +355,3 @@ def choose_target(room: Mapping[str, int]) -> str:
     if not room:
         raise Missing("a node that could take the instances", "name one: gnt-zfs move --from NODE TARGET")
     return max(sorted(room), key=lambda node: room[node])
-
-
-def check_phase(leaving: Leaving | None, target: str) -> None:
-    """A move that has begun goes to the node that it was begun to."""
-    if leaving is not None and leaving.to != target:
-        raise BadInput(f"it is being moved to {leaving.to}, not to {target}")
-
-
-def check_guids(what: str, sent: Mapping[str, str], have: Mapping[str, str]) -> None:
-    """The receiver has what the sender has, by the receiver's own word."""
-    wrong = sorted(name for name in sent if have.get(name) != sent[name])
-    if wrong or not sent:
-        raise Conflict(what, "does not have what was sent", wrong, "the same command goes on")

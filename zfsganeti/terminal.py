@@ -114,6 +114,10 @@ class Meter:
         return self
 
     def __exit__(self, *_failure: object) -> None:
+        self.rest()
+
+    def rest(self) -> None:
+        """The bar's line has ended: something else can be said."""
         self._end()
         self.what = ""
 

@@ -221,7 +221,7 @@ class Zfs:
         wanted = dict.fromkeys((*NATIVE, *marks, *facts))
         found = self._properties(root, "filesystem,snapshot", depth + 1, wanted)
         return [
-            (Dataset(name, *found[name]), {fact: found[snapshot][0].get(fact, "-") for fact in facts})
+            (Dataset(name, *found[name]), {fact: found[snapshot][0].get(fact, "-").removeprefix("-") for fact in facts})  # "-": there is none
             for name in found
             if (snapshot := f"{name}@{short}") in found and name[len(root) :].count("/") <= depth
         ]

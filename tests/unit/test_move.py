@@ -119,7 +119,8 @@ def test_what_others_snapshot_on_the_way_does_not_matter(rig: Rig) -> None:
     sent = rig.knots["node1"].net.sent
     sent.clear()
     go(rig)
-    arrived(rig, "file")
+    assert rig.content("web1") == FILES
+    assert list(rig.knots["node2"].fake.state()["zfs/vm/web1"]["snapshots"]) == ["autosnap_there"]
     assert all("-i" in command for command in sent)
 
 
@@ -133,7 +134,7 @@ def test_what_others_snapshot_between_two_passes_does_not_matter(rig: Rig) -> No
 
     rig.before = before
     go(rig)
-    assert list(rig.knots["node2"].fake.state()["zfs/vm/web1"]["snapshots"]) == ["autosnap_here"]
+    assert list(rig.knots["node2"].fake.state()["zfs/vm/web1"]["snapshots"]) == ["autosnap_there", "autosnap_here"]
     assert "receive-abort" not in {verb for _who, verb in rig.asked}
 
 
@@ -141,6 +142,7 @@ def test_what_was_changed_on_the_way_is_sent_anew(rig: Rig) -> None:
     rig.ganeti.add("web1", "file", "node1", FILES)
     go(rig, presync_only=True)
     there = rig.knots["node2"].fake
+    there.set("zfs/vm/.moving/web1", {"readonly": "off"})
     Path(there._must("zfs/vm/.moving/web1").files, "a.disk0").write_bytes(b"by hand")
     go(rig)
     arrived(rig, "file")
