@@ -220,8 +220,8 @@ class Zfs:
         """Return the filesystems at and below `root` that have a snapshot of this name, each with facts of the snapshot."""
         wanted = dict.fromkeys((*NATIVE, *marks, *facts))
         found = self._properties(root, "filesystem,snapshot", depth + 1, wanted)
-        return [
-            (Dataset(name, *found[name]), {fact: found[snapshot][0].get(fact, "-").removeprefix("-") for fact in facts})  # "-": there is none
+        return [  # zfs(8) writes - for what there is none of
+            (Dataset(name, *found[name]), {fact: found[snapshot][0].get(fact, "-").removeprefix("-") for fact in facts})
             for name in found
             if (snapshot := f"{name}@{short}") in found and name[len(root) :].count("/") <= depth
         ]
