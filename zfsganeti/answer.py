@@ -313,6 +313,17 @@ def _transfer(name: str) -> Verb:
     return verb
 
 
+def _snapshots(room: str, name: str) -> Verb:
+    """Return a verb about an instance's snapshots; its room is imported when it is asked for."""
+
+    def verb(here: Here, request: dict[str, Any]) -> Any:
+        from importlib import import_module
+
+        return getattr(import_module(f"zfsganeti.{room}"), name)(here, request)
+
+    return verb
+
+
 STREAMED = ("receive",)  # what follows the request's line is a stream, which the verb reads itself
 VERBS: dict[str, Verb] = {
     "report": _report,
@@ -349,6 +360,11 @@ VERBS: dict[str, Verb] = {
     "write-variants": _write_variants,
     "setup-facts": _setup_facts,
     "setup-apply": _setup_apply,
+    **{f"snapshot-{name}": _snapshots("snapshots", name) for name in ("create", "histories", "delete", "clone")},
+    "snapshot-drop-clone": lambda here, request: _place_of_entry(here, request).trash.drop_clone(_entry(request)),
+    "rollback-plan": _snapshots("rollback", "ask"),
+    "rollback": _snapshots("rollback", "execute"),
+    "rollback-finish": _snapshots("rollback", "finish"),
     **{name: _transfer(name) for name in ("receive", "receive-state", "receive-done", "receive-abort")},
 }
 

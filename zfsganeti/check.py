@@ -57,6 +57,7 @@ def report(here: Here) -> dict[str, Any]:
         "stray": [],
         "trash": [],
         "copies": [],
+        "rollbacks": [],
         "pool": None,
         "pools": [],  # of datastores
         "patch_problem": patch_problem(),
@@ -64,7 +65,7 @@ def report(here: Here) -> dict[str, Any]:
         "warn_free": here.config.warn_free,
         "leftover_minutes": here.config.leftover_minutes,
     }
-    from zfsganeti import placement
+    from zfsganeti import placement, rollback
 
     try:
         facts["root"] = here.root.name
@@ -78,6 +79,7 @@ def report(here: Here) -> dict[str, Any]:
             for entry in place.trash.entries()
         ]
         facts["copies"] = sorted(name for place in here.places() for name in place.independent.begun())
+        facts["rollbacks"] = rollback.unfinished(here)
         facts["pools"] = [_pool(place) for place in here.places()[1:]]
     except ZfsGanetiError as error:
         facts["root_problem"] = one_line(error)
@@ -165,7 +167,11 @@ def compare_node(
     node = facts["node"]
     found = [Finding(node, "", text) for text in node_problems(facts)]
     lacking = _without_dataset(facts, instances or {})
+    back = facts.get("rollbacks", ())
+    found += [_judge_rollback(node, each) for each in back]
     for dataset in facts["datasets"]:
+        if dataset["instance"] in {each["instance"] for each in back}:
+            continue
         if dataset["ours"]:
             finding = _judge(node, dataset, instances, names, busy, now - 60 * facts["leftover_minutes"], lacking)
         else:
@@ -177,9 +183,15 @@ def compare_node(
         for name in facts.get("copies", ())
         if name in lacking
     ]
-    mended = {finding.subject for finding in found if finding.verb in ("finish-rename", "claim", "detach-work")}
+    mended = {finding.subject for finding in found if finding.verb in ("finish-rename", "claim", "detach-work", "rollback-finish")}
     found += [finding for finding in _judge_lacking(facts, lacking) if finding.subject not in mended and not is_busy(finding.subject, busy)]
     return found + _overdue(facts, now)
+
+
+def _judge_rollback(node: str, each: Mapping[str, Any]) -> Finding:
+    """Its datasets say how far it is, and it waits for whoever is at work on it: finishing it is always safe."""
+    request = {"instance": each["instance"], "datasets": each["datasets"]}
+    return Finding(node, each["instance"], f"its rollback to {each['snapshot']} was not finished", "rollback-finish", request, sure=True)
 
 
 def node_problems(facts: Mapping[str, Any]) -> list[str]:

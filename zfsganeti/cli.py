@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     import argparse
 
     from zfsganeti.image_cli import detach_parser, disk_parser, image_parser
+    from zfsganeti.snapshot_cli import snapshot_parser
 
     top = argparse.ArgumentParser(prog="gnt-zfs", description="Ganeti instances on the node's own ZFS.")
     top.add_argument("--version", action="version", version=f"gnt-zfs {__version__}")
@@ -90,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     image_parser(commands)
     disk_parser(commands)
     detach_parser(commands)
+    snapshot_parser(commands)
     _patch_parser(commands)
     return top
 

@@ -62,6 +62,9 @@ if TYPE_CHECKING:
             seconds: float = 0,
             only_check: bool = False,
         ) -> None: ...
+        def promote(self, name: str) -> None: ...
+        def holds(self, names: Any) -> dict[str, list[str]]: ...
+        def roll_back(self, targets: Mapping[str, str]) -> None: ...
         def mount(self, name: str, path: str) -> None: ...
         def unmount(self, path: str, *, lazy: bool = False, seconds: float = 0) -> None: ...
 
@@ -70,7 +73,8 @@ PREFIX = "org.zfsganeti:"
 INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH = (
     PREFIX + word for word in ("instance", "volume", "cluster", "intent", "record", "restoring", "opened", "size", "image", "detach")
 )
-MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH)
+ROLLBACK, REPLACED = PREFIX + "rollback", PREFIX + "replaced"
+MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH, ROLLBACK, REPLACED)
 ASIDE, TRASH, COPIES, IMAGES, PARTIAL = ".aside", ".trash", ".copies", ".images", ".partial"
 READY = "ready"  # the DETACH mark of a copy that is whole and takes the place of what it is a copy of
 OLD = "..old"  # after a name below .copies, where none can end so: what the copy has replaced

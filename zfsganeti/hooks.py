@@ -283,7 +283,7 @@ def _leave_old_primary(here: Here, event: ganeti.Event) -> None:
 def _make_ready(here: Here, event: ganeti.Event) -> None:
     """The instance's dataset is at home before anything uses its files; one that is not ours, or a plain directory, is left alone."""
     if _acts(here, event, event.primary):
-        from zfsganeti.datasets import locked
+        from zfsganeti.datasets import ROLLBACK, locked
         from zfsganeti.errors import Foreign
 
         with locked(event.instance):
@@ -292,10 +292,21 @@ def _make_ready(here: Here, event: ganeti.Event) -> None:
                 if dataset is None and here.independent.begun():
                     here.independent.finish(event.instance)  # its copy was to take its place when that was cut
                     dataset = here.store.find(event.instance)
+                if dataset is None or ROLLBACK in dataset.marks:
+                    _refuse_half(here, event.instance)
             except Foreign:
                 return  # made by hand before we came: it works as it did
             if dataset is not None:
                 here.store.bring_home(event.instance, dataset)
+
+
+def _refuse_half(here: Here, instance: str) -> None:
+    """No rollback of the instance was interrupted, or it is said how it is finished."""
+    from zfsganeti.rollback import refuse, state_of
+
+    state = state_of(here, instance, [instance])
+    if state is not None:
+        refuse(state)
 
 
 def _recreate_pre(here: Here, event: ganeti.Event) -> None:

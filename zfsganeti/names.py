@@ -9,6 +9,7 @@ from zfsganeti.errors import BadName
 NAME_LIMIT = 255  # ZFS_MAX_DATASET_NAME_LEN less the NUL
 IMAGE_LIMIT = 100  # leaves room for the root before it and a snapshot behind it
 COMPONENT = re.compile(r"[A-Za-z0-9._:-]+")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(:[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
@@ -28,6 +29,13 @@ def check_snapshot(name: str) -> str:
     if not at or not COMPONENT.fullmatch(short) or len(name.encode()) > NAME_LIMIT:
         raise BadName("snapshot", name, "must be dataset@snapshot of letters, digits, '.', '-', '_' and ':'")
     check_dataset(dataset)
+    return name
+
+
+def check_label(name: str) -> str:
+    """Return what somebody may call a snapshot: the part behind the '@', which begins with a letter or digit."""
+    if not LABEL.fullmatch(name) or len(name) > IMAGE_LIMIT:
+        raise BadName("snapshot", name, f"must be 1 to {IMAGE_LIMIT} letters, digits, '.', '-' and '_', and begin with a letter or digit")
     return name
 
 

@@ -25,7 +25,9 @@ from zfsganeti.datasets import (
     OPENED,
     READY,
     RECORD,
+    REPLACED,
     RESTORING,
+    ROLLBACK,
     TRASH,
     VOLUME,
     pack_record,
@@ -191,7 +193,11 @@ class Volumes:
 
     def attach(self, volume: str) -> str:
         """Return the path of the volume's block device; Missing when the volume is not on this node."""
-        self.must(volume)
+        dataset = self.must(volume)
+        if ROLLBACK in dataset.marks:  # a disk at a time: the others of its instance may not have gone back yet
+            from zfsganeti.rollback import refuse
+
+            refuse(dataset)
         self.bring_home(volume)
         if not self.size(volume):
             raise Missing(f"the disk of volume {volume}, which was never finished", "gnt-zfs check --repair removes the rest")
@@ -278,7 +284,7 @@ class Volumes:
     def settle(self, volume: str) -> None:
         """The volume is its instance's for good: what it said of the one that it was restored for is forgotten."""
         dataset = self.must(volume)
-        self.zfs.clear(dataset.name, [mark for mark in (RECORD, RESTORING) if mark in dataset.marks])
+        self.zfs.clear(dataset.name, [mark for mark in (RECORD, REPLACED, RESTORING) if mark in dataset.marks])
 
     def keep_record(self, volume: str, record: Mapping[str, Any]) -> None:
         """The volume says how the instance is made whose disk it is; one that is not here says nothing."""

@@ -13,6 +13,7 @@ import re
 import time
 
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.history import History
 from zfsganeti.names import check_dataset, check_snapshot
 from zfsganeti.process import describe, open_files, processes, query
 
@@ -195,7 +196,7 @@ return { ok = true, count = count }
 """
 
 
-class Zfs:
+class Zfs(History):
     """The node's ZFS. `ours` is the prefix of snapshots that this project makes and may destroy."""
 
     ours = "zfsganeti-"

@@ -12,17 +12,24 @@ from zfsganeti.cli import parser
 HOUSE = Path(__file__).parents[2]
 TEXTS = [HOUSE / "README.md", *sorted((HOUSE / "zfsganeti").glob("*.py"))]
 NAMED = sorted(
-    {words for text in TEXTS for words in re.findall(r"gnt-zfs ((?:image|disk|trash|patch) [a-z]+)", text.read_text(encoding="utf-8"))}
+    {
+        words
+        for text in TEXTS
+        for words in re.findall(r"gnt-zfs ((?:image|disk|trash|patch|snapshot) [a-z]+)", text.read_text(encoding="utf-8"))
+    }
 )
 ARGUMENTS = {
     "image import": ["debian-12", "/tmp/x", "--datastore", "ssd"],
     "image rename": ["a", "b"],
     "image export": ["a", "/tmp/b"],
     "image save": ["web1/0", "a"],
+    "snapshot rollback": ["web1", "upgrade"],
+    "snapshot delete": ["web1", "upgrade"],
+    "snapshot clone": ["web1", "upgrade", "web2"],
     "disk swap": ["web1/0"],
     "disk fill": ["web1/0", "/srv"],
 }
-ALONE = ("image list", "trash list", "trash empty", "patch status", "patch apply", "patch revert")
+ALONE = ("image list", "trash list", "trash empty", "patch status", "patch apply", "patch revert", "snapshot list", "snapshot policy")
 
 
 @pytest.mark.parametrize("words", NAMED)
