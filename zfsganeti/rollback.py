@@ -38,7 +38,7 @@ from zfsganeti.trash import Trash
 from zfsganeti.zfs import Dataset
 
 BACK = ".rollback"  # below a root: where the clones are made
-BEGUN, DECIDED, DISCARD, UNDONE = "begun", "decided", "discard", "undone"
+BEGUN, DECIDED, DONE, DISCARD, UNDONE = "begun", "decided", "done", "discard", "undone"
 RESERVED = "refreservation"
 
 # the plan (pure)
@@ -267,7 +267,7 @@ class Rollback:
     def finish(self) -> bool:
         """The rollback is done if it was decided, which is told, and was never begun if not."""
         stage = self._stage()
-        if stage in (DECIDED, DISCARD):
+        if stage in (DECIDED, DONE, DISCARD):
             self.forward()
             return True
         self.backward()
@@ -279,6 +279,7 @@ class Rollback:
             return
         for part in reversed(self.parts):
             self._exchange(part)
+        self._mark(self.parts[0], self.parts[0].name, DONE, new=True)  # from here on the marks that lead back are cleared
         for part in reversed(self.parts):
             self._settle(part)
 
@@ -305,11 +306,7 @@ class Rollback:
 
     def _keep(self, part: Part, old: Dataset) -> None:
         """The dataset is in the trash with what it holds and its newer snapshots, as something that can be restored."""
-        values = {REPLACED: self.state.token, **({SIZE: str(sum(part.files.values()))} if part.volume else {})}
-        if self.reserve[part.short]:
-            values[RESERVED] = "0"
-        part.zfs.set(old.name, values)
-        part.zfs.clear(old.name, [mark for mark in (OPENED, INTENT, RESTORING, DETACH, IMAGE) if mark in old.marks])
+        part.zfs.set(old.name, {REPLACED: self.state.token, **({RESERVED: "0"} if self.reserve[part.short] else {})})
         self.kept.append(Trash(part.store).put_aside(old.name, part.short))
 
     def _settle(self, part: Part) -> None:
@@ -319,7 +316,9 @@ class Rollback:
         reserve = self.reserve[part.short]
         part.zfs.set(part.name, {"canmount": "on", **({RESERVED: reserve} if reserve else {})})
         for entry in self._kept(part):
-            part.zfs.clear(entry.name, [ROLLBACK])
+            if part.volume:
+                part.zfs.set(entry.name, {SIZE: str(sum(part.files.values()))})
+            part.zfs.clear(entry.name, [mark for mark in (OPENED, INTENT, RESTORING, DETACH, IMAGE, ROLLBACK) if mark in entry.marks])
         self._go_home(part)
         part.zfs.clear(part.name, [ROLLBACK])
 
@@ -351,8 +350,9 @@ class Rollback:
     def abort(self) -> None:
         """Every disk holds what it held before, with all its snapshots; Refused when newer ones were destroyed already."""
         stage = self._stage()
-        if stage == DISCARD:
-            raise Refused(self.state.instance, "what was newer is destroyed already", "the same command without --abort finishes it")
+        if stage in (DISCARD, DONE):
+            why = "what was newer is destroyed already" if stage == DISCARD else "its disks are back already"
+            raise Refused(self.state.instance, why, "the same command without --abort finishes it")
         if stage == DECIDED:
             first = self.parts[0]
             name = beside(first.name)
@@ -457,7 +457,9 @@ def execute(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
         if state is not None:
             kept = _resume(here, state, wanted, abort=request.get("abort") is True)
             if kept is not None:
-                return {"snapshot": state.snapshot, "kept": kept, "aborted": request.get("abort") is True}
+                return {"snapshot": state.snapshot, "kept": kept, "aborted": request.get("abort") is True, "again": False}
+            if request.get("discard") is True:  # what it would destroy was not shown yet
+                return {"snapshot": state.snapshot, "kept": [], "aborted": False, "again": True}
         elif request.get("abort") is True:
             raise Missing(f"a rollback of {instance} that was interrupted")
         _instance, parts, made = look(here, request)
@@ -470,7 +472,7 @@ def execute(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
         of = tuple((part.short, part.volume, part.files, _reserve(part)) for part in parts)
         rollback = Rollback(State(instance, made.snapshot, token, stage, of), parts)
         rollback.begin(record if isinstance(record, dict) else None)
-    return {"snapshot": made.snapshot, "kept": rollback.kept, "aborted": False}
+    return {"snapshot": made.snapshot, "kept": rollback.kept, "aborted": False, "again": False}
 
 
 def _reserve(part: Part) -> str:

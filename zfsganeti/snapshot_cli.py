@@ -173,6 +173,8 @@ def _rollback(here: Here, options: argparse.Namespace) -> int:
             return 1
         request["newer"] = plan["newer"]
     done = here.call(instance.primary, "rollback", seconds=SECONDS, **request, abort=options.abort, record=instance.record())
+    if done["again"]:
+        return _rollback(here, options)
     if done["aborted"]:
         say(f"{instance.name} is as it was before its rollback to {done['snapshot']}.")
         return 0

@@ -21,7 +21,7 @@ from zfsganeti.sanoid import HIDDEN, policy
 from zfsganeti.snapshots import Snap, asked, check_comment, full_name, maker, merged, resolve
 from zfsganeti.volumes import Volumes
 
-MIB = 1 << 20
+SIZE = 8 << 10  # bytes of a disk: the fake reads them all, again and again
 DISK0, DISK1 = (f"0b1c0b5e-8f0c-4f2e-9d52-5a5e2b0f7c1{number}.ext.disk0" for number in (1, 2))
 RECORDED = {"name": "web1", "uuid": "u1", "disks": [{}, {}], "private": []}
 
@@ -58,17 +58,17 @@ class Bench(Here):
         self.store.admit("web1", [])
         for number in (0, 1):
             Path(self.store.home("web1"), f"disk{number}").write_bytes(b"first")
-        disks = [{"volume": "", "file": f"disk{number}", "size": MIB} for number in (0, 1)]
+        disks = [{"volume": "", "file": f"disk{number}", "size": SIZE} for number in (0, 1)]
         return {"instance": "web1", "disks": disks}
 
     def has_volumes(self) -> dict[str, Any]:
         """ext1 has two volumes, which are devices as those of a running instance; return how it is asked about."""
         for volume, datastore in ((DISK0, ""), (DISK1, "ssd")):
             volumes = self.at(datastore).volumes
-            volumes.create(volume, MIB, {"recordsize": 16384})
+            volumes.create(volume, SIZE, {"recordsize": 16384})
             volumes.set_instance(volume, "ext1")
         self.write("first")
-        return {"instance": "ext1", "disks": [{"volume": volume, "file": volume, "size": MIB} for volume in (DISK0, DISK1)]}
+        return {"instance": "ext1", "disks": [{"volume": volume, "file": volume, "size": SIZE} for volume in (DISK0, DISK1)]}
 
     def disks(self) -> list[str]:
         """The paths of all disks' files."""
@@ -227,7 +227,7 @@ def test_an_operation_of_ganetis_is_waited_for(bench: Bench, instance: dict[str,
     bench.fake.set(names_of(instance)[-1], {INTENT: "remove 1"})
     for verb in ("snapshot-create", "snapshot-delete", "rollback", "snapshot-clone"):
         with pytest.raises(Busy, match="an operation is at work on it"):
-            bench.ask(verb, **instance, **{"snapshot": "y" if verb == "snapshot-create" else "x", "name": "new", "record": RECORDED})
+            bench.ask(verb, **instance, snapshot="y" if verb == "snapshot-create" else "x", name="new", record=RECORDED)
 
 
 def test_what_is_not_there_is_said_by_name(bench: Bench, instance: dict[str, Any]) -> None:
@@ -303,7 +303,7 @@ def test_they_go_to_the_trash_and_come_back_and_keep_it(bench: Bench, short: str
     bench.fake.clock += 100 * 86400
     assert bench.trash.give_up()[0] == []
     bench.trash.reserve(entry.entry, f"{entry.entry}@secret")
-    bench.volumes.create("other.ext.disk0", MIB, {"trash": f"{entry.entry}@secret"})
+    bench.volumes.create("other.ext.disk0", SIZE, {"trash": f"{entry.entry}@secret"})
     assert bench.snapshots("zfs/vm/other.ext.disk0") == [short]
 
 
@@ -354,9 +354,9 @@ def test_clones_wait_in_the_trash_for_their_instance(bench: Bench, instance: dic
         assert (found.instance, found.restoring, (found.record or {})["name"]) == ("new", "new", "new")
         contents = list(bench.fake.files(found.dataset.name).values())
         assert {content.rstrip(b"\0") for content in contents} == {b"first"}
-        assert {len(content) for content in contents} == {MIB}
+        assert {len(content) for content in contents} == {SIZE}
         if found.volume:
-            assert (found.size, (found.record or {})["disk"]) == (MIB, index)
+            assert (found.size, (found.record or {})["disk"]) == (SIZE, index)
     assert bench.fake.local(entries[made["entries"][0]].dataset.name)["compression"] == "zstd"
     assert len({entry.as_json(14)["set"] for entry in entries.values()}) == 1
     with pytest.raises(Busy, match="in the trash is a clone of it: gnt-zfs trash empty new"):
@@ -369,7 +369,7 @@ def test_clones_wait_in_the_trash_for_their_instance(bench: Bench, instance: dic
 def test_a_clone_that_cannot_be_whole_leaves_nothing(bench: Bench, instance: dict[str, Any]) -> None:
     bench.ask("snapshot-create", snapshot="x", **instance)
     if instance["instance"] == "web1":
-        wanted = {**instance, "disks": [*instance["disks"], {"volume": "", "file": "disk2", "size": MIB}]}
+        wanted = {**instance, "disks": [*instance["disks"], {"volume": "", "file": "disk2", "size": SIZE}]}
     else:
         bench.fake.destroy_snapshots([f"{names_of(instance)[1]}@gnt-x"])
         wanted = instance
