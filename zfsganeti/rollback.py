@@ -33,7 +33,7 @@ from zfsganeti.datasets import (
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, human
 from zfsganeti.here import Here
 from zfsganeti.names import check_dataset, check_snapshot
-from zfsganeti.snapshots import Part, Snap, alone, fit, handed_on, must_be_quiet, parts_of, place, refuse_kept, resolve
+from zfsganeti.snapshots import Part, Snap, alone, fit, handed_on, must_be_quiet, parts_of, place, refuse_kept, resolve, users
 from zfsganeti.trash import Trash
 from zfsganeti.zfs import Dataset
 
@@ -420,14 +420,11 @@ def look(here: Here, request: Mapping[str, Any]) -> tuple[str, list[Part], Plan]
     short = resolve(histories, str(request.get("snapshot")), instance)
     pasts = [Past(part.name, tuple(snaps), must_be_quiet(part).written) for part, snaps in zip(parts, histories, strict=True)]
     made = plan(instance, short, pasts, discard=discard)
+    used = users(parts)
+    if used:
+        way_out = f"gnt-instance stop {instance}, or gnt-instance deactivate-disks {instance}"
+        raise Busy(instance, f"its disks are in use by {used[0]}", way_out)
     for part in parts:
-        users = part.users()
-        if users:
-            raise Busy(
-                instance,
-                f"{part.short} is in use by {users[0]}",
-                f"gnt-instance stop {instance}, or gnt-instance deactivate-disks {instance}",
-            )
         if not discard and part.store.config.trash_days == 0:
             raise Refused(instance, "trash_days is 0 on this node, so that what is newer would not be kept", "--discard destroys it")
     if discard:

@@ -114,12 +114,6 @@ class Part:
         """Return the device that a volume is now, '' for none."""
         return (self.here.volumes.devices.find(self.volume) or "") if self.volume else ""
 
-    def users(self) -> list[str]:
-        """Return who uses a disk now: its device, or processes that have its file open."""
-        device = self.device()
-        paths = [f"{self.home}/{file}" for file in self.files]
-        return [f"the device {device}"] if device else holding([path for path in paths if os.path.exists(path)])
-
     def history(self) -> list[Snap]:
         """Return the dataset's snapshots, oldest first."""
         facts = self.zfs.snapshot_facts(self.name, WANTED, depth=1)
@@ -161,6 +155,13 @@ def place(here: Here, short: str) -> Here:
     if found.zfs.get(f"{found.root.name}/{short}") is None:
         found = here.place_of(f"{BACK}/{short}")
     return found
+
+
+def users(parts: Sequence[Part]) -> list[str]:
+    """Return who uses a disk now: its device, else processes that have its file open, of which all are looked through once."""
+    devices = [f"the device {device}" for part in parts if (device := part.device())]
+    paths = [path for part in parts for file in part.files if os.path.exists(path := f"{part.home}/{file}")]
+    return devices or holding(paths)
 
 
 @contextlib.contextmanager
@@ -217,7 +218,7 @@ def create(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
         if taken:
             raise Refused(f"snapshot {short} of {taken[0]}", "exists already", "choose another name")
         pools = by_pool(parts, short)
-        running = any(part.users() for part in parts)
+        running = bool(users(parts))
         if len(pools) > 1 and running and request.get("not_atomic") is not True:
             way_out = f"stop {instance}, or --not-atomic takes them one after the other"
             raise Refused(instance, f"its disks are in the pools {', '.join(pools)}, of which no snapshot is taken at one moment", way_out)

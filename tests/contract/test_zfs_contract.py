@@ -784,3 +784,11 @@ def test_a_snapshot_says_what_was_said_of_it(bench: Bench) -> None:
     assert [told[f"{name}@{short}"]["org.zfsganeti:comment"] for short in ("one", "two")] == ["before the upgrade", "-"]
     assert int(told[f"{name}@one"]["createtxg"]) < int(told[f"{name}@two"]["createtxg"])
     assert told[f"{name}@one"]["userrefs"] == "0"
+
+
+def test_what_was_cloned_this_moment_is_destroyed_without_marks(bench: Bench) -> None:
+    name = make_past(bench, "one")
+    bench.zfs.clone(f"{name}@one", bench.name("clone"), {}, {"canmount": "noauto"})
+    bench.zfs.destroy(bench.name("clone"), {})
+    assert bench.zfs.get(bench.name("clone")) is None
+    assert bench.zfs.snapshot_facts(name, ("clones",), depth=1)[f"{name}@one"]["clones"] in ("", "-")

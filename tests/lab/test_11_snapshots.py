@@ -44,7 +44,7 @@ def test_files_go_back_and_forth(lab: Lab) -> None:
     assert lab.sums("web1") == third
     # somebody who looks into a disk keeps it
     lab.node2.run(f"(exec 3<{lab.disks('web1')[0]}; sleep 600) >/dev/null 2>&1 & echo $! > /tmp/holder")
-    assert "web1: web1 is in use by process" in lab.fails("gnt-zfs snapshot rollback --yes web1 upgrade")
+    assert "web1: its disks are in use by process" in lab.fails("gnt-zfs snapshot rollback --yes web1 upgrade")
     lab.node2.run("pkill -P $(cat /tmp/holder); kill $(cat /tmp/holder); rm /tmp/holder")
 
     said = lab.run("gnt-zfs snapshot rollback --yes web1 upgrade")
@@ -191,7 +191,7 @@ def test_sanoid_and_syncoid_beside_us(lab: Lab) -> None:
     assert f"snapshot {daily}: is sanoid's, which may rely on it: --any deletes it all the same" in lab.fails(
         f"gnt-zfs snapshot delete --yes web1 {daily}"
     )
-    lab.run("gnt-instance rename --no-name-check --no-ip-check web1 web2")
+    lab.run(f"gnt-instance rename {'-f --no-name-check --no-ip-check' if lab.generation == 'bookworm' else ''} web1 web2")
     assert daily in snapshots(lab, "web2")
     lab.run(f"gnt-zfs snapshot rollback --yes web2 {daily}")
     assert lab.sums("web2") == sums
