@@ -209,6 +209,14 @@ def unpack_record(value: str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
+def refuse_half_back(dataset: Dataset) -> None:
+    """Raise Busy while a rollback is at work on a dataset: other disks of its instance may hold something else than this one."""
+    if ROLLBACK in dataset.marks:
+        from zfsganeti.rollback import refuse
+
+        refuse(dataset)
+
+
 @contextlib.contextmanager
 def locked(instance: str, *, seconds: float = 120, directory: str = "", what: str = "") -> Iterator[None]:
     """Nobody else of us works on the instance's dataset on this node; Unavailable when another one does for too long."""
@@ -388,6 +396,7 @@ class Store:
         dataset = self.find(instance)
         if dataset is None:
             return False
+        refuse_half_back(dataset)
         home, aside = self.home(instance), self.aside(instance)
         values = {INTENT: f"{intent} {self.now():.0f}"}
         if record is not None:

@@ -29,6 +29,7 @@ from zfsganeti.datasets import (
     VOLUME,
     locked,
     pack_record,
+    refuse_half_back,
 )
 from zfsganeti.errors import BadInput, Busy, Missing, Refused, ZfsGanetiError, one_line
 from zfsganeti.ganeti import Instance, check_name
@@ -176,10 +177,7 @@ def alone(parts: Sequence[Part]) -> Iterator[None]:
 def must_be_quiet(part: Part) -> Dataset:
     """Return the dataset; Busy while an operation of Ganeti's, or a rollback that was interrupted, is at work on it."""
     dataset = part.dataset
-    if ROLLBACK in dataset.marks:
-        from zfsganeti.rollback import refuse
-
-        refuse(dataset)
+    refuse_half_back(dataset)
     if INTENT in dataset.marks:
         operation = dataset.marks[INTENT].split(" ")[0]
         raise Busy(part.short, f"an operation is at work on it ({operation})", "gnt-zfs check --repair if it is not")

@@ -27,10 +27,10 @@ from zfsganeti.datasets import (
     RECORD,
     REPLACED,
     RESTORING,
-    ROLLBACK,
     TRASH,
     VOLUME,
     pack_record,
+    refuse_half_back,
 )
 from zfsganeti.errors import BadInput, BadName, Foreign, Missing, NoSpace, Refused, human
 from zfsganeti.names import check_dataset
@@ -193,11 +193,7 @@ class Volumes:
 
     def attach(self, volume: str) -> str:
         """Return the path of the volume's block device; Missing when the volume is not on this node."""
-        dataset = self.must(volume)
-        if ROLLBACK in dataset.marks:  # a disk at a time: the others of its instance may not have gone back yet
-            from zfsganeti.rollback import refuse
-
-            refuse(dataset)
+        refuse_half_back(self.must(volume))
         self.bring_home(volume)
         if not self.size(volume):
             raise Missing(f"the disk of volume {volume}, which was never finished", "gnt-zfs check --repair removes the rest")
@@ -219,6 +215,7 @@ class Volumes:
         if dataset is None:
             self._forget_home(volume)
             return
+        refuse_half_back(dataset)
         if IMAGE in dataset.marks:
             self._give_back(volume, dataset)
             return
@@ -255,6 +252,7 @@ class Volumes:
     def grow(self, volume: str, size: int) -> None:
         """The disk has `size` bytes, also for a guest that has it open."""
         dataset = self.must(volume)
+        refuse_half_back(dataset)
         self.bring_home(volume)
         before = self.size(volume)
         if size < before:
@@ -290,6 +288,7 @@ class Volumes:
         """The volume says how the instance is made whose disk it is; one that is not here says nothing."""
         dataset = self.find(volume)
         if dataset is not None:
+            refuse_half_back(dataset)
             self.zfs.set(dataset.name, {RECORD: pack_record(record), INSTANCE: str(record.get("name", ""))})
 
     def snapshot(self, volume: str, snapshot: str) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.killing import dies
 from tests.unit.test_snapshots import DISK0, DISK1, RECORDED, SIZE, Bench, names_of
 from zfsganeti.datasets import INSTANCE, RECORD, REPLACED, ROLLBACK
-from zfsganeti.errors import Busy, Foreign, Missing, Refused, ZfsGanetiError
+from zfsganeti.errors import BadName, Busy, Foreign, Missing, Refused, ZfsGanetiError
 from zfsganeti.rollback import BACK, Past, Plan, State, Step, beside, plan, unfinished
 from zfsganeti.snapshots import Snap
 from zfsganeti.zfs import Dataset
@@ -48,6 +48,13 @@ def test_the_plan_says_what_is_newer() -> None:
 def test_all_disks_go_back_or_none() -> None:
     with pytest.raises(Refused, match="zfs/vm/two has no such snapshot, and all disks go back or none: gnt-zfs snapshot list web1 shows"):
         plan("web1", "b", [past("zfs/vm/one", "a", "b"), past("zfs/vm/two", "a")], discard=False)
+
+
+def test_what_is_too_long_to_be_moved_is_said_first() -> None:
+    long = "x" * 230
+    with pytest.raises(BadName, match="is too long to follow zfs/vm/web1 into the trash"):
+        plan("web1", "b", [past("zfs/vm/web1", "b", long)], discard=False)
+    assert plan("web1", "b", [past("zfs/vm/web1", "b", long)], discard=True).steps()[0].verb == "destroy"
 
 
 class Model:
@@ -496,6 +503,22 @@ def test_a_volume_that_may_be_half_back_is_not_attached(bench: Bench) -> None:
     way_out = "gnt-zfs snapshot rollback ext1 gnt-one finishes it, with --abort it is taken back"
     with pytest.raises(Busy, match=f"ext1: a rollback to gnt-one was interrupted: {way_out}"):
         bench.volumes.attach(DISK0)
+    for verb in (
+        lambda: bench.volumes.remove(DISK0),
+        lambda: bench.volumes.grow(DISK0, 2 * SIZE),
+        lambda: bench.volumes.keep_record(DISK0, RECORDED),
+        lambda: bench.ask("snapshot-create", snapshot="x", instance="ext1", disks=[{"volume": DISK0, "file": DISK0, "size": SIZE}]),
+    ):
+        with pytest.raises(Busy, match="a rollback to gnt-one was interrupted"):
+            verb()
+
+
+def test_files_that_may_be_half_back_are_not_removed(bench: Bench) -> None:
+    with_a_past(bench, "files")
+    state = State("web1", "gnt-one", "gnt-one 1", "begun", (("web1", "", {"disk0": SIZE, "disk1": SIZE}, ""),))
+    bench.fake.set("zfs/vm/web1", {ROLLBACK: state.pack()})
+    with pytest.raises(Busy, match="a rollback to gnt-one was interrupted"):
+        bench.store.put_aside("web1", "remove", ["disk0", "disk1"])
 
 
 def test_what_was_made_in_the_gap_is_not_lost(bench: Bench) -> None:
