@@ -411,3 +411,93 @@ def test_the_policy_names_what_passes_through_after_what_it_is_below() -> None:
             assert order.index(f"{root}/{hidden}") > order.index(root)
     assert known["template_zfsganeti_none"] == {"autosnap": "no", "autoprune": "no", "monitor": "no"}
     assert {".trash", ".images", ".copies", ".rollback"} == set(HIDDEN)
+
+
+# what is typed
+
+
+def typed(bench: Bench, *words: str) -> int:
+    from zfsganeti.cli import parser
+
+    options = parser().parse_args(["snapshot", *words])
+    return int(options.run(bench, options))
+
+
+@pytest.fixture
+def master(bench: Bench, instance: dict[str, Any]) -> Bench:
+    """The node is the master, and its one instance is in the configuration, stopped."""
+    disks = [
+        SimpleNamespace(template="ext" if disk["volume"] else "file", volume=disk["volume"], path=disk["file"], size=disk["size"])
+        for disk in instance["disks"]
+    ]
+    known = SimpleNamespace(
+        name=instance["instance"], disks=disks, primary="node1", admin_state="down", template="", record=lambda: dict(RECORDED)
+    )
+    bench.__dict__["master"] = SimpleNamespace(instances=lambda: {known.name: known})
+    vars(bench.ssconf)["master"] = "node1"
+    bench.stop()
+    return bench
+
+
+def test_an_administrator_takes_lists_goes_back_and_deletes(
+    master: Bench, instance: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import json
+
+    name = instance["instance"]
+    assert typed(master, "list") == 0
+    assert capsys.readouterr().out == "There is no snapshot: gnt-zfs snapshot create takes one.\n"
+    assert typed(master, "create", name, "upgrade", "--comment", "before 13") == 0
+    assert capsys.readouterr().out == f"gnt-upgrade is a snapshot of {name} on node1: its 2 disks, at one moment.\n"
+    assert typed(master, "list", name) == 0
+    title, line = capsys.readouterr().out.splitlines()
+    assert title.split() == ["INSTANCE", "SNAPSHOT", "TAKEN", "(UTC)", "USED", "REFER", "BY", "STATE", "COMMENT"]
+    assert line.split()[:4] == [name, "gnt-upgrade", "2023-11-14", "22:13"]
+    assert line.endswith("gnt-zfs  whole  before 13")
+    assert typed(master, "list", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["instance"], row["node"], row["snapshot"], row["by"], row["whole"], row["held"]) == (
+        name, "node1", "gnt-upgrade", "gnt-zfs", True, False,
+    )  # fmt: skip
+
+    master.write("later")
+    assert typed(master, "rollback", "--dry-run", name, "upgrade") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{names_of(instance)[0]} goes back to gnt-upgrade"
+    assert said[1].startswith("kept in the trash: what was written since (")
+    assert set(master.reads()) == {"later"}
+    assert typed(master, "rollback", "--yes", name, "upgrade") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2] == f"{name} is back at gnt-upgrade: gnt-instance start {name}"
+    assert "--as ANOTHER-NAME makes an instance of it." in said[-1]
+    assert set(master.reads()) == {"first"}
+    with pytest.raises(Missing):
+        typed(master, "rollback", "--abort", name, "upgrade")
+    with pytest.raises(BadInput, match="nobody can be asked"):
+        typed(master, "delete", name, "upgrade")
+    for entry in [entry for place in master.places() for entry in place.trash.entries()]:
+        master.ask("trash-destroy", entry=entry.entry)
+    assert typed(master, "delete", "--yes", name, "upgrade") == 0
+    assert capsys.readouterr().out == f"gnt-upgrade of {name} is gone.\n"
+
+
+def test_what_runs_does_not_go_back_and_an_offline_node_is_told(
+    master: Bench, instance: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from zfsganeti.errors import Unavailable
+
+    name = instance["instance"]
+    master.master.instances()[name].admin_state = "up"
+    with pytest.raises(Unavailable, match=f"{name}: is running: gnt-instance stop {name}"):
+        typed(master, "rollback", "--yes", name, "upgrade")
+    master.ssconf.offline_nodes.append("node1")
+    assert typed(master, "list") == 3
+    assert f"node1 is offline: the snapshots of {name} are not shown" in capsys.readouterr().err
+    vars(master.ssconf)["master"] = "node2"
+    with pytest.raises(Unavailable, match="works on the master node only, which is node2"):
+        typed(master, "create", name)
+
+
+def test_the_policy_is_that_of_all_roots(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed(bench, "policy") == 0
+    assert set(sections(capsys.readouterr().out)) >= {"zfs/vm", "zfs/fast", "zfs/fast/.trash"}
