@@ -23,6 +23,7 @@ def macs(lab: Lab, name: str) -> list[str]:
     return lab.run(f"gnt-instance list --no-headers -o nic.macs {name}").split()
 
 
+@pytest.mark.on("bookworm")
 def test_files_go_back_and_forth(lab: Lab) -> None:
     lab.add("web1", disks=("64M", "32M"))
     first = lab.fill("web1")
@@ -74,6 +75,7 @@ def test_files_go_back_and_forth(lab: Lab) -> None:
     lab.well()
 
 
+@pytest.mark.on("trixie")
 def test_volumes_go_back_together_or_not_at_all(lab: Lab) -> None:
     lab.add_ext("ext1", disks=("64M,compression=zstd", "32M"))
     first_volume, second_volume = lab.volumes("ext1")
@@ -146,7 +148,7 @@ here.call(here.node, "rollback", **asked(instance), snapshot="one", record=insta
 """
 
 
-@pytest.mark.on("trixie")
+@pytest.mark.on()
 def test_files_are_cloned(lab: Lab) -> None:
     lab.add("web1", disks=("64M", "32M"))
     first = lab.fill("web1")
