@@ -37,6 +37,7 @@ class Snapshot:
         self.number, self.created, self.files = number, created, files
         self.guid = str(number)  # one that was received has that of its origin
         self.holds: set[str] = set()
+        self.marks: dict[str, str] = {}
 
 
 class Filesystem:
@@ -132,8 +133,22 @@ class FakeZfs:
                 found.append((self._dataset(name, wanted), {fact: known.get(fact, "") for fact in facts}))
         return found
 
+    def snapshot_facts(self, root: str, wanted: Iterable[str], *, depth: int) -> dict[str, dict[str, str]]:
+        names = self._below(root, depth - 1) if depth else []
+        found = {f"{name}@{short}": self._facts(name, short, snapshot) for name in names for short, snapshot in self._snapshots(name)}
+        return {name: {prop: facts.get(prop, "-") for prop in wanted} for name, facts in found.items()}
+
     def _facts(self, name: str, short: str, snapshot: Snapshot) -> dict[str, str]:
-        return {"guid": snapshot.guid, "creation": str(snapshot.created), "clones": ",".join(self._clones(name, short))}
+        return {
+            "guid": snapshot.guid,
+            "createtxg": str(snapshot.number),
+            "creation": str(snapshot.created),
+            "clones": ",".join(self._clones(name, short)),
+            "userrefs": str(len(snapshot.holds)),
+            "used": "0",
+            "referenced": str(sum(len(content) for content in snapshot.files.values())),
+            **snapshot.marks,
+        }
 
     def pool(self, name: str) -> Pool:
         pool = name.split("/")[0]
@@ -177,11 +192,12 @@ class FakeZfs:
                 raise Missing(f"dataset {whole[0]}")
             if short in self._filesystems[dataset].snapshots:
                 raise Refused(f"dataset {whole[0]}", "exists already")
-        if len({dataset for dataset, _short in pairs}) != len(pairs):
+        if len({dataset for dataset, _short in pairs}) != len(pairs) or len({dataset.split("/")[0] for dataset, _short in pairs}) > 1:
             raise CommandFailed(f"libzfs_core on {whole[0]}", 18, "SnapshotFailure: Invalid cross-device link")
         for dataset, short in pairs:
             filesystem = self._filesystems[dataset]
             filesystem.snapshots[short] = Snapshot(self._next(), self.clock, read_files(filesystem.files))
+            filesystem.snapshots[short].marks.update(marks or {})
 
     @changing
     def clone(self, snapshot: str, name: str, marks: Mapping[str, str], properties: Mapping[str, object] | None = None) -> None:
@@ -260,6 +276,65 @@ class FakeZfs:
         if not only_check:
             del self._filesystems[name]
             shutil.rmtree(filesystem.files)
+
+    # going back
+
+    @changing
+    def promote(self, name: str) -> None:
+        clone = self._must(check_dataset(name))
+        if clone.origin is None:
+            raise CommandFailed(f"libzfs_core on {name}", 22, "NotClone: Invalid argument")
+        origin, short = clone.origin
+        oldest_kept = origin.snapshots[short].number
+        moved = {own: snapshot for own, snapshot in origin.snapshots.items() if snapshot.number <= oldest_kept}
+        if any(own in clone.snapshots for own in moved):
+            raise Refused(f"dataset {name}", "exists already")
+        for filesystem in self._filesystems.values():
+            if filesystem.origin is not None and filesystem.origin[0] is origin and filesystem.origin[1] in moved:
+                filesystem.origin = (clone, filesystem.origin[1])
+        clone.origin, origin.origin = origin.origin, (clone, short)
+        clone.snapshots = {**moved, **clone.snapshots}
+        for own in moved:
+            del origin.snapshots[own]
+
+    def holds(self, names: Iterable[str]) -> dict[str, list[str]]:
+        found = {}
+        for name in map(check_snapshot, names):
+            dataset, short = name.split("@")
+            if short not in dict(self._snapshots(dataset)):
+                raise Missing(f"dataset {name}")
+            found[name] = sorted(self._filesystems[dataset].snapshots[short].holds)
+        return {name: tags for name, tags in found.items() if tags}
+
+    @changing
+    def roll_back(self, targets: Mapping[str, str]) -> None:
+        doomed = [self._doomed(name, short) for name, short in targets.items()]
+        for filesystem, short, newer in doomed:
+            for own in newer:
+                del filesystem.snapshots[own]
+            for file in os.listdir(filesystem.files):
+                os.unlink(f"{filesystem.files}/{file}")
+            for file, content in filesystem.snapshots[short].files.items():
+                with open(f"{filesystem.files}/{file}", "wb") as target:
+                    target.write(content)
+
+    def _doomed(self, name: str, short: str) -> tuple[Filesystem, str, list[str]]:
+        """Return what goes back, to which snapshot, and which newer ones that destroys; what keeps them is Busy."""
+        check_snapshot(f"{name}@{short}")
+        filesystem = self._must(name)
+        if short not in filesystem.snapshots:
+            raise Missing(f"dataset {name}@{short}")
+        number = filesystem.snapshots[short].number
+        newer = [own for own, snapshot in filesystem.snapshots.items() if snapshot.number > number]
+        for own in newer:
+            for clone in self._clones(name, own):
+                raise Busy(f"dataset {name}", f"has the clone {clone}")
+            for tag in sorted(filesystem.snapshots[own].holds):
+                raise Busy(f"dataset {name}", f"snapshot {name}@{own} ({tag}) is held")
+        users = self._users(filesystem)
+        if users:
+            raise Busy(f"dataset {name}", f"is in use by {', '.join(users)}")
+        return filesystem, short, newer
 
     # mounting
 

@@ -363,8 +363,8 @@ def _transfer(name: str) -> Verb:
     return verb
 
 
-def _move(room: str, name: str) -> Verb:
-    """Return a verb of a move's source or target."""
+def _of(room: str, name: str) -> Verb:
+    """Return a verb that is a function of a room of its own, which is imported when it is asked for."""
 
     def verb(here: Here, request: dict[str, Any]) -> Any:
         from importlib import import_module
@@ -451,13 +451,18 @@ VERBS: dict[str, Verb] = {
     "write-variants": _write_variants,
     "setup-facts": _setup_facts,
     "setup-apply": _setup_apply,
+    **{f"snapshot-{name}": _of("snapshots", name) for name in ("create", "histories", "delete", "clone")},
+    "snapshot-drop-clone": lambda here, request: _place_of_entry(here, request).trash.drop_clone(_entry(request)),
+    "rollback-plan": _of("rollback", "ask"),
+    "rollback": _of("rollback", "execute"),
+    "rollback-finish": _of("rollback", "finish"),
     **{name: _transfer(name) for name in ("receive", "receive-state", "receive-done", "receive-abort")},
     "move-send": _move_send,
-    **{f"move-{name}": _move("departure", name) for name in ("begin", "fence", "check", "abort", "leave")},
-    **{f"move-{name}": _move("arrival", name) for name in ("ready", "land", "drop")},
-    "move-lift": _move("departure", "unfence"),
-    "move-source": _move("departure", "facts"),
-    "move-target": _move("arrival", "facts"),
+    **{f"move-{name}": _of("departure", name) for name in ("begin", "fence", "check", "abort", "leave")},
+    **{f"move-{name}": _of("arrival", name) for name in ("ready", "land", "drop")},
+    "move-lift": _of("departure", "unfence"),
+    "move-source": _of("departure", "facts"),
+    "move-target": _of("arrival", "facts"),
 }
 
 

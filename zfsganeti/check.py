@@ -59,6 +59,7 @@ def report(here: Here) -> dict[str, Any]:
         "copies": [],
         "readonly": False,
         "moving": [],
+        "rollbacks": [],
         "pool": None,
         "pools": [],  # of datastores
         "patch_problem": patch_problem(),
@@ -66,7 +67,7 @@ def report(here: Here) -> dict[str, Any]:
         "warn_free": here.config.warn_free,
         "leftover_minutes": here.config.leftover_minutes,
     }
-    from zfsganeti import arrival, placement
+    from zfsganeti import arrival, placement, rollback
 
     try:
         facts["root"] = here.root.name
@@ -82,6 +83,7 @@ def report(here: Here) -> dict[str, Any]:
         ]
         facts["copies"] = sorted(name for place in here.places() for name in place.independent.begun())
         facts["moving"] = arrival.report(here)
+        facts["rollbacks"] = rollback.unfinished(here)
         facts["pools"] = [_pool(place) for place in here.places()[1:]]
     except ZfsGanetiError as error:
         facts["root_problem"] = one_line(error)
@@ -174,8 +176,10 @@ def compare_node(
     primaries = None if instances is None else {instance.name: instance.primary for instance in instances.values()}
     found += leftovers.compare(facts, primaries, busy, now)
     lacking = _without_dataset(facts, instances or {})
+    back = facts.get("rollbacks", ())
+    found += [_judge_rollback(node, each) for each in back]
     for dataset in facts["datasets"]:
-        if leftovers.is_fenced(dataset):
+        if leftovers.is_fenced(dataset) or dataset["instance"] in {each["instance"] for each in back}:
             continue
         if dataset["ours"]:
             finding = _judge(node, dataset, instances, names, busy, now - 60 * facts["leftover_minutes"], lacking)
@@ -188,9 +192,15 @@ def compare_node(
         for name in facts.get("copies", ())
         if name in lacking
     ]
-    mended = {finding.subject for finding in found if finding.verb in ("finish-rename", "claim", "detach-finish")}
+    mended = {finding.subject for finding in found if finding.verb in ("finish-rename", "claim", "detach-finish", "rollback-finish")}
     found += [finding for finding in _judge_lacking(facts, lacking) if finding.subject not in mended and not is_busy(finding.subject, busy)]
     return found + _overdue(facts, now)
+
+
+def _judge_rollback(node: str, each: Mapping[str, Any]) -> Finding:
+    """Its datasets say how far it is, and it waits for whoever is at work on it: finishing it is always safe."""
+    request = {"instance": each["instance"], "datasets": each["datasets"]}
+    return Finding(node, each["instance"], f"its rollback to {each['snapshot']} was not finished", "rollback-finish", request, sure=True)
 
 
 def node_problems(facts: Mapping[str, Any]) -> list[str]:

@@ -90,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     from zfsganeti.image_cli import detach_parser, disk_parser, image_parser
     from zfsganeti.move_cli import move_parser
     from zfsganeti.patch_cli import patch_parser
+    from zfsganeti.snapshot_cli import snapshot_parser
 
     top = argparse.ArgumentParser(prog="gnt-zfs", description="Ganeti instances on the node's own ZFS.")
     top.add_argument("--version", action="version", version=f"gnt-zfs {__version__}")
@@ -109,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     disk_parser(commands)
     detach_parser(commands)
     patch_parser(commands)
+    snapshot_parser(commands)
     return top
 
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         def local(self, name: str) -> dict[str, str]: ...
         def filesystems(self) -> list[tuple[str, str]]: ...
         def snapshots(self, root: str, *, depth: int | None = None) -> list[tuple[str, int, int]]: ...
+        def snapshot_facts(self, root: str, wanted: Any, *, depth: int) -> dict[str, dict[str, str]]: ...
         def pool(self, name: str) -> Pool: ...
         def pool_health(self, name: str) -> str: ...
         def room(self, path: str) -> int: ...
@@ -67,6 +68,9 @@ if TYPE_CHECKING:
             seconds: float = 0,
             only_check: bool = False,
         ) -> None: ...
+        def promote(self, name: str) -> None: ...
+        def holds(self, names: Any) -> dict[str, list[str]]: ...
+        def roll_back(self, targets: Mapping[str, str]) -> None: ...
         def mount(self, name: str, path: str) -> None: ...
         def unmount(self, path: str, *, lazy: bool = False, seconds: float = 0) -> None: ...
 
@@ -75,7 +79,8 @@ INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETAC
     PREFIX + word for word in ("instance", "volume", "cluster", "intent", "record", "restoring", "opened", "size", "image", "detach")
 )
 MOVE, KEPT = PREFIX + "move", PREFIX + "kept"  # how far a move has come; that the trash does not give something up by itself
-MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH, MOVE, KEPT)
+ROLLBACK, REPLACED = PREFIX + "rollback", PREFIX + "replaced"
+MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH, MOVE, KEPT, ROLLBACK, REPLACED)
 ASIDE, TRASH, COPIES, IMAGES, PARTIAL, MOVING = ".aside", ".trash", ".copies", ".images", ".partial", ".moving"
 READY = "ready"  # the DETACH mark of a copy that is whole and takes the place of what it is a copy of
 OLD = "..old"  # after a name below .copies, where none can end so: what the copy has replaced
@@ -120,6 +125,14 @@ def unpack_record(value: str) -> dict[str, Any] | None:
     except (ValueError, zlib.error):
         return None
     return record if isinstance(record, dict) else None
+
+
+def refuse_half_back(dataset: Dataset) -> None:
+    """Raise Busy while a rollback is at work on a dataset: other disks of its instance may hold something else than this one."""
+    if ROLLBACK in dataset.marks:
+        from zfsganeti.rollback import refuse
+
+        refuse(dataset)
 
 
 @contextlib.contextmanager
@@ -324,6 +337,7 @@ class Store:
         dataset = self.find(instance)
         if dataset is None:
             return False
+        refuse_half_back(dataset)
         home, aside = self.home(instance), self.aside(instance)
         values = {INTENT: f"{intent} {self.now():.0f}"}
         if record is not None:

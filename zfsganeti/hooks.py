@@ -281,7 +281,7 @@ def _leave_old_primary(here: Here, event: ganeti.Event) -> None:
 def _make_ready(here: Here, event: ganeti.Event) -> None:
     """The instance's dataset is at home before anything uses its files; one that is not ours, or a plain directory, is left alone."""
     if _acts(here, event, event.primary):
-        from zfsganeti.datasets import MOVE, locked
+        from zfsganeti.datasets import MOVE, ROLLBACK, locked
         from zfsganeti.errors import Foreign
 
         with locked(event.instance):
@@ -290,6 +290,8 @@ def _make_ready(here: Here, event: ganeti.Event) -> None:
                 if dataset is None and here.independent.begun():
                     here.independent.finish(event.instance)  # its copy was to take its place when that was cut
                     dataset = here.store.find(event.instance)
+                if dataset is None or ROLLBACK in dataset.marks:
+                    _refuse_half(here, event.instance)
             except Foreign:
                 return  # made by hand before we came: it works as it did
             if dataset is None or MOVE in dataset.marks:
@@ -308,6 +310,15 @@ def _end_move(here: Here, event: ganeti.Event, names: list[str]) -> None:
     arrival.settle(here, event.instance, names)
     for name in names:
         departure.lift(here, name)
+
+
+def _refuse_half(here: Here, instance: str) -> None:
+    """No rollback of the instance was interrupted, or it is said how it is finished."""
+    from zfsganeti.rollback import refuse, state_of
+
+    state = state_of(here, instance, [instance])
+    if state is not None:
+        refuse(state)
 
 
 def _recreate_pre(here: Here, event: ganeti.Event) -> None:

@@ -37,6 +37,13 @@ def check_snapshot(name: str) -> str:
     return name
 
 
+def check_label(name: str) -> str:
+    """Return what somebody may call a snapshot: the part behind the '@', which begins with a letter or digit."""
+    if not name or len(name) > IMAGE_LIMIT or name[0] not in ALPHANUMERIC or not IMAGE.issuperset(name):
+        raise BadName("snapshot", name, f"must be 1 to {IMAGE_LIMIT} letters, digits, '.', '-' and '_', and begin with a letter or digit")
+    return name
+
+
 def check_image(name: str) -> str:
     """Return a name that can be an image's: debian-12, or debian-12:2026-11-01 with a version."""
     if not name or len(name) > IMAGE_LIMIT:

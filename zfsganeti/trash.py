@@ -15,6 +15,7 @@ from zfsganeti.datasets import (
     MOVE,
     OPENED,
     RECORD,
+    REPLACED,
     RESTORING,
     SIZE,
     TRASH,
@@ -85,6 +86,7 @@ class Entry:
             "restorable": self.record is not None,
             "uuid": (self.record or {}).get("uuid", ""),
             "disk": (self.record or {}).get("disk", 0),
+            "set": self.dataset.marks.get(REPLACED, ""),  # of one moment: what a rollback has replaced, or clones of one snapshot
         }
 
 
@@ -168,7 +170,7 @@ class Trash:
         """A volume, which is no device any more and whose disk has `size` bytes, is in the trash. With trash_days 0 it is gone."""
         store = self.store
         entry = self._free_entry(dataset.short)
-        self.zfs.clear(dataset.name, [mark for mark in (OPENED, INTENT, RESTORING) if mark in dataset.marks])
+        self.zfs.clear(dataset.name, [mark for mark in (OPENED, INTENT, RESTORING, REPLACED) if mark in dataset.marks])
         self.zfs.set(dataset.name, {"canmount": "noauto", SIZE: str(size)})
         home = f"{store.root.path}/{dataset.short}"
         self.zfs.unmount(home, seconds=store.config.busy_seconds)
@@ -187,6 +189,17 @@ class Trash:
         self.store.unmount_elsewhere(dataset)
         self.zfs.rename(dataset, f"{self.name}/{entry}")
         return entry
+
+    def add_clone(self, snapshot: str, name: str, marks: Mapping[str, str]) -> str:
+        """A clone of a snapshot is in the trash, as if it had been removed under that name with these marks."""
+        entry = self._free_entry(name)
+        self.zfs.clone(snapshot, f"{self.name}/{entry}", marks, {"canmount": "noauto"})
+        return entry
+
+    def drop_clone(self, entry: str) -> None:
+        """A clone that nothing was made of is gone."""
+        self.unmark(entry)
+        self.destroy(entry)
 
     def discard(self, instance: str, record: Mapping[str, Any] | None = None) -> str | None:
         """Nothing of the instance is left under its name: what holds files or snapshots is in the trash, what is empty is gone."""

@@ -116,6 +116,7 @@ def gather(entries: list[dict[str, Any]], chosen: str, count: int) -> list[str]:
     found = []
     for index in range(count):
         same = [entry for entry in entries if (entry["uuid"], entry["disk"]) == (anchor["uuid"], index) and entry["volume"]]
+        same = [entry for entry in same if entry.get("set", "") == anchor.get("set", "")]
         near = [entry for entry in same if entry["removed"] <= anchor["removed"] + DAY]
         if not near:
             raise Missing(

@@ -27,10 +27,12 @@ from zfsganeti.datasets import (
     OPENED,
     READY,
     RECORD,
+    REPLACED,
     RESTORING,
     TRASH,
     VOLUME,
     pack_record,
+    refuse_half_back,
 )
 from zfsganeti.errors import BadInput, BadName, Foreign, Missing, NoSpace, Refused, human
 from zfsganeti.names import check_dataset
@@ -193,10 +195,12 @@ class Volumes:
 
     def attach(self, volume: str) -> str:
         """Return the path of the volume's block device; Missing when the volume is not on this node, Busy while it is moved from here."""
-        if MOVE in (dataset := self.must(volume)).marks:
+        dataset = self.must(volume)
+        if MOVE in dataset.marks:
             from zfsganeti.departure import refuse_fenced
 
             refuse_fenced(dataset)
+        refuse_half_back(dataset)
         self.bring_home(volume)
         if not self.size(volume):
             raise Missing(f"the disk of volume {volume}, which was never finished", "gnt-zfs check --repair removes the rest")
@@ -218,6 +222,7 @@ class Volumes:
         if dataset is None:
             self._forget_home(volume)
             return
+        refuse_half_back(dataset)
         if IMAGE in dataset.marks:
             self._give_back(volume, dataset)
             return
@@ -254,6 +259,7 @@ class Volumes:
     def grow(self, volume: str, size: int) -> None:
         """The disk has `size` bytes, also for a guest that has it open."""
         dataset = self.must(volume)
+        refuse_half_back(dataset)
         self.bring_home(volume)
         before = self.size(volume)
         if size < before:
@@ -283,12 +289,13 @@ class Volumes:
     def settle(self, volume: str) -> None:
         """The volume is its instance's for good: what it said of the one that it was restored for is forgotten."""
         dataset = self.must(volume)
-        self.zfs.clear(dataset.name, [mark for mark in (RECORD, RESTORING) if mark in dataset.marks])
+        self.zfs.clear(dataset.name, [mark for mark in (RECORD, REPLACED, RESTORING) if mark in dataset.marks])
 
     def keep_record(self, volume: str, record: Mapping[str, Any]) -> bool:
         """The volume says how the instance is made whose disk it is; False, and nothing done, for one that is not here."""
         dataset = self.find(volume)
         if dataset is not None:
+            refuse_half_back(dataset)
             self.zfs.set(dataset.name, {RECORD: pack_record(record), INSTANCE: str(record.get("name", ""))})
         return dataset is not None
 

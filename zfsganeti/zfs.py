@@ -14,6 +14,7 @@ import time
 
 from zfsganeti import core
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.history import History
 from zfsganeti.mounts import Mount, holding_processes, mounting_processes, parse_mounts, senders
 from zfsganeti.names import check_dataset, check_snapshot
 from zfsganeti.process import query
@@ -172,7 +173,7 @@ return { ok = true, count = count }
 """
 
 
-class Zfs:
+class Zfs(History):
     """The node's ZFS. `ours` is the prefix of snapshots that this project makes and may destroy."""
 
     ours = "zfsganeti-"
@@ -225,6 +226,15 @@ class Zfs:
             for name in found
             if (snapshot := f"{name}@{short}") in found and name[len(root) :].count("/") <= depth
         ]
+
+    def snapshot_facts(self, root: str, wanted: Iterable[str], *, depth: int) -> dict[str, dict[str, str]]:
+        """Return the wanted properties of each snapshot at and below `root`, by its name; `-` where one has no value."""
+        arguments = ("get", "-Hp", "-d", str(depth), "-t", "snapshot", "-o", "name,property,value", ",".join(wanted), check_dataset(root))
+        found: dict[str, dict[str, str]] = {}
+        for line in self._command("zfs", *arguments).splitlines():
+            name, prop, value = line.split("\t")
+            found.setdefault(name, {})[prop] = value
+        return found
 
     def get(self, name: str, *, marks: Iterable[str] = ()) -> Dataset | None:
         """Return one filesystem, None when it does not exist."""

@@ -736,3 +736,131 @@ def test_a_process_keeps_it_after_a_lazy_unmount(bench: Bench) -> None:
         assert_kept(bench, name, f"({os.getpid()})")
     bench.zfs.destroy(name, OURS, seconds=10)
     assert bench.zfs.get(name) is None
+
+
+# going back
+
+
+def born(bench: Bench, name: str) -> list[str]:
+    """The short names of a filesystem's snapshots, oldest first."""
+    return [full.split("@")[1] for full, _created, _used in bench.zfs.snapshots(name, depth=1)]
+
+
+def make_past(bench: Bench, *shorts: str, short: str = "web1") -> str:
+    """An unmounted filesystem of ours with a snapshot for each of the names, each of which its file has held."""
+    name = bench.make_mounted(short)
+    for each in shorts:
+        Path(bench.path(short), "disk0").write_text(each, encoding="ascii")
+        bench.zfs.snapshot([f"{name}@{each}"])
+    Path(bench.path(short), "disk0").write_bytes(b"now")
+    bench.zfs.unmount(bench.path(short))
+    return name
+
+
+def reads(bench: Bench, name: str) -> bytes:
+    bench.zfs.mount(name, bench.path("reading"))
+    try:
+        return Path(bench.path("reading"), "disk0").read_bytes()
+    finally:
+        bench.zfs.unmount(bench.path("reading"))
+
+
+def test_a_promoted_clone_has_the_past_and_the_other_is_its_clone(bench: Bench) -> None:
+    image = make_past(bench, "golden", short="image")
+    name = bench.name("web1")
+    bench.zfs.clone(f"{image}@golden", name, OURS)
+    for each in ("one", "two", "three"):
+        bench.zfs.snapshot([f"{name}@{each}"])
+    bench.make_hold(f"{name}@one")
+    bench.make_clone(f"{name}@one", bench.name("other"))
+    bench.make_clone(f"{name}@two", bench.name("clone"))
+    bench.zfs.promote(bench.name("clone"))
+    assert (born(bench, bench.name("clone")), born(bench, name)) == (["one", "two"], ["three"])
+    assert bench.look(bench.name("clone")).origin == f"{image}@golden"
+    assert bench.look(name).origin == f"{bench.name('clone')}@two"
+    assert bench.look(bench.name("other")).origin == f"{bench.name('clone')}@one"
+    assert bench.zfs.holds([f"{bench.name('clone')}@one", f"{name}@three"]) == {f"{bench.name('clone')}@one": ["keep"]}
+    bench.zfs.promote(name)
+    assert (born(bench, bench.name("clone")), born(bench, name)) == ([], ["one", "two", "three"])
+    assert bench.look(bench.name("clone")).origin == f"{name}@two"
+    with pytest.raises(CommandFailed):
+        bench.zfs.promote(bench.make("none"))
+    with pytest.raises(Missing):
+        bench.zfs.promote(bench.name("nothing"))
+
+
+def test_a_promotion_that_would_cover_a_snapshot_is_refused(bench: Bench) -> None:
+    name = make_past(bench, "one", "two")
+    bench.make_clone(f"{name}@two", bench.name("clone"))
+    bench.zfs.snapshot([f"{bench.name('clone')}@one"])
+    with pytest.raises(Refused):
+        bench.zfs.promote(bench.name("clone"))
+    assert born(bench, name) == ["one", "two"]
+
+
+def test_holds_are_told_by_their_tags(bench: Bench) -> None:
+    name = make_past(bench, "one", "two")
+    assert bench.zfs.holds([]) == bench.zfs.holds([f"{name}@one"]) == {}
+    bench.make_hold(f"{name}@two")
+    assert bench.zfs.holds([f"{name}@one", f"{name}@two"]) == {f"{name}@two": ["keep"]}
+    with pytest.raises(Missing):
+        bench.zfs.holds([f"{name}@three"])
+
+
+def test_several_go_back_at_once(bench: Bench) -> None:
+    names = [make_past(bench, "one", "two", "three", short=short) for short in ("web1", "web2")]
+    bench.zfs.roll_back(dict.fromkeys(names, "two"))
+    for name in names:
+        assert (born(bench, name), reads(bench, name)) == (["one", "two"], b"two")
+    bench.zfs.roll_back({names[0]: "two"})
+    assert reads(bench, names[0]) == b"two"
+
+
+@pytest.mark.parametrize("obstacle", ["clone", "hold", "mount", "missing"])
+def test_none_goes_back_when_one_cannot(bench: Bench, obstacle: str) -> None:
+    first, second = (make_past(bench, "one", "two", short=short) for short in ("web1", "web2"))
+    targets = {first: "one", second: "one"}
+    said = "is in use by the mount at"
+    if obstacle == "clone":
+        bench.make_clone(f"{second}@two", bench.name("clone"))
+        said = f"dataset {second}: has the clone {bench.name('clone')}"
+    elif obstacle == "hold":
+        bench.make_hold(f"{second}@two")
+        said = f"dataset {second}: snapshot {second}@two (keep) is held"
+    elif obstacle == "mount":
+        bench.zfs.mount(second, bench.path("web2"))
+    else:
+        targets[second] = "none"
+        said = f"{second}@none does not exist"
+    with pytest.raises(Missing if obstacle == "missing" else Busy) as refusal:
+        bench.zfs.roll_back(targets)
+    assert said in str(refusal.value)
+    assert (born(bench, first), born(bench, second)) == (["one", "two"], ["one", "two"])
+    bench.zfs.unmount(bench.path("web2"))
+    assert (reads(bench, first), reads(bench, second)) == (b"now", b"now")
+
+
+def test_what_is_older_keeps_nothing_from_going_back(bench: Bench) -> None:
+    name = make_past(bench, "one", "two", "three")
+    bench.make_hold(f"{name}@one")
+    bench.make_clone(f"{name}@two", bench.name("clone"))
+    bench.zfs.roll_back({name: "two"})
+    assert (born(bench, name), reads(bench, name)) == (["one", "two"], b"two")
+
+
+def test_a_snapshot_says_what_was_said_of_it(bench: Bench) -> None:
+    name = bench.make()
+    bench.zfs.snapshot([f"{name}@one"], {"org.zfsganeti:comment": "before the upgrade"})
+    bench.zfs.snapshot([f"{name}@two"])
+    told = bench.zfs.snapshot_facts(name, ("createtxg", "userrefs", "org.zfsganeti:comment"), depth=1)
+    assert [told[f"{name}@{short}"]["org.zfsganeti:comment"] for short in ("one", "two")] == ["before the upgrade", "-"]
+    assert int(told[f"{name}@one"]["createtxg"]) < int(told[f"{name}@two"]["createtxg"])
+    assert told[f"{name}@one"]["userrefs"] == "0"
+
+
+def test_what_was_cloned_this_moment_is_destroyed_without_marks(bench: Bench) -> None:
+    name = make_past(bench, "one")
+    bench.zfs.clone(f"{name}@one", bench.name("clone"), {}, {"canmount": "noauto"})
+    bench.zfs.destroy(bench.name("clone"), {})
+    assert bench.zfs.get(bench.name("clone")) is None
+    assert bench.zfs.snapshot_facts(name, ("clones",), depth=1)[f"{name}@one"]["clones"] in ("", "-")

@@ -12,18 +12,25 @@ from zfsganeti.cli import parser
 HOUSE = Path(__file__).parents[2]
 TEXTS = [HOUSE / "README.md", *sorted((HOUSE / "zfsganeti").glob("*.py"))]
 NAMED = sorted(
-    {words for text in TEXTS for words in re.findall(r"gnt-zfs ((?:image|disk|trash|patch) [a-z]+)", text.read_text(encoding="utf-8"))}
+    {
+        words
+        for text in TEXTS
+        for words in re.findall(r"gnt-zfs ((?:image|disk|trash|patch|snapshot) [a-z]+)", text.read_text(encoding="utf-8"))
+    }
 )
 ARGUMENTS = {
     "image import": ["debian-12", "/tmp/x", "--datastore", "ssd"],
     "image rename": ["a", "b"],
     "image export": ["a", "/tmp/b"],
     "image save": ["web1/0", "a"],
+    "snapshot rollback": ["web1", "upgrade"],
+    "snapshot delete": ["web1", "upgrade"],
+    "snapshot clone": ["web1", "upgrade", "web2"],
     "disk swap": ["web1/0"],
     "disk fill": ["web1/0", "/srv"],
 }
 PATCH = ("status", "apply", "revert", "enable", "disable", "renew")
-ALONE = ("image list", "trash list", "trash empty", *(f"patch {verb}" for verb in PATCH))
+ALONE = ("image list", "trash list", "trash empty", "snapshot list", "snapshot policy", *(f"patch {verb}" for verb in PATCH))
 
 
 @pytest.mark.parametrize("words", NAMED)

@@ -11,7 +11,9 @@ import pytest
 
 HOUSE = Path(__file__).parents[2]
 LEVELS = {
-    **dict.fromkeys(("hooks", "extstorage", "cli", "osdefinition", "image_cli", "move_cli", "patch_cli", "terminal", "answer"), 3),
+    **dict.fromkeys(
+        ("hooks", "extstorage", "cli", "osdefinition", "image_cli", "move_cli", "patch_cli", "snapshot_cli", "terminal", "answer"), 3
+    ),
     **dict.fromkeys(
         (
             "here",
@@ -36,11 +38,14 @@ LEVELS = {
             "move",
             "leftovers",
             "independent",
+            "snapshots",
+            "rollback",
+            "sanoid",
         ),
         2,
     ),
     **dict.fromkeys(("zfs", "streams", "sources", "formats", "ganeti", "node", "loop", "config"), 1),
-    **dict.fromkeys(("errors", "process", "core", "links", "names", "files", "mounts"), 0),
+    **dict.fromkeys(("errors", "process", "core", "links", "names", "files", "mounts", "history"), 0),
 }
 LONGEST = 600
 ROOMS = {path.stem: path for path in (HOUSE / "zfsganeti").glob("*.py") if path.stem != "__init__"}

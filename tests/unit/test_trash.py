@@ -160,6 +160,7 @@ def test_a_removed_instance_is_whole_in_the_trash(node: Node) -> None:
         "size": 0,
         "uuid": RECORD_OF_WEB1.get("uuid", ""),
         "disk": 0,
+        "set": "",
     }
     assert node.paths() == [".aside"]
 

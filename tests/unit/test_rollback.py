@@ -1,0 +1,589 @@
+"""Back to a snapshot: whatever the past was, nothing is lost unless that is wanted, wherever it is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.killing import dies
+from tests.unit.test_snapshots import DISK0, DISK1, RECORDED, SIZE, Bench, names_of
+from zfsganeti.datasets import INSTANCE, RECORD, REPLACED, ROLLBACK
+from zfsganeti.errors import BadName, Busy, Foreign, Missing, Refused, ZfsGanetiError
+from zfsganeti.rollback import BACK, Past, Plan, State, Step, beside, plan, unfinished
+from zfsganeti.snapshots import Snap
+from zfsganeti.zfs import Dataset
+
+
+def past(name: str, *shorts: str, written: int = 0) -> Past:
+    return Past(name, tuple(Snap(short, index, index, written=1 << 20) for index, short in enumerate(shorts)), written)
+
+
+# the plan
+
+
+def test_the_plan_says_what_is_newer() -> None:
+    made = plan("web1", "b", [past("zfs/vm/web1", "a", "b", "c", "d", written=1 << 20)], discard=False)
+    assert made.sentences() == [
+        "zfs/vm/web1 goes back to b",
+        "kept in the trash: what was written since (3.00M), and what is newer than b: c, d",
+    ]
+    assert made.steps() == [
+        Step("clone", "zfs/vm/web1@b", "zfs/vm/.rollback/web1"),
+        Step("promote", "zfs/vm/.rollback/web1"),
+        Step("keep", "zfs/vm/web1"),
+        Step("place", "zfs/vm/.rollback/web1", "zfs/vm/web1"),
+    ]
+    made = plan("web1", "d", [past("zfs/vm/web1", "a", "d")], discard=True)
+    assert made.sentences() == ["zfs/vm/web1 goes back to d", "destroyed for good: what was written since (0B)"]
+
+
+def test_all_disks_go_back_or_none() -> None:
+    with pytest.raises(Refused, match="zfs/vm/two has no such snapshot, and all disks go back or none: gnt-zfs snapshot list web1 shows"):
+        plan("web1", "b", [past("zfs/vm/one", "a", "b"), past("zfs/vm/two", "a")], discard=False)
+
+
+def test_what_is_too_long_to_be_moved_is_said_first() -> None:
+    long = "x" * 230
+    with pytest.raises(BadName, match="is too long to follow zfs/vm/web1 into the trash"):
+        plan("web1", "b", [past("zfs/vm/web1", "b", long)], discard=False)
+    assert plan("web1", "b", [past("zfs/vm/web1", "b", long)], discard=True).steps()[0].verb == "destroy"
+
+
+class Model:
+    """ZFS as a plan sees it: what each dataset holds, its snapshots, and whose clone it is."""
+
+    def __init__(self, pasts: list[Past]) -> None:
+        self.heads = {past.name: f"{past.name} now" for past in pasts}
+        self.snaps = {past.name: [(snap.short, f"{past.name}@{snap.short}") for snap in past.snaps] for past in pasts}
+        self.clone_of: dict[str, tuple[str, str]] = {}
+        self.trash: dict[str, tuple[str, list[tuple[str, str]]]] = {}
+
+    def held(self) -> set[str]:
+        trashed = [content for head, snaps in self.trash.values() for content in (head, *(held for _short, held in snaps))]
+        return {*self.heads.values(), *(held for snaps in self.snaps.values() for _short, held in snaps), *trashed}
+
+    def do(self, step: Step) -> None:
+        dataset, _at, short = step.what.partition("@")
+        if step.verb == "clone":
+            self.heads[step.to], self.snaps[step.to] = dict(self.snaps[dataset])[short], []
+            self.clone_of[step.to] = (dataset, short)
+        elif step.verb == "promote":
+            origin, short = self.clone_of.pop(dataset)
+            until = [own for own, _held in self.snaps[origin]].index(short) + 1
+            self.snaps[dataset], self.snaps[origin] = self.snaps[origin][:until], self.snaps[origin][until:]
+        elif step.verb == "keep":
+            self.trash[dataset] = self.heads.pop(dataset), self.snaps.pop(dataset)
+        elif step.verb == "place":
+            assert step.to not in self.heads, "it would cover a dataset"
+            self.heads[step.to], self.snaps[step.to] = self.heads.pop(dataset), self.snaps.pop(dataset)
+        elif step.verb == "destroy":
+            assert self.snaps[dataset].pop()[0] == short, "not the newest"
+        else:
+            assert self.snaps[dataset][-1][0] == short, "ZFS goes back to the newest only"
+            self.heads[dataset] = self.snaps[dataset][-1][1]
+
+
+SHORTS = ("a", "b", "c", "d", "e", "f")
+
+
+@st.composite
+def asked_for(draw: st.DrawFn) -> tuple[list[Past], str]:
+    """The pasts of one to three disks, which may differ, and a snapshot that all have."""
+    wanted = draw(st.sampled_from(SHORTS))
+    histories = [sorted({wanted, *draw(st.sets(st.sampled_from(SHORTS)))}) for _disk in range(draw(st.integers(1, 3)))]
+    return [past(f"zfs/vm/disk{index}", *shorts) for index, shorts in enumerate(histories)], wanted
+
+
+@given(asked_for())
+def test_a_plan_loses_nothing_and_ends_at_the_snapshot(given_: tuple[list[Past], str]) -> None:
+    pasts, wanted = given_
+    model = Model(pasts)
+    before = model.held()
+    made = plan("web1", wanted, pasts, discard=False)
+    for step in made.steps():
+        model.do(step)
+        assert before <= model.held(), f"lost by {step}"
+    for each in pasts:
+        assert model.heads[each.name] == f"{each.name}@{wanted}"
+        assert [short for short, _held in model.snaps[each.name]] == [snap.short for snap in each.snaps if snap.short <= wanted]
+        assert [short for short, _held in model.trash[each.name][1]] == [snap.short for snap in each.snaps if snap.short > wanted]
+    first = next(index for index, step in enumerate(made.steps()) if step.verb != "clone")
+    assert all(step.verb == "clone" for step in made.steps()[:first]), "what can be taken back comes first, for all disks"
+
+
+@given(asked_for())
+def test_a_plan_that_discards_destroys_what_is_newer_alone(given_: tuple[list[Past], str]) -> None:
+    pasts, wanted = given_
+    model = Model(pasts)
+    for step in plan("web1", wanted, pasts, discard=True).steps():
+        model.do(step)
+    for each in pasts:
+        assert model.heads[each.name] == f"{each.name}@{wanted}"
+        assert [short for short, _held in model.snaps[each.name]] == [snap.short for snap in each.snaps if snap.short <= wanted]
+
+
+# what the datasets say
+
+
+def test_a_mark_says_what_it_said() -> None:
+    state = State("web1", "gnt-x", "gnt-x 1", "begun", (("web1", "", {"disk0": 5}, ""), (DISK0, DISK0, {"disk.raw": 7}, "100")))
+    assert State.read(Dataset("a", {}, {ROLLBACK: state.pack()})) == state
+    assert State.read(None) is State.read(Dataset("a", {}, {})) is None
+    for bad in ("", "{}", "[]", '{"of":[]}', "x"):
+        with pytest.raises(Foreign):
+            State.read(Dataset("a", {}, {ROLLBACK: bad}))
+    longest = State(
+        "i" * 200,
+        "s" * 104,
+        "t" * 120,
+        "decided",
+        tuple((f"{n}" * 50, f"{n}" * 50, {"disk.raw": 1 << 54}, "9" * 17) for n in range(10, 26)),
+    )
+    assert len(longest.pack()) < 8000
+
+
+# doing it
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "node")
+
+
+@pytest.fixture(params=["files", "volumes"])
+def instance(request: pytest.FixtureRequest, bench: Bench) -> dict[str, Any]:
+    return with_a_past(bench, request.param)
+
+
+def with_a_past(bench: Bench, kind: str) -> dict[str, Any]:
+    """An instance that is stopped now: first, @gnt-one, second, @gnt-two, @autosnap_daily, third."""
+    instance: dict[str, Any] = bench.has_files() if kind == "files" else bench.has_volumes()
+    bench.fake.set(names_of(instance)[0], {"org.example:backup": "yes", "refreservation": str(2 * SIZE)})
+    for text, short in (("second", "gnt-one"), ("third!", "gnt-two")):
+        bench.fake.snapshot([f"{name}@{short}" for name in names_of(instance)])
+        bench.write(text)
+    bench.fake.snapshot([f"{names_of(instance)[-1]}@autosnap_daily"])
+    bench.stop()
+    return instance
+
+
+def entries(bench: Bench) -> list[Any]:
+    return [entry for place in bench.places() for entry in place.trash.entries()]
+
+
+def back(bench: Bench, instance: dict[str, Any], snapshot: str = "one", **more: Any) -> Any:
+    asked: dict[str, Any] = {"snapshot": snapshot, "record": RECORDED, **more, **instance}
+    if more.get("discard"):
+        asked["newer"] = bench.ask("rollback-plan", **asked)["newer"]
+    done = bench.ask("rollback", **asked)
+    return back(bench, instance, snapshot, **more) if done["again"] else done
+
+
+def held(bench: Bench) -> set[str]:
+    """Every text that any disk holds, now or in a snapshot, wherever it is."""
+    found: set[bytes] = set()
+    for dataset in bench.fake.state().values():
+        for files in (dataset["files"], *dataset["snapshots"].values()):
+            found.update(files.values())
+    return {content.rstrip(b"\0").decode() for content in found}
+
+
+def test_what_is_newer_is_in_the_trash_and_what_is_older_stays(bench: Bench, instance: dict[str, Any]) -> None:
+    names = names_of(instance)
+    settings_before = {name: bench.fake.local(name) for name in names}
+    done = back(bench, instance)
+    assert done["snapshot"] == "gnt-one"
+    assert set(bench.reads()) == {"first"}
+    for name in names:
+        assert bench.snapshots(name) == ["gnt-one"]
+        assert {key: value for key, value in bench.fake.local(name).items() if key != "canmount"} == settings_before[name]
+        assert bench.fake.get(beside(name)) is None
+    kept = entries(bench)
+    assert sorted(entry.entry for entry in kept) == sorted(done["kept"])
+    for entry in kept:
+        assert "third!" in {content.rstrip(b"\0").decode() for content in bench.fake.files(entry.dataset.name).values()}
+        assert bench.snapshots(entry.dataset.name)[0] == "gnt-two"
+        assert entry.record is not None
+        assert ROLLBACK not in entry.dataset.marks
+        assert bench.fake.local(entry.dataset.name).get("refreservation", "0") == "0"
+    assert any("autosnap_daily" in bench.snapshots(entry.dataset.name) for entry in kept)
+    assert len({entry.as_json(14)["set"] for entry in kept}) == 1
+    assert unfinished(bench) == []
+    # and again, to the only one that there is
+    bench.write("fourth")
+    bench.fake.clock += 60
+    back(bench, instance)
+    assert set(bench.reads()) == {"first"}
+    assert {"third!", "fourth"} <= held(bench)
+
+
+def test_discarded_is_what_is_newer_and_nothing_else(bench: Bench, instance: dict[str, Any]) -> None:
+    said = bench.ask("rollback-plan", snapshot="one", discard=True, **instance)
+    assert "destroyed for good" in said["sentences"][1]
+    assert len(said["newer"]) == len(names_of(instance)) + 1
+    done = back(bench, instance, discard=True)
+    assert (done["kept"], set(bench.reads()), entries(bench)) == ([], {"first"}, [])
+    for name in names_of(instance):
+        assert bench.snapshots(name) == ["gnt-one"]
+        assert bench.fake.mounted_at(f"{bench.root.path if name.startswith('zfs/vm') else bench.at('ssd').root.path}/{name.split('/')[-1]}")
+    assert not any(ROLLBACK in dataset["marks"] for dataset in bench.fake.state().values())
+
+
+def test_a_dry_run_changes_nothing(bench: Bench, instance: dict[str, Any]) -> None:
+    before = bench.fake.state()
+    for discard in (False, True):
+        bench.ask("rollback-plan", snapshot="one", discard=discard, **instance)
+    assert bench.fake.state() == before
+
+
+def test_what_appeared_since_the_plan_is_not_destroyed(bench: Bench, instance: dict[str, Any]) -> None:
+    newer = bench.ask("rollback-plan", snapshot="one", discard=True, **instance)["newer"]
+    bench.fake.snapshot([f"{names_of(instance)[0]}@autosnap_hourly"])
+    with pytest.raises(Busy, match="other snapshots than a moment ago"):
+        bench.ask("rollback", snapshot="one", discard=True, newer=newer, **instance)
+    assert set(bench.reads()) == {"third!"}
+
+
+@pytest.mark.parametrize("discard", [False, True], ids=["", "discard"])
+def test_a_disk_in_use_does_not_go_back(bench: Bench, discard: bool) -> None:
+    instance = with_a_past(bench, "volumes")
+    bench.volumes.attach(DISK0)
+    with pytest.raises(Busy, match=r"ext1: its disks are in use by the device /dev/zfsganeti/.*: gnt-instance stop ext1, or"):
+        bench.ask("rollback", snapshot="one", discard=discard, **instance)
+    with open(bench.disks()[1], "rb"):
+        pass
+    bench.stop()
+    with bench.fake.held_open(f"zfs/vm/{DISK0}", "process less (7)"), pytest.raises(Busy, match="process less"):
+        bench.ask("rollback", snapshot="one", record=RECORDED, **instance)
+    assert bench.reads() == ["third!", "third!"]
+    assert entries(bench) == [] == unfinished(bench)
+
+
+def test_an_open_file_does_not_go_back(bench: Bench) -> None:
+    instance = with_a_past(bench, "files")
+    with open(bench.disks()[0], "rb"), pytest.raises(Busy, match="its disks are in use by process"):
+        back(bench, instance)
+
+
+@pytest.mark.parametrize("discard", [False, True], ids=["", "discard"])
+def test_a_disk_that_is_younger_keeps_all_from_going_back(bench: Bench, discard: bool) -> None:
+    instance = with_a_past(bench, "files")
+    Path(bench.store.home("web1"), "disk2").write_bytes(b"young")
+    wanted = {**instance, "disks": [*instance["disks"], {"volume": "", "file": "disk2", "size": 5}]}
+    before = bench.fake.state()
+    with pytest.raises(Refused, match="does not hold disk2, a disk that was added after it"):
+        back(bench, wanted, discard=discard)
+    after = bench.fake.state()
+    after.pop(f"zfs/vm/{BACK}")
+    assert after == before
+
+
+def test_a_disk_that_grew_keeps_its_size(bench: Bench) -> None:
+    for discard in (False, True):
+        place = Bench(Path(bench.root.path).parent / f"other{discard}")
+        instance = with_a_past(place, "volumes")
+        for disk in instance["disks"]:
+            disk["size"] = 2 * SIZE
+        back(place, instance, discard=discard)
+        assert [Path(path).stat().st_size for path in place.disks()] == [2 * SIZE, 2 * SIZE]
+        assert set(place.reads()) == {"first"}
+
+
+@pytest.mark.parametrize("keeper", ["hold", "clone"])
+def test_holds_and_clones_stop_only_what_would_destroy(bench: Bench, instance: dict[str, Any], keeper: str) -> None:
+    newer = f"{names_of(instance)[-1]}@gnt-two"
+    if keeper == "hold":
+        bench.fake.hold(newer, "backup")
+        said = rf"snapshot {newer}: is held \(backup\)"
+    else:
+        bench.fake.clone(newer, "zfs/vm/web2", bench.store.marks("web2"))
+        said = "the disk of web2 is a clone of it"
+    with pytest.raises(Busy, match=said):
+        bench.ask("rollback", snapshot="one", discard=True, newer=[], **instance)
+    assert set(bench.reads()) == {"third!"}
+    back(bench, instance)
+    assert set(bench.reads()) == {"first"}
+    assert held(bench) == {"first", "second", "third!"} | ({"second"} if keeper == "clone" else set())
+
+
+def test_without_a_trash_nothing_can_be_kept(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "node", trash_days=0)
+    instance = with_a_past(bench, "volumes")
+    with pytest.raises(Refused, match="trash_days is 0 on this node, so that what is newer would not be kept: --discard destroys it"):
+        back(bench, instance)
+    back(bench, instance, discard=True)
+    assert set(bench.reads()) == {"first"}
+
+
+def test_what_was_replaced_can_be_restored_as_one(bench: Bench) -> None:
+    """Disks of one moment belong together: those that were removed later are not taken for them."""
+    from zfsganeti.undo import gather
+
+    instance = with_a_past(bench, "volumes")
+    back(bench, instance)
+    for index, (volume, datastore) in enumerate(((DISK0, ""), (DISK1, "ssd"))):
+        bench.at(datastore).volumes.keep_record(volume, {**RECORDED, "disk": index})
+        bench.fake.clock += 60
+        bench.at(datastore).volumes.remove(volume)
+    known = [entry.as_json(14) for entry in entries(bench)]
+    first = min(known, key=lambda entry: (entry["removed"], entry["entry"]))
+    together = gather(known, first["entry"], 2)
+    assert {entry["set"] for entry in known if entry["entry"] in together} == {first["set"]} != {""}
+    later = max(known, key=lambda entry: entry["removed"])
+    assert {entry["set"] for entry in known if entry["entry"] in gather(known, later["entry"], 2)} == {""}
+
+
+def test_a_lent_image_stays_the_only_one(bench: Bench) -> None:
+    from zfsganeti.datasets import IMAGE
+
+    instance = with_a_past(bench, "volumes")
+    bench.fake.set(f"zfs/vm/{DISK0}", {IMAGE: "debian-12"})
+    back(bench, instance)
+    assert [name for name, dataset in bench.fake.state().items() if IMAGE in dataset["marks"]] == [f"zfs/vm/{DISK0}"]
+
+
+# interrupted
+
+
+def comparable(bench: Bench) -> dict[str, Any]:
+    """All there is, without what means nothing: empty containers, canmount's default, and where a volume is mounted."""
+    state = {name: dataset for name, dataset in bench.fake.state().items() if not name.endswith((BACK, ".trash"))}
+    for dataset in state.values():
+        dataset["properties"] = {key: value for key, value in dataset["properties"].items() if (key, value) != ("canmount", "on")}
+        del dataset["mounted"]  # of a volume it means nothing
+    return state
+
+
+def benches(place: Path) -> Callable[[], Bench]:
+    """Return what makes a new bench, at the same path each time so that two can be compared."""
+    count = itertools.count()
+
+    def another() -> Bench:
+        if (place / "node").exists():
+            (place / "node").rename(place / f"before{next(count)}")
+        return Bench(place / "node")
+
+    return another
+
+
+@pytest.mark.parametrize("boot", [False, True], ids=["", "boot"])
+@pytest.mark.parametrize("discard", [False, True], ids=["keep", "discard"])
+@pytest.mark.parametrize("kind", ["files", "volumes"])
+def test_killed_anywhere_the_same_command_ends_it(tmp_path: Path, kind: str, discard: bool, boot: bool) -> None:
+    fresh = benches(tmp_path)
+    bench = fresh()
+    instance = with_a_past(bench, kind)
+    back(bench, instance, discard=discard)
+    goal = comparable(bench)
+    point, died = int(boot) - 1, True  # half of the points with a boot, the other half without
+    while died:
+        point += 2
+        if point < 1:
+            continue
+        bench = fresh()
+        instance = with_a_past(bench, kind)
+        asked: dict[str, Any] = {"snapshot": "one", "record": RECORDED, "discard": discard, **instance}
+        asked["newer"] = bench.ask("rollback-plan", **asked)["newer"]
+        died = dies(bench.fake.reaper, point, lambda bench=bench, asked=asked: bench.ask("rollback", **asked))  # type: ignore[misc]
+        if boot:
+            bench.fake.boot()
+        if not discard:
+            assert held(bench) == {"first", "second", "third!"}, f"lost at point {point}"
+        assert_never_half(bench, kind, point)
+        if point % 4 < 2 and unfinished(bench):  # what gnt-zfs check --repair and the watcher do
+            (found,) = unfinished(bench)
+            bench.ask("rollback-finish", **found)
+            assert unfinished(bench) == []
+            assert len(set(bench.reads())) == 1, f"half at point {point}"
+            if not died or set(bench.reads()) == {"first"}:
+                assert comparable(bench) == goal, point
+                continue
+        if bench.reads() and set(bench.reads()) == {"first"} and not unfinished(bench):
+            continue
+        back(bench, instance, discard=discard)
+        assert comparable(bench) == goal, f"killed at point {point}"
+    assert point > 20
+
+
+def assert_never_half(bench: Bench, kind: str, point: int) -> None:
+    """No disk can be attached while another of the instance holds something else."""
+    if kind == "files":
+        return
+    seen = set()
+    for volume, datastore in ((DISK0, ""), (DISK1, "ssd")):
+        volumes = bench.at(datastore).volumes
+        try:
+            volumes.attach(volume)
+        except ZfsGanetiError as error:
+            assert isinstance(error, Busy | Missing), point
+            continue
+        seen.add(Path(volumes.disk(volume)).read_bytes().rstrip(b"\0"))
+        volumes.detach(volume)
+    assert len(seen) < 2, f"half at point {point}"
+
+
+@pytest.mark.parametrize("boot", [False, True], ids=["", "boot"])
+@pytest.mark.parametrize("kind", ["files", "volumes"])
+def test_killed_anywhere_it_can_be_taken_back(tmp_path: Path, kind: str, boot: bool) -> None:
+    fresh = benches(tmp_path)
+    bench = fresh()
+    with_a_past(bench, kind)
+    goal = comparable(bench)
+    point, died = int(boot) - 1, True  # half of the points with a boot, the other half without
+    while died:
+        point += 2
+        if point < 1:
+            continue
+        bench = fresh()
+        instance = with_a_past(bench, kind)
+        asked: dict[str, Any] = {"snapshot": "one", "record": RECORDED, **instance}
+        died = dies(bench.fake.reaper, point, lambda bench=bench, asked=asked: bench.ask("rollback", **asked))  # type: ignore[misc]
+        if boot:
+            bench.fake.boot()
+        if not unfinished(bench):
+            continue
+        if point % 3 == 0:  # and the taking back is killed as well
+            with contextlib.suppress(Refused):
+                dies(bench.fake.reaper, 1 + point % 11, lambda bench=bench, asked=asked: bench.ask("rollback", abort=True, **asked))  # type: ignore[misc]
+            assert held(bench) == {"first", "second", "third!"}, f"lost at point {point}"
+        if unfinished(bench) and bench.ask("rollback-plan", **asked)["interrupted"]:
+            try:
+                assert bench.ask("rollback", abort=True, **asked)["aborted"]
+            except Refused as error:
+                assert "its disks are back already" in str(error)
+                bench.ask("rollback", **asked)
+                assert set(bench.reads()) == {"first"}
+                continue
+        assert_same(comparable(bench), goal, point)
+        with pytest.raises(Missing, match="a rollback of .* that was interrupted does not exist"):
+            bench.ask("rollback", abort=True, **asked)
+
+
+def assert_same(after: dict[str, Any], goal: dict[str, Any], point: int) -> None:
+    assert sorted(after) == sorted(goal), point
+    for name, dataset in goal.items():
+        for key in ("marks", "properties", "snapshots", "files"):
+            assert after[name][key] == dataset[key], (point, name, key)
+
+
+def test_while_one_is_interrupted_nothing_else_is_done(bench: Bench, instance: dict[str, Any]) -> None:
+    point = 0
+    while not (unfinished(bench) and any(REPLACED in dataset["marks"] for dataset in bench.fake.state().values())):
+        point += 1
+        bench = Bench(Path(bench.root.path).parent.parent / f"n{point}")
+        instance = with_a_past(bench, "files" if instance["instance"] == "web1" else "volumes")
+        asked: dict[str, Any] = {"snapshot": "one", "record": RECORDED, **instance}
+        dies(bench.fake.reaper, point, lambda bench=bench, asked=asked: bench.ask("rollback", **asked))  # type: ignore[misc]
+    with pytest.raises(Busy, match="a rollback to gnt-one was interrupted: finish it first, or take it back with --abort"):
+        back(bench, instance, "two")
+    assert bench.ask("rollback-plan", snapshot="two", **instance)["interrupted"]
+    (found,) = unfinished(bench)
+    assert (found["instance"], found["snapshot"]) == (instance["instance"], "gnt-one")
+    from zfsganeti import check
+
+    finding = check._judge_rollback("node1", found)
+    assert (finding.text, finding.verb, finding.sure) == ("its rollback to gnt-one was not finished", "rollback-finish", True)
+    bench.ask(finding.verb, **finding.request)
+    assert set(bench.reads()) == {"first"}
+    assert unfinished(bench) == []
+
+
+def test_a_volume_that_may_be_half_back_is_not_attached(bench: Bench) -> None:
+    with_a_past(bench, "volumes")
+    state = State("ext1", "gnt-one", "gnt-one 1", "begun", ((DISK0, DISK0, {"disk.raw": SIZE}, ""),))
+    bench.fake.set(f"zfs/vm/{DISK0}", {ROLLBACK: state.pack()})
+    way_out = "gnt-zfs snapshot rollback ext1 gnt-one finishes it, with --abort it is taken back"
+    with pytest.raises(Busy, match=f"ext1: a rollback to gnt-one was interrupted: {way_out}"):
+        bench.volumes.attach(DISK0)
+    for verb in (
+        lambda: bench.volumes.remove(DISK0),
+        lambda: bench.volumes.grow(DISK0, 2 * SIZE),
+        lambda: bench.volumes.keep_record(DISK0, RECORDED),
+        lambda: bench.ask("snapshot-create", snapshot="x", instance="ext1", disks=[{"volume": DISK0, "file": DISK0, "size": SIZE}]),
+    ):
+        with pytest.raises(Busy, match="a rollback to gnt-one was interrupted"):
+            verb()
+
+
+def test_files_that_may_be_half_back_are_not_removed(bench: Bench) -> None:
+    with_a_past(bench, "files")
+    state = State("web1", "gnt-one", "gnt-one 1", "begun", (("web1", "", {"disk0": SIZE, "disk1": SIZE}, ""),))
+    bench.fake.set("zfs/vm/web1", {ROLLBACK: state.pack()})
+    with pytest.raises(Busy, match="a rollback to gnt-one was interrupted"):
+        bench.store.put_aside("web1", "remove", ["disk0", "disk1"])
+
+
+def test_what_was_made_in_the_gap_is_not_lost(bench: Bench) -> None:
+    """Killed between the two renames; somebody has Ganeti make the volume again before it is finished."""
+    instance = with_a_past(bench, "volumes")
+    point = 0
+    while bench.fake.get(f"zfs/vm/{DISK0}") is not None:
+        point += 1
+        bench = Bench(Path(bench.root.path).parent.parent / f"n{point}")
+        instance = with_a_past(bench, "volumes")
+        asked: dict[str, Any] = {"snapshot": "one", "record": RECORDED, **instance}
+        dies(bench.fake.reaper, point, lambda bench=bench, asked=asked: bench.ask("rollback", **asked))  # type: ignore[misc]
+    bench.fake.create(f"zfs/vm/{DISK0}", {}, bench.volumes.marks(DISK0))
+    back(bench, instance)
+    assert set(bench.reads()) == {"first"}
+    assert len(entries(bench)) == 3
+    assert held(bench) == {"first", "second", "third!"}
+
+
+# all pasts
+
+
+@given(st.lists(st.sampled_from(["write", "gnt", "autosnap", "zfsganeti", "back", "discard", "grow"]), min_size=1, max_size=14), st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_happened_nothing_is_lost_by_going_back(happened: list[str], data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        bench = Bench(Path(place, "node"))
+        instance = bench.has_volumes()
+        bench.stop()
+        names = names_of(instance)
+        contents = {"base": "first"}
+        bench.fake.snapshot([f"{name}@base" for name in names])
+        now = "first"
+        for number, event in enumerate(happened):
+            bench.fake.clock += 1
+            if event == "write":
+                now = f"text{number:04}"
+                bench.write(now)
+            elif event == "grow":
+                for disk in instance["disks"]:
+                    disk["size"] += 4096
+            elif event in ("back", "discard"):
+                wanted = data.draw(st.sampled_from(sorted(contents)))
+                before = held(bench)
+                predicted = Plan("ext1", wanted, event == "discard", tuple(Past(n, tuple(history_of(bench, n))) for n in names))
+                try:
+                    back(bench, instance, wanted, discard=event == "discard")
+                except Busy:  # what was kept in the trash by an earlier one is a clone of what this would destroy
+                    assert event == "discard"
+                    assert entries(bench)
+                    continue
+                now = contents[wanted]
+                assert event == "discard" or before <= held(bench)
+                for each in predicted.pasts:
+                    older = [snap.short for snap in each.snaps if snap not in each.newer(wanted)]
+                    assert bench.snapshots(each.name) == older
+                contents = {short: text for short, text in contents.items() if short in bench.snapshots(names[0])}
+            else:
+                short = f"{event}-{number}"
+                bench.fake.snapshot([f"{name}@{short}" for name in names])
+                contents[short] = now
+            assert set(bench.reads()) == {now}
+            assert all(bench.fake.state()[name]["marks"][INSTANCE] == "ext1" for name in names)
+            assert all(RECORD not in bench.fake.state()[name]["marks"] for name in names)
+
+
+def history_of(bench: Bench, name: str) -> list[Snap]:
+    return [Snap(short, 0, index) for index, short in enumerate(bench.snapshots(name))]

@@ -1,0 +1,513 @@
+"""An instance goes back to a snapshot: what is newer is put into the trash, or destroyed if that is wanted.
+
+A clone of the snapshot is made beside each dataset and given all that was set on it; then it is promoted, which hands it the
+snapshots up to that one, the dataset goes into the trash with the newer ones, and the clone takes its place. ZFS's own rollback
+would destroy what is newer, and is what `discard` does. Both say in user properties how far they are: until the first disk's
+clone is marked as decided everything is taken back, from then on everything is finished, by whoever comes next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from zfsganeti.datasets import (
+    CLUSTER,
+    DETACH,
+    IMAGE,
+    INTENT,
+    MARKS,
+    OPENED,
+    RECORD,
+    REPLACED,
+    RESTORING,
+    ROLLBACK,
+    SIZE,
+    TRASH,
+    pack_record,
+)
+from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, Refused, human
+from zfsganeti.here import Here
+from zfsganeti.names import NAME_LIMIT, check_dataset, check_snapshot
+from zfsganeti.snapshots import Part, Snap, alone, fit, handed_on, must_be_quiet, parts_of, place, refuse_kept, resolve, users
+from zfsganeti.trash import Trash
+from zfsganeti.zfs import Dataset
+
+BACK = ".rollback"  # below a root: where the clones are made
+BEGUN, DECIDED, DONE, DISCARD, UNDONE = "begun", "decided", "done", "discard", "undone"
+RESERVED = "refreservation"
+
+# the plan (pure)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What is known of one dataset: its snapshots, oldest first, and the bytes that were written since the newest."""
+
+    name: str
+    snaps: tuple[Snap, ...]
+    written: int = 0
+
+    def newer(self, short: str) -> tuple[Snap, ...]:
+        born = next(snap.born for snap in self.snaps if snap.short == short)
+        return tuple(snap for snap in self.snaps if snap.born > born)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that is done to a dataset; `what` is a dataset or a snapshot, `to` a dataset, or the trash."""
+
+    verb: str  # clone, promote, keep, place; or destroy, roll back
+    what: str
+    to: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a rollback of one instance will do."""
+
+    instance: str
+    snapshot: str
+    discard: bool
+    pasts: tuple[Past, ...]
+
+    def steps(self) -> list[Step]:
+        """Return the steps, in order; those before the first that changes an existing dataset can be taken back."""
+        if self.discard:
+            doomed = [Step("destroy", f"{past.name}@{snap.short}") for past in self.pasts for snap in reversed(past.newer(self.snapshot))]
+            return doomed + [Step("roll back", f"{past.name}@{self.snapshot}", past.name) for past in self.pasts]
+        made = [Step("clone", f"{past.name}@{self.snapshot}", beside(past.name)) for past in self.pasts]
+        for past in reversed(self.pasts):
+            made += [Step("promote", beside(past.name)), Step("keep", past.name), Step("place", beside(past.name), past.name)]
+        return made
+
+    def sentences(self) -> list[str]:
+        """Return the plan for a person: what is newer, and what becomes of it."""
+        said = []
+        for past in self.pasts:
+            newer = [snap.short for snap in past.newer(self.snapshot)]
+            written = past.written + sum(snap.written for snap in past.newer(self.snapshot))
+            goes = "destroyed for good" if self.discard else "kept in the trash"
+            and_these = f", and what is newer than {self.snapshot}: {', '.join(newer)}" if newer else ""
+            said.append(f"{past.name} goes back to {self.snapshot}")
+            said.append(f"{goes}: what was written since ({human(written)}){and_these}")
+        return said
+
+
+def beside(name: str) -> str:
+    """Return where the clone is made that is to take a dataset's place."""
+    root, _slash, short = name.rpartition("/")
+    return check_dataset(f"{root}/{BACK}/{short}")
+
+
+def plan(instance: str, snapshot: str, pasts: Sequence[Past], *, discard: bool) -> Plan:
+    """Return the plan; Refused when not every disk has the snapshot: an instance goes back as a whole."""
+    lacking = [past.name for past in pasts if all(snap.short != snapshot for snap in past.snaps)]
+    if lacking:
+        why = f"{lacking[0]} has no such snapshot, and all disks go back or none"
+        raise Refused(f"snapshot {snapshot} of {instance}", why, f"gnt-zfs snapshot list {instance} shows which are whole")
+    for past in pasts:
+        root, _slash, short = past.name.rpartition("/")
+        for snap in past.snaps:  # before anything is moved: ZFS would refuse the long name half-way
+            name = f"{root}/{TRASH}/{short}:00000000T000000Z.99@{snap.short}"
+            if len(name.encode()) > NAME_LIMIT and not discard:
+                raise BadName("snapshot", snap.short, f"is too long to follow {past.name} into the trash: zfs rename or destroy it")
+    return Plan(instance, snapshot, discard, tuple(pasts))
+
+
+# how far it is
+
+
+@dataclass(frozen=True)
+class State:
+    """What a dataset says of the rollback that it takes part in; `of` are all datasets: name, volume, files, reservation."""
+
+    instance: str
+    snapshot: str
+    token: str
+    stage: str
+    of: tuple[tuple[str, str, dict[str, int], str], ...]
+    new: bool = False  # it is the clone
+
+    def pack(self) -> str:
+        return json.dumps({**self.__dict__, "of": [list(each) for each in self.of]}, separators=(",", ":"), sort_keys=True)
+
+    @staticmethod
+    def read(dataset: Dataset | None) -> State | None:
+        """Return what a dataset's mark says, None without a mark; Foreign when it cannot be read."""
+        if dataset is None or ROLLBACK not in dataset.marks:
+            return None
+        try:
+            known = json.loads(dataset.marks[ROLLBACK])
+            return State(**{**known, "of": tuple((short, volume, dict(files), kept) for short, volume, files, kept in known["of"])})
+        except (ValueError, TypeError, KeyError):
+            raise Foreign(f"dataset {dataset.name}", f"its mark {ROLLBACK} is not understood") from None
+
+    def parts(self, here: Here) -> list[Part]:
+        return [Part(place(here, short), short, volume, files) for short, volume, files, _kept in self.of]
+
+
+def refuse(found: Dataset | State) -> None:
+    """Raise Busy for what a rollback is at work on, with the ways out."""
+    state = found if isinstance(found, State) else State.read(found)
+    if state is not None:
+        command = f"gnt-zfs snapshot rollback {state.instance} {state.snapshot}"
+        raise Busy(
+            state.instance, f"a rollback to {state.snapshot} was interrupted", f"{command} finishes it, with --abort it is taken back"
+        )
+
+
+def unfinished(here: Here) -> list[dict[str, Any]]:
+    """Return the instances of this node whose rollback was interrupted or is going on, with the names of their datasets."""
+    found: dict[str, dict[str, Any]] = {}
+    for each in here.places():
+        datasets = each.zfs.datasets(each.root.name, depth=1, marks=MARKS)
+        with contextlib.suppress(Missing):
+            datasets += each.zfs.datasets(f"{each.root.name}/{BACK}", depth=1, marks=MARKS)
+        for dataset in datasets:
+            with contextlib.suppress(Foreign):
+                state = State.read(dataset)
+                if state is not None:
+                    names = [short for short, *_rest in state.of]
+                    found[state.instance] = {"instance": state.instance, "snapshot": state.snapshot, "datasets": names}
+    return list(found.values())
+
+
+def state_of(here: Here, instance: str, shorts: Sequence[str]) -> State | None:
+    """Return the rollback that was interrupted of the instance with these datasets, None without one."""
+    for short in shorts:
+        each = place(here, short)
+        for name in (f"{each.root.name}/{BACK}/{short}", f"{each.root.name}/{short}"):
+            state = State.read(each.zfs.get(name, marks=MARKS))
+            if state is not None and state.instance == instance:
+                return state
+    return None
+
+
+# the execution
+
+
+class Rollback:
+    """One rollback: killed anywhere, `finish` ends it, forwards once it is decided and backwards before."""
+
+    def __init__(self, state: State, parts: Sequence[Part]) -> None:
+        self.state, self.parts = state, list(parts)
+        self.kept: list[str] = []  # entries of the trash
+        self.reserve = {short: kept for short, _volume, _files, kept in state.of}
+
+    def _get(self, name: str, part: Part) -> Dataset | None:
+        return part.zfs.get(name, marks=MARKS)
+
+    def _mark(self, part: Part, name: str, stage: str, *, new: bool) -> None:
+        part.zfs.set(name, {ROLLBACK: replace(self.state, stage=stage, new=new).pack()})
+
+    def _read(self, dataset: Dataset | None) -> State | None:
+        """Return what a dataset says, None if it is of another rollback or none."""
+        state = State.read(dataset)
+        return state if state is not None and state.token == self.state.token else None
+
+    def _stage(self) -> str:
+        """Return how far the first dataset is, which decides for all: it is marked last and settled last."""
+        first = self.parts[0]
+        for name in (beside(first.name), first.name):
+            state = self._read(self._get(name, first))
+            if state is not None:
+                return state.stage
+        return ""
+
+    # preparing
+
+    def begin(self, record: Mapping[str, Any] | None) -> None:
+        """Every disk holds what the snapshot holds, or nothing has changed; what was newer is in the trash or gone."""
+        discard = self.state.stage == DISCARD
+        try:
+            for part in self.parts:
+                part.store.unmount_elsewhere(part.name, part.home)
+                part.zfs.unmount(part.home, seconds=part.store.config.busy_seconds)
+            if discard:
+                for part in self.parts:
+                    self._look(part)
+            for index, part in reversed(list(enumerate(self.parts))):
+                kept = {} if discard or record is None else {RECORD: pack_record({**record, **({"disk": index} if part.volume else {})})}
+                part.zfs.set(part.name, {**kept, ROLLBACK: self.state.pack()})
+            if not discard:
+                for part in self.parts:
+                    self._prepare(part)
+                self._mark(self.parts[0], beside(self.parts[0].name), DECIDED, new=True)
+        except BaseException:
+            if self._stage() != DISCARD or not discard:
+                self.backward()
+            raise
+        self.forward()
+
+    def _look(self, part: Part) -> None:
+        """The snapshot holds every disk: seen in a clone, which is gone again."""
+        made = self._clone(part)
+        try:
+            fit(part, made, self.state.snapshot)
+        finally:
+            self._drop(part, made)
+
+    def _prepare(self, part: Part) -> None:
+        """A clone of the snapshot has the disks in the sizes that they have now, and all that is set on the dataset."""
+        made = self._clone(part)
+        fit(part, made, self.state.snapshot)
+        part.zfs.set(made.name, handed_on(part))
+
+    def _clone(self, part: Part) -> Dataset:
+        name = beside(part.name)
+        parent = name.rpartition("/")[0]
+        if part.zfs.get(parent) is None:
+            with contextlib.suppress(Refused):  # made this moment by another rollback
+                part.zfs.create(parent, {"canmount": "off"}, {})
+        marks = {CLUSTER: part.store.cluster, ROLLBACK: replace(self.state, stage=BEGUN, new=True).pack()}
+        part.zfs.clone(f"{part.name}@{self.state.snapshot}", name, marks, {"canmount": "noauto"})
+        return Dataset(name, {}, marks)
+
+    # forwards
+
+    def finish(self) -> bool:
+        """The rollback is done if it was decided, which is told, and was never begun if not."""
+        stage = self._stage()
+        if stage in (DECIDED, DONE, DISCARD):
+            self.forward()
+            return True
+        self.backward()
+        return False
+
+    def forward(self) -> None:
+        if self._stage() == DISCARD:
+            self._discard()
+            return
+        for part in reversed(self.parts):
+            self._exchange(part)
+        self._mark(self.parts[0], self.parts[0].name, DONE, new=True)  # from here on the marks that lead back are cleared
+        for part in reversed(self.parts):
+            self._settle(part)
+
+    def _exchange(self, part: Part) -> None:
+        made, placed = self._get(beside(part.name), part), self._get(part.name, part)
+        if made is None:
+            return
+        if placed is not None:
+            if not part.store.is_ours(placed):
+                raise Foreign(f"dataset {placed.name}", "stands where what was rolled back belongs", "rename it")
+            self._unmount(part, placed.name)
+            if made.origin.startswith(f"{placed.name}@"):
+                self._unmount(part, made.name)
+                part.zfs.promote(made.name)
+            self._keep(part, placed)
+        part.store.unmount_elsewhere(made.name)  # where a boot has mounted it
+        part.zfs.rename(made.name, part.name)
+
+    @staticmethod
+    def _unmount(part: Part, name: str) -> None:
+        part.store.unmount_elsewhere(name, part.home)
+        if part.zfs.mounted_at(part.home) == name:
+            part.zfs.unmount(part.home, seconds=part.store.config.busy_seconds)
+
+    def _keep(self, part: Part, old: Dataset) -> None:
+        """The dataset is in the trash with what it holds and its newer snapshots, as something that can be restored."""
+        part.zfs.set(old.name, {REPLACED: self.state.token, **({RESERVED: "0"} if self.reserve[part.short] else {})})
+        self.kept.append(Trash(part.store).put_aside(old.name, part.short))
+
+    def _settle(self, part: Part) -> None:
+        placed = self._get(part.name, part)
+        if placed is None or self._read(placed) is None:
+            return
+        reserve = self.reserve[part.short]
+        part.zfs.set(part.name, {"canmount": "on", **({RESERVED: reserve} if reserve else {})})
+        for entry in self._kept(part):
+            if part.volume:
+                part.zfs.set(entry.name, {SIZE: str(sum(part.files.values()))})
+            part.zfs.clear(entry.name, [mark for mark in (OPENED, INTENT, RESTORING, DETACH, IMAGE, ROLLBACK) if mark in entry.marks])
+        self._go_home(part)
+        part.zfs.clear(part.name, [ROLLBACK])
+
+    def _go_home(self, part: Part) -> None:
+        with contextlib.suppress(OSError):
+            os.rmdir(f"{part.store.root.path}/{BACK}/{part.short}")
+        part.bring_home()
+
+    def _kept(self, part: Part) -> list[Dataset]:
+        """Return what is in the trash of this dataset, marked still."""
+        entries = Trash(part.store).entries()
+        return [entry.dataset for entry in entries if entry.entry.startswith(f"{part.short}:") and self._read(entry.dataset) is not None]
+
+    def _discard(self) -> None:
+        """ZFS's own rollback, at once for all disks in one pool."""
+        marked = [part for part in self.parts if self._read(self._get(part.name, part)) is not None]
+        for pool in dict.fromkeys(part.pool for part in marked):
+            here = [part for part in marked if part.pool == pool]
+            for part in here:
+                self._unmount(part, part.name)
+            here[0].zfs.roll_back({part.name: self.state.snapshot for part in here})
+        for part in reversed(marked):
+            fit(part, part.dataset, self.state.snapshot)
+            part.bring_home()
+            part.zfs.clear(part.name, [ROLLBACK])
+
+    # backwards
+
+    def abort(self) -> None:
+        """Every disk holds what it held before, with all its snapshots; Refused when newer ones were destroyed already."""
+        stage = self._stage()
+        if stage in (DISCARD, DONE):
+            why = "what was newer is destroyed already" if stage == DISCARD else "its disks are back already"
+            raise Refused(self.state.instance, why, "the same command without --abort finishes it")
+        if stage == DECIDED:
+            first = self.parts[0]
+            name = beside(first.name)
+            self._mark(first, name if self._get(name, first) is not None else first.name, UNDONE, new=True)
+        self.backward()
+
+    def backward(self) -> None:
+        for part in self.parts:
+            self._take_back(part)
+
+    def _take_back(self, part: Part) -> None:
+        made, placed = self._get(beside(part.name), part), self._get(part.name, part)
+        state = self._read(placed)
+        if made is None and placed is not None and state is not None and state.new:
+            self._unmount(part, placed.name)
+            part.zfs.rename(placed.name, beside(part.name))
+            made, placed = self._get(beside(part.name), part), None
+        if placed is None:
+            placed = self._fetch(part)
+        if made is not None:
+            if placed.origin.startswith(f"{made.name}@"):
+                self._unmount(part, made.name)
+                part.zfs.promote(placed.name)
+            self._drop(part, made)
+        if self._read(placed) is not None:
+            reserve = self.reserve[part.short]
+            if self._is_changed(placed):
+                part.zfs.set(part.name, {"canmount": "on", **({RESERVED: reserve} if reserve else {})})
+            self._go_home(part)
+            part.zfs.clear(part.name, [mark for mark in (RECORD, REPLACED, ROLLBACK) if mark in placed.marks])
+        else:
+            self._go_home(part)
+
+    @staticmethod
+    def _is_changed(dataset: Dataset) -> bool:
+        return REPLACED in dataset.marks
+
+    def _fetch(self, part: Part) -> Dataset:
+        """Return the dataset, which is out of the trash again."""
+        kept = self._kept(part)
+        if not kept:
+            raise Missing(f"dataset {part.name} in the trash", "gnt-zfs trash list shows what is there")
+        part.store.unmount_elsewhere(kept[-1].name)
+        part.zfs.rename(kept[-1].name, part.name)
+        return self._get(part.name, part) or kept[-1]
+
+    def _drop(self, part: Part, made: Dataset) -> None:
+        """The clone is gone; with snapshots of others it is in the trash instead."""
+        part.store.unmount_elsewhere(made.name)
+        try:
+            part.zfs.destroy(made.name, {}, seconds=part.store.config.busy_seconds)
+        except Busy:
+            entry = Trash(part.store).put_aside(made.name, part.short)
+            part.zfs.clear(f"{part.store.root.name}/{TRASH}/{entry}", [ROLLBACK])
+
+
+# what a peer may ask for
+
+
+def look(here: Here, request: Mapping[str, Any]) -> tuple[str, list[Part], Plan]:
+    """Return the plan of the rollback that is asked for; Busy while a disk is in use, or while what is newer must stay."""
+    instance, parts = parts_of(here, request)
+    discard = request.get("discard") is True
+    histories = [part.history() for part in parts]
+    short = resolve(histories, str(request.get("snapshot")), instance)
+    pasts = [Past(part.name, tuple(snaps), must_be_quiet(part).written) for part, snaps in zip(parts, histories, strict=True)]
+    made = plan(instance, short, pasts, discard=discard)
+    used = users(parts)
+    if used:
+        way_out = f"gnt-instance stop {instance}, or gnt-instance deactivate-disks {instance}"
+        raise Busy(instance, f"its disks are in use by {used[0]}", way_out)
+    for part in parts:
+        if not discard and part.store.config.trash_days == 0:
+            raise Refused(instance, "trash_days is 0 on this node, so that what is newer would not be kept", "--discard destroys it")
+    if discard:
+        for part, past in zip(parts, pasts, strict=True):
+            for snap in past.newer(short):
+                refuse_kept(part, snap)
+    return instance, parts, made
+
+
+def ask(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a rollback would do, and whether it is one that was interrupted."""
+    instance, parts = parts_of(here, request)
+    state = state_of(here, instance, [part.short for part in parts])
+    if state is not None:
+        return {"snapshot": state.snapshot, "interrupted": True, "sentences": [], "newer": []}
+    _instance, _parts, made = look(here, request)
+    newer = [f"{past.name}@{snap.short}" for past in made.pasts for snap in past.newer(made.snapshot)]
+    return {"snapshot": made.snapshot, "interrupted": False, "sentences": made.sentences(), "newer": newer}
+
+
+def execute(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The instance holds what the snapshot holds; an interrupted rollback is finished, or taken back when that is wanted."""
+    instance, parts = parts_of(here, request)
+    with alone(parts):
+        wanted = str(request.get("snapshot"))
+        state = state_of(here, instance, [part.short for part in parts])
+        if state is not None:
+            kept = _resume(here, state, wanted, abort=request.get("abort") is True)
+            if kept is not None:
+                return {"snapshot": state.snapshot, "kept": kept, "aborted": request.get("abort") is True, "again": False}
+            if request.get("discard") is True:  # what it would destroy was not shown yet
+                return {"snapshot": state.snapshot, "kept": [], "aborted": False, "again": True}
+        elif request.get("abort") is True:
+            raise Missing(f"a rollback of {instance} that was interrupted")
+        _instance, parts, made = look(here, request)
+        newer = [f"{past.name}@{snap.short}" for past in made.pasts for snap in past.newer(made.snapshot)]
+        if made.discard and newer != request.get("newer"):
+            raise Busy(instance, "it has other snapshots than a moment ago", "the same command shows them")
+        record = request.get("record")
+        token = f"{made.snapshot} {here.store.now():.0f}"
+        stage = DISCARD if made.discard else BEGUN
+        of = tuple((part.short, part.volume, part.files, _reserve(part)) for part in parts)
+        rollback = Rollback(State(instance, made.snapshot, token, stage, of), parts)
+        rollback.begin(record if isinstance(record, dict) else None)
+    return {"snapshot": made.snapshot, "kept": rollback.kept, "aborted": False, "again": False}
+
+
+def _reserve(part: Part) -> str:
+    value = part.zfs.local(part.name).get(RESERVED, "0")
+    return "" if value in ("0", "none") else value
+
+
+def _resume(here: Here, state: State, wanted: str, *, abort: bool) -> list[str] | None:
+    """An interrupted rollback is finished or taken back; None when it was taken back and another is still to be made.
+
+    Return what was put into the trash this time.
+    """
+    rollback = Rollback(state, state.parts(here))
+    if abort:
+        rollback.abort()
+        return []
+    if wanted not in (state.snapshot, state.snapshot.partition("-")[2]):
+        raise Busy(state.instance, f"a rollback to {state.snapshot} was interrupted", "finish it first, or take it back with --abort")
+    return rollback.kept if rollback.finish() else None
+
+
+def finish(here: Here, request: Mapping[str, Any]) -> None:
+    """A rollback that was interrupted is finished, or taken back if it was not decided."""
+    datasets = request.get("datasets")
+    if not isinstance(datasets, list) or not all(isinstance(short, str) for short in datasets):
+        raise BadInput("request: datasets must be a list of names")
+    for short in datasets:
+        check_snapshot(f"{here.root.name}/{short}@x")
+    state = state_of(here, str(request.get("instance")), datasets)
+    if state is None:
+        return
+    with alone(state.parts(here)):
+        state = state_of(here, state.instance, datasets)
+        if state is not None:
+            Rollback(state, state.parts(here)).finish()
