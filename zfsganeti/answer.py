@@ -313,6 +313,18 @@ def _transfer(name: str) -> Verb:
     return verb
 
 
+def _adopt(name: str) -> Verb:
+    """Return a verb of the room that takes LVM disks in; the room is imported when it is asked for."""
+
+    def verb(here: Here, request: dict[str, Any]) -> Any:
+        from zfsganeti import intake
+
+        return intake.VERBS[name](here, request)
+
+    return verb
+
+
+ADOPT = ("facts", "state", "copy", "changed", "finish", "verify", "drop", "loosen", "settle", "keep", "leftovers")
 STREAMED = ("receive",)  # what follows the request's line is a stream, which the verb reads itself
 VERBS: dict[str, Verb] = {
     "report": _report,
@@ -350,6 +362,7 @@ VERBS: dict[str, Verb] = {
     "setup-facts": _setup_facts,
     "setup-apply": _setup_apply,
     **{name: _transfer(name) for name in ("receive", "receive-state", "receive-done", "receive-abort")},
+    **{f"adopt-{name}": _adopt(f"adopt-{name}") for name in ADOPT},
 }
 
 

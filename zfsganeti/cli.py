@@ -72,6 +72,7 @@ def _answer(here: Here, verb: str) -> int:
 def parser() -> argparse.ArgumentParser:
     import argparse
 
+    from zfsganeti.adopt_cli import adopt_parser
     from zfsganeti.image_cli import detach_parser, disk_parser, image_parser
 
     top = argparse.ArgumentParser(prog="gnt-zfs", description="Ganeti instances on the node's own ZFS.")
@@ -90,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     image_parser(commands)
     disk_parser(commands)
     detach_parser(commands)
+    adopt_parser(commands)
     _patch_parser(commands)
     return top
 
@@ -191,7 +193,9 @@ def _findings(here: Here) -> tuple[list[Finding], dict[str, Any]]:
             found += check.compare_node(facts, instances, list(instances), busy, time.time())
     heard = {node: facts for node, facts in reports.items() if isinstance(facts, dict)}
     found += placement.compare(heard, instances, busy, time.time(), detached=here.master.detached_volumes())
-    return check.keep_safe(found, check.held(reports, instances)), reports
+    from zfsganeti.adopt_cli import leftovers
+
+    return [*check.keep_safe(found, check.held(reports, instances)), *leftovers(here)], reports
 
 
 def _check(here: Here, options: argparse.Namespace) -> int:

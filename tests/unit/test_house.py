@@ -11,7 +11,7 @@ import pytest
 
 HOUSE = Path(__file__).parents[2]
 LEVELS = {
-    **dict.fromkeys(("hooks", "extstorage", "cli", "osdefinition", "image_cli", "terminal", "answer"), 3),
+    **dict.fromkeys(("hooks", "extstorage", "cli", "osdefinition", "image_cli", "terminal", "answer", "adopt_cli"), 3),
     **dict.fromkeys(
         (
             "here",
@@ -30,11 +30,13 @@ LEVELS = {
             "patch",
             "transfer",
             "independent",
+            "adoption",
+            "intake",
         ),
         2,
     ),
-    **dict.fromkeys(("zfs", "streams", "sources", "formats", "ganeti", "node", "loop", "config"), 1),
-    **dict.fromkeys(("errors", "process", "links", "names", "files"), 0),
+    **dict.fromkeys(("zfs", "streams", "sources", "formats", "ganeti", "node", "loop", "config", "lvm"), 1),
+    **dict.fromkeys(("errors", "process", "links", "names", "files", "blocks"), 0),
 }
 LONGEST = 600
 ROOMS = {path.stem: path for path in (HOUSE / "zfsganeti").glob("*.py") if path.stem != "__init__"}
