@@ -455,7 +455,7 @@ class Conduct:
     def _pass(self, index: int, disk: Mapping[str, Any], number: int, room: int) -> bool:
         """The new disk is equal to that snapshot; False when the snapshot overflowed."""
         while True:
-            told = self._call("adopt-copy", **disk, number=number, room=room, seconds=SLICE_SECONDS)
+            told = self._call("adopt-copy", **disk, number=number, room=room, patience=SLICE_SECONDS)
             if told["overflowed"]:
                 return False
             self._tell(index, told)
@@ -473,7 +473,7 @@ class Conduct:
         for index in range(len(self.found.old)):
             disk, offset, read, written = self._disk(index), 0, 0, 0
             while True:
-                told = self._call("adopt-finish", **disk, offset=offset, seconds=SLICE_SECONDS)
+                told = self._call("adopt-finish", **disk, offset=offset, patience=SLICE_SECONDS)
                 offset, read, written = told["offset"], read + told["read"], written + told["written"]
                 self._tell(index, told)
                 if told["ended"]:
@@ -562,7 +562,7 @@ class Conduct:
             for index in range(len(self.found.old)):
                 offset, ended = 0, False
                 while not ended:
-                    told = self._call("adopt-verify", **self._disk(index), offset=offset, seconds=SLICE_SECONDS)
+                    told = self._call("adopt-verify", **self._disk(index), offset=offset, patience=SLICE_SECONDS)
                     if told["differs"] >= 0:
                         why = f"differs from the old one near byte {told['differs']}"
                         raise Refused(f"disk {index} of {self.name}", why, f"gnt-zfs adopt --rollback {self.name}")

@@ -17,14 +17,31 @@ from typing import Any
 
 from zfsganeti import lvm
 from zfsganeti.blocks import Copied, copy, differs, length, ranges_of
-from zfsganeti.datasets import CLUSTER, DISK, INSTANCE, INTENT, MARKS, PREFIX, locked
+from zfsganeti.datasets import CLUSTER, DISK, INSTANCE, INTENT, MARKS, PREFIX, VOLUME, locked
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing
 from zfsganeti.ganeti import check_name
-from zfsganeti.here import Here, Verb
-from zfsganeti.loop import users
+from zfsganeti.here import Here
 from zfsganeti.lvm import Logical, NoTable
 from zfsganeti.volumes import check_volume
 from zfsganeti.zfs import Dataset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from zfsganeti.here import Verb
+
+    class Lvm(Protocol):
+        """What a job needs of LVM; the room `lvm` is the real one."""
+
+        def volumes(self, vg: str = "") -> list[Logical]: ...
+        def find(self, vg: str, name: str) -> Logical: ...
+        def take(self, vg: str, name: str, number: int, size: int) -> None: ...
+        def drop(self, snapshot: Logical) -> None: ...
+        def changed_since(self, snapshot: Logical, size: int) -> tuple[int, set[int]]: ...
+        def open_device(self, path: str) -> int: ...
+        def users(self, volume: Logical) -> list[str]: ...
+
 
 VERIFIED = "adopted"  # after our prefix: a snapshot that is compared with the old disks
 CLOSING_SECONDS = 10  # udev opens a device for a moment
@@ -96,8 +113,8 @@ def _usable(snapshots: Mapping[int, Logical], number: int) -> bool:
 class Job:
     """One LVM volume and the disk of ours that it is copied to, as a request names them."""
 
-    def __init__(self, here: Here, request: Mapping[str, Any]) -> None:
-        self.request = request
+    def __init__(self, here: Here, request: Mapping[str, Any], logical: Lvm = lvm) -> None:
+        self.lvm = logical
         self.vg, self.lv = lvm.check(_text(request, "vg")), lvm.check(_text(request, "lv"))
         self.index, self.volume = _number(request, "disk"), str(request.get("volume") or "")
         self.names = [check_name(name) for name in _texts(request, "names")]  # an instance's that the dataset may have
@@ -122,7 +139,7 @@ class Job:
         self.zfs.set(self.dataset().name, {self.mark: progress.pack()})
 
     def snapshots(self) -> dict[int, Logical]:
-        return {found.number: found for found in lvm.volumes(self.vg) if found.ours and found.origin == self.lv}
+        return {found.number: found for found in self.lvm.volumes(self.vg) if found.ours and found.origin == self.lv}
 
     @contextlib.contextmanager
     def target(self) -> Iterator[int]:
@@ -161,7 +178,7 @@ class Job:
         try:
             ended = self._copy(source.path, ranges, done, seconds)
         except OSError:
-            if lvm.find(self.vg, source.name).valid:
+            if self.lvm.find(self.vg, source.name).valid:
                 raise
             self._give_up(source)
             return {**self._told(False, done, source.size), "overflowed": True}
@@ -169,7 +186,7 @@ class Job:
             self.remember(Progress(whole=number, uuids=(source.uuid,)))
             for other in snapshots.values():
                 if other.number != number:
-                    lvm.drop(other)
+                    self.lvm.drop(other)
         else:
             self.remember(Progress(making=number, base=todo.base, offset=done.offset, uuids=uuids))
         return self._told(ended, done, length(ranges), "changes" if todo.base else "all")
@@ -177,11 +194,11 @@ class Job:
     def _take(self, number: int, room: int, base: int) -> None:
         for old in self.snapshots().values():
             if old.number != base:
-                lvm.drop(old)
-        lvm.take(self.vg, self.lv, number, room)
+                self.lvm.drop(old)
+        self.lvm.take(self.vg, self.lv, number, room)
 
     def _give_up(self, snapshot: Logical) -> None:
-        lvm.drop(snapshot)
+        self.lvm.drop(snapshot)
         self.remember(Progress())
 
     def _ranges(self, size: int, base: Logical | None) -> list[tuple[int, int]] | None:
@@ -189,14 +206,14 @@ class Job:
         if base is None:
             return [(0, size)]
         try:
-            chunk, chunks = lvm.changed_since(base, size)
+            chunk, chunks = self.lvm.changed_since(base, size)
         except NoTable:
             return None
         return ranges_of(chunks, chunk, size)
 
     def _copy(self, path: str, ranges: list[tuple[int, int]], done: Copied, seconds: float) -> bool:
         end = time.monotonic() + seconds
-        source = lvm.open_device(path)
+        source = self.lvm.open_device(path)
         try:
             with self.target() as target:
                 size = os.fstat(target).st_size
@@ -213,13 +230,13 @@ class Job:
         todo = plan(progress, snapshots, 0)
         if todo is None or not todo.base:
             return -1
-        ranges = self._ranges(lvm.find(self.vg, self.lv).size, snapshots[todo.base])
+        ranges = self._ranges(self.lvm.find(self.vg, self.lv).size, snapshots[todo.base])
         return -1 if ranges is None else length(ranges)
 
     def finish(self, offset: int, seconds: float) -> dict[str, Any]:
         """The target holds what the disk, which nobody uses, holds: done when it says so, else from the offset told on."""
         self._refuse_used()
-        disk, snapshots = lvm.find(self.vg, self.lv), self.snapshots()
+        disk, snapshots = self.lvm.find(self.vg, self.lv), self.snapshots()
         todo = plan(self.progress(), snapshots, 0)
         source = os.open(disk.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -233,9 +250,9 @@ class Job:
         return self._told(ended, done, length(ranges), "changes" if length(ranges) < disk.size else "all")
 
     def _refuse_used(self) -> None:
-        path = f"/dev/{self.vg}/{self.lv}"
+        disk = self.lvm.find(self.vg, self.lv)
         deadline = time.monotonic() + CLOSING_SECONDS
-        while found := users(path):
+        while found := self.lvm.users(disk):
             if time.monotonic() > deadline:
                 raise Busy(f"{self.vg}/{self.lv}", f"is in use by {found[0]}", "stop it, then the same command goes on")
             time.sleep(0.2)
@@ -249,12 +266,12 @@ class Job:
     def verify(self, offset: int, seconds: float) -> dict[str, Any]:
         """The copy as it was when it was switched to is compared with the old disk, from an offset on."""
         end = time.monotonic() + seconds
-        disk, done = lvm.find(self.vg, self.lv), Copied(offset)
+        disk, done = self.lvm.find(self.vg, self.lv), Copied(offset)
         dataset = self.dataset()
         with self.store.looking_into(dataset) as directory:
             kept = f"{directory}/.zfs/snapshot/{self.zfs.ours}{VERIFIED}"
             path = f"{kept}/{_same_disk(os.listdir(kept), self.file) if not self.volume else DISK}"
-            source, target = lvm.open_device(disk.path), os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            source, target = self.lvm.open_device(disk.path), os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 size = min(disk.size, os.fstat(target).st_size)
                 where = differs(source, target, [(0, size)], done, lambda: time.monotonic() > end)
@@ -265,8 +282,12 @@ class Job:
 
 
 def _instance_dataset(here: Here, names: list[str]) -> Dataset:
-    """Return the one dataset that an instance has, or is about to have, under one of its names."""
-    found = [dataset for name in names if (dataset := here.store.find(name)) is not None]
+    """Return the one dataset that an instance has, or is about to have, under one of its names; its mark may still bear another."""
+    there = [here.zfs.get(here.store.name(name), marks=MARKS) for name in names]
+    found = [dataset for dataset in there if dataset is not None]
+    for dataset in found:
+        if VOLUME in dataset.marks or dataset.marks.get(INSTANCE) not in names or dataset.marks.get(CLUSTER) != here.store.cluster:
+            raise Foreign(f"dataset {dataset.name}", f"is not {names[-1]}'s", "gnt-zfs check says whose it is")
     if len(found) != 1:
         raise Missing(f"the dataset of {names[-1]}") if not found else Foreign(found[0].name, f"stands beside {found[1].name}")
     return found[0]
@@ -338,7 +359,7 @@ def _facts(here: Here, request: dict[str, Any]) -> Any:
 def _advance(here: Here, request: dict[str, Any]) -> Any:
     job = Job(here, request)
     with locked(job.lock):
-        return job.advance(_number(request, "number"), _number(request, "room"), _number(request, "seconds", SLICE_LIMIT))
+        return job.advance(_number(request, "number"), _number(request, "room"), _number(request, "patience", SLICE_LIMIT))
 
 
 def _changed(here: Here, request: dict[str, Any]) -> Any:
@@ -358,12 +379,12 @@ def _state(here: Here, request: dict[str, Any]) -> Any:
 def _finish(here: Here, request: dict[str, Any]) -> Any:
     job = Job(here, request)
     with locked(job.lock):
-        return job.finish(_number(request, "offset"), _number(request, "seconds", SLICE_LIMIT))
+        return job.finish(_number(request, "offset"), _number(request, "patience", SLICE_LIMIT))
 
 
 def _verify(here: Here, request: dict[str, Any]) -> Any:
     job = Job(here, request)
-    return job.verify(_number(request, "offset"), _number(request, "seconds", SLICE_LIMIT))
+    return job.verify(_number(request, "offset"), _number(request, "patience", SLICE_LIMIT))
 
 
 def _drop(_here: Here, request: dict[str, Any]) -> Any:
@@ -395,6 +416,7 @@ def _loosen(here: Here, request: dict[str, Any]) -> Any:
         if dataset.short == old:
             here.zfs.unmount(store.home(old), lazy=True)
             here.zfs.rename(dataset.name, store.name(new))
+        if dataset.short == old or dataset.marks.get(INSTANCE) != new:
             here.zfs.set(store.name(new), store.marks(new))
         if here.zfs.mounted_at(aside) != store.name(new):
             here.zfs.mount(store.name(new), aside)

@@ -15,7 +15,7 @@ import struct
 from dataclasses import dataclass
 
 from zfsganeti.errors import BadInput, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.process import query
+from zfsganeti.process import describe, open_files, processes, query
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,6 +137,12 @@ def free(vg: str) -> int:
     """Return how many bytes of a group no volume has."""
     text = _lvm("vgs", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", "vg_free", check(vg))
     return int(_report(text, "vg")[0]["vg_free"])
+
+
+def users(volume: Logical) -> list[str]:
+    """Return the processes that have a volume open."""
+    wanted = os.stat(volume.path).st_rdev
+    return [describe(pid) for pid in processes() if any(status.st_rdev == wanted for _link, status in open_files(pid))]
 
 
 def snapshot_name(name: str, number: int) -> str:
