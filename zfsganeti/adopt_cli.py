@@ -33,7 +33,7 @@ def adopt_parser(commands: Any) -> None:
 
 
 def _adopt(here: Here, options: argparse.Namespace) -> int:
-    from zfsganeti import adoption
+    from zfsganeti import adoption, exchange
 
     must_be_master(here)
     if options.list:
@@ -55,7 +55,7 @@ def _adopt(here: Here, options: argparse.Namespace) -> int:
         say("Nothing was changed.")
         return 1
     with Meter(plan.instance) as meter:
-        conduct = adoption.Conduct(here, plan.instance, say, meter)
+        conduct = exchange.Conduct(here, plan.instance, say, meter)
         conduct.adopt(plan, verify=options.verify)
     if conduct.downtime is not None:
         say(f"{plan.instance} was down for {conduct.downtime:.1f} s")
@@ -66,10 +66,10 @@ def _adopt(here: Here, options: argparse.Namespace) -> int:
 
 
 def _end(here: Here, options: argparse.Namespace) -> int:
-    from zfsganeti import adoption
+    from zfsganeti import exchange
 
     with Meter(options.instance) as meter:
-        conduct = adoption.Conduct(here, options.instance, say, meter)
+        conduct = exchange.Conduct(here, options.instance, say, meter)
         conduct.found.must_exist()
         name, shadow = conduct.name, conduct.shadow_name
         if options.commit:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 
 VERIFIED = "adopted"  # after our prefix: a snapshot that is compared with the old disks
+DRBD_LINE = re.compile(r" *(\d+): cs:\S+ ro:\S+ ds:([A-Za-z]+)/")
 CLOSING_SECONDS = 10  # udev opens a device for a moment
 SLICE_LIMIT = 600  # seconds
 
@@ -281,6 +283,16 @@ class Job:
         return {"ended": done.offset >= size, "offset": done.offset, "total": size, "differs": -1 if where is None else where}
 
 
+def drbd_states(path: str = "/proc/drbd") -> dict[int, str]:
+    """Return the state of this node's half of each drbd device in use, by its minor: UpToDate, or anything worse."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            found = [DRBD_LINE.match(line) for line in file]
+    except FileNotFoundError:
+        return {}
+    return {int(match[1]): match[2] for match in found if match}
+
+
 def _instance_dataset(here: Here, names: list[str]) -> Dataset:
     """Return the one dataset that an instance has, or is about to have, under one of its names; its mark may still bear another."""
     there = [here.zfs.get(here.store.name(name), marks=MARKS) for name in names]
@@ -352,6 +364,7 @@ def _facts(here: Here, request: dict[str, Any]) -> Any:
         "snapshots": [[found.vg, found.origin, found.number] for found in known.values() if found.ours],
         "available": root.available if root else 0,
         "used": root.used if root else 0,
+        "drbd": {str(minor): state for minor, state in drbd_states().items()},
         "root": here.root.name,
     }
 

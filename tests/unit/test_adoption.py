@@ -15,9 +15,8 @@ from zfsganeti.adoption import (
     TAG,
     Places,
     Step,
+    _refuse_stale,
     another_pass,
-    attach_words,
-    detach_words,
     make_plan,
     next_step,
     parse_tags,
@@ -25,7 +24,8 @@ from zfsganeti.adoption import (
     shadow_record,
     tags_of,
 )
-from zfsganeti.errors import Missing, NoSpace
+from zfsganeti.errors import Missing, NoSpace, Refused
+from zfsganeti.exchange import attach_words, detach_words
 from zfsganeti.ganeti import Instance, add_command
 
 quick = settings(max_examples=200, deadline=None, derandomize=True)
@@ -158,7 +158,7 @@ def instance(template: str = "plain", state: str = "up", sizes: tuple[int, ...] 
         disk: dict[str, Any] = {"uuid": f"uuid-{index}", "size": size, "mode": "ro" if index else "rw", **half}
         if template == "drbd":
             meta = {"dev_type": "plain", "logical_id": ["xenvg", f"u{index}.disk{index}_meta"]}
-            disk |= {"dev_type": "drbd", "logical_id": ["a", "b", 11000, 0, 0, "secret"], "children": [half, meta]}
+            disk |= {"dev_type": "drbd", "logical_id": ["other", "n", 11000, index, 4 + index, "secret"], "children": [half, meta]}
         disks[f"uuid-{index}"] = disk
     disks["uuid-0"]["name"] = "root"
     data = {
@@ -184,6 +184,19 @@ SIZES = [100 * MIB, 36 * MIB]
 def test_the_data_of_drbd_is_in_its_first_half() -> None:
     for template in ("plain", "drbd"):
         assert [disk.lvm for disk in instance(template).disks] == [("xenvg", "u0.disk0"), ("xenvg", "u1.disk1")]
+
+
+def test_drbd_is_adopted_when_its_half_on_the_primary_is_up_to_date() -> None:
+    _refuse_stale(instance(), {})
+    drbd = instance("drbd")
+    assert drbd.minors == [4, 5]
+    _refuse_stale(drbd, {"4": "UpToDate", "5": "UpToDate"})
+    for states, said in (
+        ({"4": "UpToDate", "5": "Inconsistent"}, "disk 1 of .*: its half on node2 is Inconsistent"),
+        ({}, "is not active"),
+    ):
+        with pytest.raises(Refused, match=said):
+            _refuse_stale(drbd, states)
 
 
 def test_the_shadow_has_the_same_disks_and_no_nics() -> None:

@@ -31,6 +31,7 @@ LEVELS = {
             "transfer",
             "independent",
             "adoption",
+            "exchange",
             "intake",
         ),
         2,

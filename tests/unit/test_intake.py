@@ -216,6 +216,18 @@ def test_only_a_snapshot_that_is_known_tells_what_changed(
     assert plan(progress, known, number) == wanted
 
 
+def test_the_state_of_drbd_is_read(tmp_path: Path) -> None:
+    text = """version: 8.4.11 (api:1/proto:86-101)
+ 0: cs:Connected ro:Primary/Secondary ds:UpToDate/UpToDate C r-----
+    ns:0 nr:0 dw:0 dr:2128 al:8 bm:0 lo:0 pe:0 ua:0 ap:0 ep:1 wo:f oos:0
+ 1: cs:Unconfigured
+12: cs:SyncTarget ro:Primary/Secondary ds:Inconsistent/UpToDate C r-----
+"""
+    (tmp_path / "drbd").write_text(text)
+    assert intake.drbd_states(str(tmp_path / "drbd")) == {0: "UpToDate", 12: "Inconsistent"}
+    assert intake.drbd_states(str(tmp_path / "none")) == {}
+
+
 def test_progress_is_kept_and_rubbish_is_none() -> None:
     progress = Progress(making=2, base=1, offset=7, uuids=("a", "b"))
     assert unpack(progress.pack()) == progress
