@@ -71,6 +71,7 @@ class Conduct:
             self.say(f"adding {self.shadow_name} with the new disks")
             self._add(plan)
         self._name_new()
+        self._must_know_disks()
         if plan.live:
             for index in range(len(plan.sizes)):
                 self._fill(index, plan.rooms[index])
