@@ -120,7 +120,7 @@ def leftovers(here: Here) -> list[Finding]:
 
     adoptions = adoption.all_of(here)
     found = [
-        Finding(one.node, one.name, f"its adoption was interrupted: gnt-zfs adopt {one.name} goes on, --abort or --rollback takes it back")
+        Finding(one.node, one.name, f"its adoption is not finished: gnt-zfs adopt {one.name} goes on, --abort or --rollback takes it back")
         for one in adoptions
         if one.state != "kept"
     ]
