@@ -51,6 +51,11 @@ class Machine:
         return [line.split()[0] for line in self.lab.node2.run(f"sha256sum {' '.join(self.old)}").splitlines()]
 
 
+def adopt(lab: Lab, words: str) -> str:
+    """Return what a whole adoption says: ten of Ganeti's jobs, each of which may take a minute on a busy machine."""
+    return lab.master.run(f"gnt-zfs adopt --yes {words}", seconds=1800)
+
+
 def new_sums(lab: Lab, kind: str, owner: str = "web1") -> list[str]:
     return lab.sums(owner) if kind == "file" else lab.volume_sums(owner)
 
@@ -72,7 +77,7 @@ def test_from_lvm_to_files_and_back(lab: Lab) -> None:
     assert "2 disks of 148M on LVM (-t plain) to -t file in zfs/vm" in planned
     assert lab.instances() == ["web1"]
 
-    adopted(lab, lab.run("gnt-zfs adopt --yes --verify web1"))
+    adopted(lab, adopt(lab, "--verify web1"))
     assert web.wrote() > 0
     assert lab.run(f"{SEEN} web1") == before
     assert lab.mounted("web1")
@@ -82,11 +87,11 @@ def test_from_lvm_to_files_and_back(lab: Lab) -> None:
     assert "zfsganeti" not in lab.node2.run("lvs ganeti")
     assert "@" not in lab.node2.run("zfs list -H -t all -o name -r zfs/vm")
     assert [one["state"] for one in json.loads(lab.run("gnt-zfs adopt --list --json"))] == ["kept"]
-    assert "web1 is adopted already" in lab.run("gnt-zfs adopt --yes web1")
+    assert "web1 is adopted already" in adopt(lab, "web1")
 
     old = web.old_sums()
     lab.node2.run(f"echo since | dd of={lab.disks('web1')[0]} conv=notrunc status=none")
-    lab.run("gnt-zfs adopt --rollback --yes web1")
+    adopt(lab, "--rollback web1")
     assert lab.run(f"{SEEN} web1") == before
     assert lab.instances() == ["web1"]
     assert web.old_sums() == old
@@ -102,7 +107,7 @@ def test_from_lvm_to_volumes_for_good(lab: Lab) -> None:
     lab.fails("gnt-zfs adopt --yes -t ext web1")
     assert "its adoption is not finished: gnt-zfs adopt web1 goes on" in lab.fails("gnt-zfs check")
     lab.allow("instance-modify-pre", "node2")
-    lab.run("gnt-zfs adopt --abort --yes web1")
+    adopt(lab, "--abort web1")
     assert lab.datasets() == []
     assert lab.run(f"{SEEN} web1") == before
 
@@ -114,14 +119,14 @@ def test_from_lvm_to_volumes_for_good(lab: Lab) -> None:
         "ssh node2.example.com lvs --noheadings ganeti | grep -q zfsganeti",
         "gnt-instance list --no-headers -o status web1 | grep -q down",
     ):
-        lab.master.execute(f'(timeout 300 sh -c "{kill.format(seen)}") & gnt-zfs adopt --yes -t ext web1; wait')
+        lab.master.execute(f'(timeout 300 sh -c "{kill.format(seen)}") & gnt-zfs adopt --yes -t ext web1; wait', seconds=1800)
         assert "its adoption is not finished" in lab.fails("gnt-zfs check")
-    lab.run("gnt-zfs adopt --yes --verify web1")
+    adopt(lab, "--verify web1")
     assert lab.run(f"{SEEN} web1") == before
     assert new_sums(lab, "ext") == web.old_sums()
     lab.well()
 
-    lab.run("gnt-zfs adopt --commit --yes web1")
+    adopt(lab, "--commit web1")
     assert lab.instances() == ["web1"]
     assert not lab.node2.run("lvs --noheadings ganeti").strip()
     assert lab.trash() == []
@@ -136,11 +141,11 @@ def test_a_stopped_instance_and_a_full_group(lab: Lab) -> None:
     lab.run("gnt-instance start web1")
     lab.node2.run("lvcreate -q -y -n filler -l 100%FREE ganeti")
     assert "for snapshots: 128M asked for, 0B available: --offline needs none" in lab.fails("gnt-zfs adopt --yes web1")
-    said = lab.run("gnt-zfs adopt --yes --offline web1")
+    said = adopt(lab, "--offline web1")
     assert "web1 was down for" in said
     assert new_sums(lab, "file") == web.old_sums()
     lab.node2.run("lvremove -q -y ganeti/filler")
     assert lab.fails("gnt-zfs adopt --yes -t ext adopt-web1").count("name the instance itself, web1")
-    lab.run("gnt-zfs adopt --commit --yes web1")
+    adopt(lab, "--commit web1")
     assert "is on ZFS already" in lab.fails("gnt-zfs adopt --yes web1")
     lab.well()
