@@ -119,7 +119,7 @@ def test_from_lvm_to_volumes_for_good(lab: Lab) -> None:
         "ssh node2.example.com lvs --noheadings ganeti | grep -q zfsganeti",
         "gnt-instance list --no-headers -o status web1 | grep -q down",
     ):
-        lab.master.execute(f'(timeout 300 sh -c "{kill.format(seen)}") & gnt-zfs adopt --yes -t ext web1; wait', seconds=1800)
+        lab.master.execute(f'(timeout 1500 sh -c "{kill.format(seen)}") & gnt-zfs adopt --yes -t ext web1; wait', seconds=1800)
         assert "its adoption is not finished" in lab.fails("gnt-zfs check")
     adopt(lab, "--verify web1")
     assert lab.run(f"{SEEN} web1") == before
