@@ -374,6 +374,17 @@ def _of(room: str, name: str) -> Verb:
     return verb
 
 
+def _adopt(name: str) -> Verb:
+    """Return a verb of the room that takes LVM disks in; the room is imported when it is asked for."""
+
+    def verb(here: Here, request: dict[str, Any]) -> Any:
+        from zfsganeti import intake
+
+        return intake.VERBS[name](here, request)
+
+    return verb
+
+
 def _move_send(here: Here, request: dict[str, Any]) -> Any:
     """What is told goes out line by line; when the end of who has asked is seen, or nothing of it for a minute, so is ours."""
     import json
@@ -412,6 +423,7 @@ def _move_send(here: Here, request: dict[str, Any]) -> Any:
         beating.join()
 
 
+ADOPT = ("facts", "state", "copy", "changed", "finish", "verify", "drop", "loosen", "settle", "keep", "leftovers")
 STREAMED = ("receive", "move-send")  # what follows the request's line is read by the verb itself
 VERBS: dict[str, Verb] = {
     "report": _report,
@@ -463,6 +475,7 @@ VERBS: dict[str, Verb] = {
     "move-lift": _of("departure", "unfence"),
     "move-source": _of("departure", "facts"),
     "move-target": _of("arrival", "facts"),
+    **{f"adopt-{name}": _adopt(f"adopt-{name}") for name in ADOPT},
 }
 
 

@@ -87,6 +87,7 @@ def _answer(here: Here, verb: str) -> int:
 def parser() -> argparse.ArgumentParser:
     import argparse
 
+    from zfsganeti.adopt_cli import adopt_parser
     from zfsganeti.image_cli import detach_parser, disk_parser, image_parser
     from zfsganeti.move_cli import move_parser
     from zfsganeti.patch_cli import patch_parser
@@ -111,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
     detach_parser(commands)
     patch_parser(commands)
     snapshot_parser(commands)
+    adopt_parser(commands)
     return top
 
 
@@ -198,7 +200,9 @@ def _findings(here: Here) -> tuple[list[Finding], dict[str, Any]]:
             found += check.compare_node(facts, instances, list(instances), busy, time.time())
     heard = {node: facts for node, facts in reports.items() if isinstance(facts, dict)}
     found += placement.compare(heard, instances, busy, time.time(), detached=here.master.detached_volumes())
-    return check.keep_safe(found, check.held(reports, instances)), reports
+    from zfsganeti.adopt_cli import leftovers
+
+    return [*check.keep_safe(found, check.held(reports, instances)), *leftovers(here)], reports
 
 
 def _check(here: Here, options: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DATA_DIR = "/var/lib/ganeti"
 STORAGE_PATHS = "/etc/ganeti/file-storage-paths"
 EXT, PROVIDER = "ext", "zfs"
+PLAIN, DRBD = "plain", "drbd"  # what LVM's disks are called; in the configuration of a disk it is drbd
 OS = "zfs-image"  # our OS definition, whose variants are images
 HOOKS_DIR = "/etc/ganeti/hooks"
 EXTSTORAGE_LOGS = "/var/log/ganeti/extstorage"
@@ -302,6 +303,12 @@ class Disk:
         self.driver, self.path = logical if len(logical) == 2 else ("", "")
         self.volume = self.path if self.template == EXT and self.driver == PROVIDER else ""
         self.parameters: dict[str, Any] = _given(data.get("params"))
+        # of a drbd disk: its minor on each of its two nodes, by their UUIDs
+        both = data.get("logical_id") or [] if self.template == DRBD else []
+        self.minors: dict[str, int] = {both[0]: both[3], both[1]: both[4]} if len(both) > 4 else {}
+        # of a plain disk, and of the half of a drbd disk that holds its data: volume group and logical volume
+        holder = next(iter(data.get("children") or []), {}) if self.template == DRBD else data
+        self.lvm: tuple[str, ...] = tuple(holder.get("logical_id") or ()) if holder.get("dev_type") == PLAIN else ()
 
 
 class Instance:
@@ -316,6 +323,7 @@ class Instance:
         self.primary: str = nodes.get(data["primary_node"] or "", "")
         self.admin_state: str = data.get("admin_state", "")
         self.disks = [Disk(disks[uuid]) for uuid in data.get("disks") or [] if uuid in disks]
+        self.minors = [disk.minors.get(data["primary_node"], -1) for disk in self.disks]  # of drbd, on the primary
         self.template: str = self.disks[0].template if self.disks else data.get("disk_template") or "diskless"
 
     def record(self) -> dict[str, Any]:
@@ -397,6 +405,10 @@ class Master:
         networks = {uuid: network["name"] for uuid, network in (data.get("networks") or {}).items()}
         found = (Instance(instance, nodes, data.get("disks") or {}, networks) for instance in data["instances"].values())
         return {instance.name: instance for instance in found}
+
+    def disks(self) -> dict[str, Disk]:
+        """Return all disks by UUID, those of no instance as well."""
+        return {uuid: Disk(disk) for uuid, disk in (self.load().get("disks") or {}).items()}
 
     def detached_volumes(self) -> set[str]:
         """Return the volumes of disks that were detached from their instance and can be attached again."""

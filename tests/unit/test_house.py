@@ -41,11 +41,14 @@ LEVELS = {
             "snapshots",
             "rollback",
             "sanoid",
+            "adoption",
+            "exchange",
+            "intake",
         ),
         2,
     ),
-    **dict.fromkeys(("zfs", "streams", "sources", "formats", "ganeti", "node", "loop", "config"), 1),
-    **dict.fromkeys(("errors", "process", "core", "links", "names", "files", "mounts", "history"), 0),
+    **dict.fromkeys(("zfs", "streams", "sources", "formats", "ganeti", "node", "loop", "config", "lvm"), 1),
+    **dict.fromkeys(("errors", "process", "core", "links", "names", "files", "mounts", "history", "blocks"), 0),
 }
 LONGEST = 600
 ROOMS = {path.stem: path for path in (HOUSE / "zfsganeti").glob("*.py") if path.stem != "__init__"}

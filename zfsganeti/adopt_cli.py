@@ -1,0 +1,136 @@
+"""`gnt-zfs adopt`."""
+
+from __future__ import annotations
+
+from zfsganeti.errors import BadInput, ZfsGanetiError, one_line
+from zfsganeti.terminal import Meter, command, complain, confirm, must_be_master, print_json, say, table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from zfsganeti.check import Finding
+    from zfsganeti.here import Here
+
+EXAMPLE = "gnt-zfs adopt -t file web1, then gnt-zfs adopt --commit web1"
+
+
+def adopt_parser(commands: Any) -> None:
+    made = command(commands, "adopt", _adopt, "bring a plain or drbd instance from LVM to ZFS, copying while it runs", EXAMPLE)
+    made.add_argument("instance", nargs="?", help="an instance with -t plain or drbd")
+    made.add_argument("-t", "--disk-template", choices=("file", "ext"), default="", help="what it becomes (default: file)")
+    what = made.add_mutually_exclusive_group()
+    what.add_argument("--commit", action="store_true", help="remove the old disks, for good")
+    what.add_argument("--rollback", action="store_true", help="back to the old disks as they were when it was switched")
+    what.add_argument("--abort", action="store_true", help="give up before it is switched: the copy is destroyed")
+    what.add_argument("--list", action="store_true", help="show adoptions that were neither committed nor taken back")
+    made.add_argument("--offline", action="store_true", help="stop it first and copy then: no room for snapshots is needed")
+    made.add_argument("--verify", action="store_true", help="compare all of the new disks with the old ones afterwards, while it runs")
+    made.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    made.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    made.add_argument("--json", action="store_true", help="with --list, for programs")
+
+
+def _adopt(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import adoption, exchange
+
+    must_be_master(here)
+    if options.list:
+        return _list(here, options)
+    if not options.instance:
+        raise BadInput("adopt: name an instance, or --list")
+    if options.commit or options.rollback or options.abort:
+        return _end(here, options)
+    plan = adoption.prepare(here, options.instance, options.disk_template, offline=options.offline)
+    if plan is None:
+        name = adoption.Adoption(here, options.instance).name
+        say(f"{name} is adopted already: gnt-zfs adopt --commit {name} removes its old disks, --rollback brings them back")
+        return 0
+    for sentence in plan.sentences():
+        say(f"  {sentence}")
+    if options.dry_run:
+        return 0
+    if not options.yes and not confirm("Do this?"):
+        say("Nothing was changed.")
+        return 1
+    with Meter(plan.instance) as meter:
+        conduct = exchange.Conduct(here, plan.instance, say, meter)
+        conduct.adopt(plan, verify=options.verify)
+    if conduct.downtime is not None:
+        say(f"{plan.instance} was down for {conduct.downtime:.1f} s")
+    if options.verify:
+        say("Its disks are equal to the old ones, as they were when it was switched.")
+    say(f"{plan.instance} is on ZFS. Its old disks are kept as {plan.shadow}'s: when all is well, gnt-zfs adopt --commit {plan.instance}")
+    return 0
+
+
+def _end(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import exchange
+
+    with Meter(options.instance) as meter:
+        conduct = exchange.Conduct(here, options.instance, say, meter)
+        conduct.found.must_exist()
+        name, shadow = conduct.name, conduct.shadow_name
+        if options.commit:
+            told, done = f"{shadow} is removed with the old disks of {name}, for good", f"The old disks of {name} are gone."
+        elif options.abort:
+            told, done = f"{shadow} is removed with the unfinished copy of {name}", f"{name} is as it was."
+        else:
+            told = f"{name} is stopped and gets its old disks: what was written since it was switched is not on them"
+            done = f"{name} has its old disks. Its disks on ZFS are in the trash as {shadow}: gnt-zfs trash list"
+        say(f"  {told}")
+        if options.dry_run:
+            return 0
+        if not options.yes and not confirm("Do this?"):
+            say("Nothing was changed.")
+            return 1
+        if options.commit:
+            conduct.commit()
+        else:
+            conduct.back(abort=options.abort)
+    if conduct.downtime is not None:
+        say(f"{name} was down for {conduct.downtime:.1f} s")
+    say(done)
+    return 0
+
+
+def _list(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import adoption
+
+    found = adoption.all_of(here)
+    rows = [
+        {"instance": one.name, "node": one.node, "template": one.template, "state": one.state, "shadow": one.shadow_name} for one in found
+    ]
+    if options.json:
+        print_json(rows)
+    elif rows:
+        titles = ("INSTANCE", "NODE", "BECOMES", "STATE", "OTHER DISKS OF")
+        keys = ("instance", "node", "template", "state", "shadow")
+        say(table(titles, [[row[key] for key in keys] for row in rows]))
+    else:
+        say("No instance is being adopted.")
+    return 0
+
+
+def leftovers(here: Here) -> list[Finding]:
+    """Return what interrupted adoptions have left: the adoption itself, and LVM snapshots of ours that belong to none."""
+    from zfsganeti import adoption
+    from zfsganeti.check import Finding
+
+    adoptions = adoption.all_of(here)
+    found = [
+        Finding(one.node, one.name, f"its adoption is not finished: gnt-zfs adopt {one.name} goes on, --abort or --rollback takes it back")
+        for one in adoptions
+        if one.state != "kept"
+    ]
+    kept = {(one.node, *one.disks[uuid].lvm) for one in adoptions if one.state != "kept" for uuid in one.old if uuid in one.disks}
+    for node, told in here.call_all("adopt-leftovers").items():
+        if isinstance(told, ZfsGanetiError):
+            complain(one_line(told))
+            continue
+        for vg, origin, name in told:
+            if (node, vg, origin) not in kept:
+                request = {"disks": [{"vg": vg, "lv": origin}]}
+                found.append(Finding(node, f"{vg}/{name}", "is an LVM snapshot left of an adoption", "adopt-drop", request))
+    return found

@@ -1,0 +1,358 @@
+"""`gnt-zfs adopt`: an instance on LVM gets disks of ours, and keeps everything else, its UUID included.
+
+A second, stopped instance without NICs is the place for disks that the first does not have: it is made with new disks of the
+same sizes, they are filled while the first one runs, and then the two exchange their disks by Ganeti's own detach and attach.
+Afterwards the second one holds the old disks, until they are given up by `--commit` or come back by `--rollback`. Where the
+exchange stands is read from Ganeti's configuration alone; tags of the second instance say which disks are meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zfsganeti import ganeti
+from zfsganeti.disks import find_instance
+from zfsganeti.errors import BadInput, Missing, NoSpace, Refused, Unavailable, human
+from zfsganeti.ganeti import DRBD, EXT, PLAIN, Instance
+from zfsganeti.here import Here
+
+SHADOW = "adopt-"  # before the instance's name; behind it, Ganeti would take the short name for both
+TAG = "zfsganeti:adopt"
+START = f"{TAG}:start"  # it ran before it was stopped for the exchange
+FILE = "file"
+KEEP_FREE = 5  # percent of the root
+MIB = 1 << 20
+ROUND = 4 * MIB  # what LVM rounds to, unless told otherwise
+SMALL = 64 * MIB  # what is left for the downtime
+PASSES = 5
+
+
+# what is to be done (pure)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which disks the instance and its shadow have now, and whether it runs or is to run."""
+
+    outer: tuple[str, ...]
+    shadow: tuple[str, ...]
+    up: bool = False
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """One job: `release` and `keep` are the shadow's detach and attach, `detach` and `attach` the instance's, as `stop` and `start`."""
+
+    verb: str
+    disks: tuple[str, ...] = ()
+
+
+def next_step(places: Places, coming: Sequence[str], going: Sequence[str]) -> Step | None:
+    """Return the next step towards an instance with the disks `coming`, in their order, and a shadow with those `going`.
+
+    None when that is so. Disks of others are left alone. Half of an attach is taken back first: Ganeti 3.0 attaches `-t ext`
+    disks to an instance without disks only.
+    """
+    if held := [disk for disk in places.shadow if disk in coming]:
+        return Step("release", tuple(held))
+    if left := [disk for disk in places.outer if disk in going]:
+        return Step("stop") if places.up else Step("detach", tuple(left))
+    here = [disk for disk in places.outer if disk in coming]
+    if here != list(coming):
+        if places.up:
+            return Step("stop")
+        return Step("detach", tuple(here)) if here else Step("attach", tuple(coming))
+    if places.restart and not places.up:
+        return Step("start")
+    kept = [disk for disk in places.shadow if disk in going]
+    if kept != list(going):
+        return Step("release", tuple(kept)) if kept else Step("keep", tuple(going))
+    return None
+
+
+def another_pass(changed: Sequence[int]) -> bool:
+    """Tell from the bytes that each pass left changed whether one more would shorten the downtime."""
+    if not changed or len(changed) >= PASSES or changed[-1] <= SMALL:
+        return False
+    return len(changed) == 1 or changed[-1] * 4 < changed[-2] * 3
+
+
+def room_of_snapshot(size: int, share: int) -> int:
+    """Return how many bytes of changes the snapshot of a disk is given out of its share of the group, 0 when that is too little."""
+    least = min(size, max(size // 50, 32 * MIB))
+    wanted = min(size + size // 50 + ROUND, max(size // 5, 256 * MIB), share // ROUND * ROUND)
+    return max(ROUND, -(-wanted // ROUND) * ROUND) if wanted >= least else 0
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What the shadow's tags say: which disks are the old ones and which the new, each in order, and whether it ran."""
+
+    old: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+    ours: bool = False
+    start: bool = False
+
+
+def parse_tags(tags: Iterable[str]) -> Tags:
+    found: dict[str, dict[int, str]] = {"old": {}, "new": {}}
+    known = set(tags)
+    for tag in known:
+        words = tag.split(":")
+        if tag.startswith(f"{TAG}:") and len(words) == 5 and words[2] in found and words[3].isdigit():
+            found[words[2]][int(words[3])] = words[4]
+    old, new = (tuple(uuid for _index, uuid in sorted(found[kind].items())) for kind in ("old", "new"))
+    return Tags(old, new, TAG in known, START in known)
+
+
+def tags_of(kind: str, disks: Sequence[str]) -> list[str]:
+    return [f"{TAG}:{kind}:{index}:{uuid}" for index, uuid in enumerate(disks)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an adoption will do, with the figures that it is decided by."""
+
+    instance: str
+    shadow: str
+    node: str
+    template: str
+    old_template: str
+    root: str
+    running: bool
+    live: bool  # copied while it runs
+    exists: bool  # an earlier run has made the shadow already
+    command: tuple[str, ...]  # makes the shadow
+    sizes: tuple[int, ...]
+    lvm: tuple[tuple[str, str], ...]
+    rooms: tuple[int, ...] = ()  # of the snapshots
+    free: Mapping[str, int] = field(default_factory=dict)
+
+    def sentences(self) -> list[str]:
+        total = human(sum(self.sizes))
+        many = f"{len(self.sizes)} disks" if len(self.sizes) > 1 else "disk"
+        said = [f"{self.instance} on {self.node}: {many} of {total} on LVM (-t {self.old_template}) to -t {self.template} in {self.root}"]
+        for index, (vg, lv) in enumerate(self.lvm):
+            snapshot = f", a snapshot with room for {human(self.rooms[index])} of changes" if self.live else ""
+            said.append(f"disk {index}: /dev/{vg}/{lv}, {human(self.sizes[index])}{snapshot}")
+        said.append(f"{self.shadow} exists already from an earlier run, which is gone on with" if self.exists else " ".join(self.command))
+        if self.live:
+            said.append(f"copy while {self.instance} runs, again what has changed meanwhile until that is little (at most {PASSES} times)")
+        if self.running:
+            said.append(f"gnt-instance stop {self.instance}: the downtime begins")
+        said.append("copy the blocks that changed since" if self.live else "copy the disks, which takes as long as reading them does")
+        said.append(f"exchange the disks of {self.instance} and {self.shadow} (gnt-instance modify --disk N:detach, N:attach)")
+        if self.running:
+            said.append(f"gnt-instance start {self.instance}: the downtime ends, after Ganeti's four jobs and the last changed blocks")
+        said.append(f"the old disks stay, as those of {self.shadow}: gnt-zfs adopt --commit removes them, --rollback brings them back")
+        return said
+
+
+def make_plan(
+    instance: Instance,
+    sizes: Sequence[int],
+    facts: Mapping[str, Any],
+    *,
+    template: str,
+    offline: bool = False,
+    exists: bool = False,
+    command: Sequence[str] = (),
+) -> Plan:
+    """Return the plan for what a node has told of an instance's LVM volumes; NoSpace, with figures, where there is too little."""
+    lvs = tuple((disk.lvm[0], disk.lvm[1]) for disk in instance.disks)
+    for (vg, lv), size in zip(lvs, facts["sizes"], strict=True):
+        if not size:
+            raise Missing(f"logical volume {vg}/{lv} on {instance.primary}")
+    asked, whole = sum(sizes), facts["used"] + facts["available"]
+    spare = facts["available"] - whole * KEEP_FREE // 100
+    if asked > spare and not exists:
+        raise NoSpace(f"{facts['root']} on {instance.primary}, of which {KEEP_FREE}% stay free", asked, max(0, spare))
+    running = instance.admin_state == "up"
+    rooms = []
+    if running and not offline:
+        for (vg, _lv), size in zip(lvs, sizes, strict=True):
+            # two of each disk at a time: the next one is taken before what changed since the last is read
+            share = facts["free"][vg] // (2 * sum(1 for other, _name in lvs if other == vg))
+            room = room_of_snapshot(size, share)
+            if not room and not exists:
+                need = 2 * sum(max(size // 50, 32 * MIB) for size in sizes)
+                raise NoSpace(f"volume group {vg} on {instance.primary}, for snapshots", need, facts["free"][vg], "--offline needs none")
+            rooms.append(room or ROUND)
+    return Plan(
+        instance.name,
+        SHADOW + instance.name,
+        instance.primary,
+        template,
+        instance.template,
+        facts["root"],
+        running,
+        running and not offline,
+        exists,
+        tuple(command),
+        tuple(sizes),
+        lvs,
+        tuple(rooms),
+        facts["free"],
+    )
+
+
+def shadow_record(instance: Instance, template: str, sizes: Sequence[int]) -> dict[str, Any]:
+    """Return how the shadow is made: as the instance, without NICs, with new disks that bear the names and modes of the old."""
+    record = instance.record()
+    disks = [
+        {**disk, "size": size, **({"volume": "new", "parameters": {}} if template == EXT else {})}
+        for disk, size in zip(record["disks"], sizes, strict=True)
+    ]
+    return {
+        **record,
+        "template": template,
+        "driver": "loop" if template == FILE else "",
+        "nics": [],
+        "disks": disks,
+        "tags": [TAG, *tags_of("old", [disk.uuid for disk in instance.disks])],
+    }
+
+
+# looking
+
+
+class Adoption:
+    """One instance and its shadow, as the configuration has them at the moment that they are looked at."""
+
+    def __init__(self, here: Here, name: str) -> None:
+        self.here = here
+        instances = here.master.instances()
+        if name.startswith(SHADOW) and name.removeprefix(SHADOW) in instances:
+            raise BadInput(f"{name}: name the instance itself, {name.removeprefix(SHADOW)}")
+        self.name = find_instance(instances, name).name
+        self.shadow_name = SHADOW + self.name
+        self.look()
+
+    def look(self) -> None:
+        instances = self.here.master.instances()
+        if self.name not in instances:
+            raise Missing(f"instance {self.name}")
+        self.instance, self.shadow = instances[self.name], instances.get(self.shadow_name)
+        self.tags = parse_tags(self.shadow.record()["tags"]) if self.shadow else Tags()
+        self.disks = self.here.master.disks()
+        self.node = self.instance.primary
+        if self.shadow is not None and not self.tags.ours:
+            raise Refused(self.shadow_name, "exists and was not made by gnt-zfs adopt", "rename it")
+        if self.shadow is not None and self.shadow.primary != self.node:
+            raise Refused(self.shadow_name, f"is on {self.shadow.primary}, {self.name} on {self.node}", f"bring {self.name} back there")
+
+    @property
+    def old(self) -> tuple[str, ...]:
+        return self.tags.old
+
+    @property
+    def new(self) -> tuple[str, ...]:
+        """The new disks: those that the tags name, before there are such tags those that the shadow was made with."""
+        return self.tags.new or tuple(disk.uuid for disk in (self.shadow.disks if self.shadow else ()))
+
+    @property
+    def template(self) -> str:
+        return self.disks[self.new[0]].template if self.new and self.new[0] in self.disks else ""
+
+    @property
+    def places(self) -> Places:
+        return Places(
+            tuple(disk.uuid for disk in self.instance.disks),
+            tuple(disk.uuid for disk in (self.shadow.disks if self.shadow else ())),
+            self.instance.admin_state == "up",
+            self.tags.start,
+        )
+
+    @property
+    def state(self) -> str:
+        """Return how far it is: copying, exchanging, or kept, which waits for --commit or --rollback."""
+        if next_step(self.places, self.new, self.old) is None:
+            return "kept"
+        return "copying" if self.places.outer == self.old else "exchanging"
+
+    def must_exist(self) -> None:
+        if self.shadow is None:
+            raise Missing(f"an adoption of {self.name}", f"gnt-zfs adopt {self.name} begins one")
+
+
+def all_of(here: Here) -> list[Adoption]:
+    """Return every adoption that was begun and neither committed nor taken back."""
+    instances = here.master.instances()
+    shadows = [name for name, instance in instances.items() if name.startswith(SHADOW) and TAG in instance.record()["tags"]]
+    names = sorted(name.removeprefix(SHADOW) for name in shadows)
+    return [Adoption(here, name) for name in names if name in instances]
+
+
+def prepare(here: Here, name: str, template: str, *, offline: bool) -> Plan | None:
+    """Return the plan of an adoption, None when it is done; what stands in its way is raised, and nothing is changed."""
+    found = Adoption(here, name)
+    if found.shadow is not None and found.state == "kept":
+        return None
+    instance, exists = found.instance, found.shadow is not None
+    if exists and found.state == "exchanging":
+        if template and template != found.template:
+            raise Refused(found.name, f"is being adopted as -t {found.template}", f"gnt-zfs adopt {found.name}")
+        return _rest(found)
+    if instance.template not in (PLAIN, DRBD):
+        why = "is on ZFS already" if any(disk.volume for disk in instance.disks) or instance.template == FILE else "is not on LVM"
+        raise Refused(instance.name, f"{why}: its disks are -t {instance.template}", "only plain and drbd instances are adopted")
+    if any(not disk.lvm for disk in instance.disks):
+        raise Refused(instance.name, "not all of its disks are on LVM")
+    if exists and template and template != found.template:
+        raise Refused(found.name, f"is being adopted as -t {found.template}", f"gnt-zfs adopt --abort {found.name}")
+    template = found.template or template or FILE
+    enabled = here.master.cluster().get("enabled_disk_templates") or []
+    if template not in enabled:
+        raise Refused(f"disk template {template}", f"is not enabled, there are {', '.join(enabled)}", "gnt-zfs setup enables it")
+    if instance.primary in here.ssconf.offline_nodes:
+        raise Unavailable(instance.primary, "is offline")
+    facts = here.call(
+        instance.primary,
+        "adopt-facts",
+        instance=instance.name,
+        free_name=template == FILE and not exists,
+        disks=[{"vg": disk.lvm[0], "lv": disk.lvm[1]} for disk in instance.disks],
+    )
+    if not exists:
+        _refuse_stale(instance, facts["drbd"])
+    # a guest on plain sees the whole volume, which may be larger than what Ganeti asked LVM for; drbd is told its size
+    sizes = [
+        disk.size if disk.template == DRBD else max(disk.size, -(-size // MIB) * MIB)
+        for disk, size in zip(instance.disks, facts["sizes"], strict=True)
+    ]
+    record = shadow_record(instance, template, sizes)
+    command = ganeti.add_command(record, name=found.shadow_name, node=instance.primary, release=here.ssconf.release)
+    return make_plan(instance, sizes, facts, template=template, offline=offline, exists=exists, command=command)
+
+
+def _refuse_stale(instance: Instance, states: Mapping[str, str]) -> None:
+    """A drbd disk of which this node's half is behind is read from the other node: its LVM volume is not what the guest sees."""
+    for index, disk in enumerate(instance.disks):
+        if disk.template == DRBD:
+            state = states.get(str(instance.minors[index]), "not active")
+            if state != "UpToDate":
+                way_out = f"gnt-instance activate-disks {instance.name}, and wait until it is in sync"
+                raise Refused(f"disk {index} of {instance.name}", f"its half on {instance.primary} is {state}", way_out)
+
+
+def _rest(found: Adoption) -> Plan:
+    """Return the plan of an exchange that was interrupted: the disks are copied, or are compared again if need be."""
+    old = [found.disks[uuid] for uuid in found.old]
+    running = found.places.up or found.places.restart
+    return Plan(
+        found.name,
+        found.shadow_name,
+        found.node,
+        found.template,
+        old[0].template,
+        "its root",
+        running,
+        False,
+        True,
+        (),
+        tuple(disk.size for disk in old),
+        tuple((disk.lvm[0], disk.lvm[1]) for disk in old),
+    )

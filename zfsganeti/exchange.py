@@ -1,0 +1,306 @@
+"""The doing of `gnt-zfs adopt`: disks are copied and exchanged, by verbs of the primary and jobs of Ganeti's, one after the other.
+
+Before every step it is looked where the disks are, so that what was interrupted anywhere is gone on with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from zfsganeti.adoption import FILE, START, TAG, Adoption, Plan, another_pass, next_step, tags_of
+from zfsganeti.errors import Busy, CommandFailed, Refused, Unavailable, human
+from zfsganeti.ganeti import DRBD
+from zfsganeti.here import Here
+from zfsganeti.node import run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zfsganeti.adoption import Step
+    from zfsganeti.files import Progress
+
+JOB_SECONDS = 900
+SLICE_SECONDS = 5  # a node that is not asked again has stopped copying after so long
+TRIES = 3  # at a snapshot that overflows
+
+
+class Conduct:
+    """An adoption on its way; every step looks first, so that what was interrupted anywhere is gone on with."""
+
+    def __init__(self, here: Here, name: str, say: Callable[[str], None], progress: Progress) -> None:
+        self.here, self.say, self.progress = here, say, progress
+        self.found = Adoption(here, name)
+        self.name, self.shadow_name = self.found.name, self.found.shadow_name
+        self.stopped_at = 0.0
+        self.downtime: float | None = None
+        self.kept_copy = False
+        self._wait_for_jobs()
+
+    def _wait_for_jobs(self) -> None:
+        """No job works on the two instances: those of a run that was killed go on without it."""
+        deadline = time.monotonic() + JOB_SECONDS
+        while busy := [name for name in _working(self.here) if name in (self.name, self.shadow_name)]:
+            if time.monotonic() > deadline:
+                raise Busy(busy[0], "a job of Ganeti's works on it", "gnt-job list shows it; then the same command goes on")
+            time.sleep(1)
+        self.found.look()
+
+    def _must_know_disks(self) -> None:
+        """All disks that are meant are there, and the instance has no others: Ganeti mixes no kinds of disks in one instance."""
+        found = self.found
+        meant = {*found.old, *found.new}
+        if lost := meant - set(found.disks):
+            why = f"{len(lost)} of the disks that were exchanged {'is' if len(lost) == 1 else 'are'} gone"
+            raise Refused(self.name, why, f"gnt-instance remove {self.shadow_name} ends its adoption")
+        if more := set(found.places.outer) - meant:
+            why = f"has got {len(more)} more disk{'s' if len(more) > 1 else ''} since"
+            raise Refused(self.name, why, f"gnt-instance modify --disk N:detach {self.name} first")
+
+    def _call(self, verb: str, **request: Any) -> Any:
+        return self.here.call(self.found.node, verb, seconds=JOB_SECONDS, **request)
+
+    def _gnt(self, *words: str) -> None:
+        run("gnt-instance", *words, seconds=JOB_SECONDS)
+
+    # forward
+
+    def adopt(self, plan: Plan, *, verify: bool = False) -> None:
+        """The instance runs, or is stopped, as before, on disks of ours; the old ones are the shadow's."""
+        if not plan.exists:
+            self.say(f"adding {self.shadow_name} with the new disks")
+            self._add(plan)
+        self._name_new()
+        self._must_know_disks()
+        if plan.live:
+            for index in range(len(plan.sizes)):
+                self._fill(index, plan.rooms[index])
+        self._exchange(self.found.new, self.found.old, copy=True, verify=verify)
+        self._call("adopt-drop", disks=self._lvs())
+        if verify:
+            self._verify()
+
+    def _add(self, plan: Plan) -> None:
+        try:
+            run(*plan.command, seconds=JOB_SECONDS)
+        except CommandFailed as error:
+            raise Refused(self.shadow_name, f"Ganeti does not add it: {error.reason}", f"nothing was changed for {self.name}") from error
+        self.found.look()
+
+    def _name_new(self) -> None:
+        """The shadow's tags name the new disks, before anything is taken from it."""
+        self.found.look()
+        self.found.must_exist()
+        if len(self.found.new) != len(self.found.old):
+            why = f"has {len(self.found.new)} disks, {self.name} {len(self.found.old)}"
+            raise Refused(self.shadow_name, why, f"gnt-zfs adopt --abort {self.name}")
+        if not self.found.tags.new:
+            self._gnt("add-tags", self.shadow_name, *tags_of("new", self.found.new))
+            self.found.look()
+
+    def _lvs(self) -> list[dict[str, str]]:
+        disks = [self.found.disks[uuid] for uuid in self.found.old]
+        return [{"vg": disk.lvm[0], "lv": disk.lvm[1]} for disk in disks]
+
+    def _disk(self, index: int) -> dict[str, Any]:
+        """Return how a node is told which LVM volume and which disk of ours are meant."""
+        new = self.found.disks[self.found.new[index]]
+        names = [self.shadow_name, self.name]
+        return {**self._lvs()[index], "disk": index, "volume": new.volume, "file": new.path.rsplit("/", 1)[-1], "names": names}
+
+    def _fill(self, index: int, room: int) -> None:
+        """The new disk is equal to a snapshot of the old one, and little of that has changed since."""
+        disk = self._disk(index)
+        state = self._call("adopt-state", **disk)
+        number = state["making"] or state["whole"] or state["highest"] + 1
+        changed: list[int] = []
+        tries = 0
+        while True:
+            copied = self._pass(index, disk, number, room)
+            left = self._call("adopt-changed", **disk) if copied else -1
+            if left < 0:  # it is written faster than it is copied, or the snapshot was too small
+                tries += 1
+                room *= 2
+                if tries >= TRIES:
+                    way_out = f"gnt-zfs adopt --offline {self.name} stops it first, --abort gives up"
+                    raise Refused(f"disk {index} of {self.name}", f"its snapshot overflowed {tries} times", way_out)
+            else:
+                changed.append(left)
+                self.say(f"disk {index} is copied, {human(left)} of it changed meanwhile")
+                if not another_pass(changed):
+                    return
+            number += 1
+
+    def _pass(self, index: int, disk: Mapping[str, Any], number: int, room: int) -> bool:
+        """The new disk is equal to that snapshot; False when the snapshot overflowed."""
+        while True:
+            told = self._call("adopt-copy", **disk, number=number, room=room, patience=SLICE_SECONDS)
+            if told["overflowed"]:
+                return False
+            self._tell(index, told)
+            if told["ended"]:
+                return True
+
+    def _tell(self, index: int, told: Mapping[str, Any]) -> None:
+        total = told["total"]
+        if total:
+            done = total if told["ended"] else min(told["offset"] if told["what"] == "all" else told["read"], total)
+            self.progress(f"disk {index}", done, total)
+
+    def _finish(self) -> None:
+        """The new disks hold what the old ones, which nobody uses now, hold."""
+        for index in range(len(self.found.old)):
+            disk, offset, read, written = self._disk(index), 0, 0, 0
+            while True:
+                told = self._call("adopt-finish", **disk, offset=offset, patience=SLICE_SECONDS)
+                offset, read, written = told["offset"], read + told["read"], written + told["written"]
+                self._tell(index, told)
+                if told["ended"]:
+                    break
+            self.say(f"disk {index}: {human(read)} compared, {human(written)} written")
+
+    # the exchange, both ways
+
+    def _exchange(self, coming: tuple[str, ...], going: tuple[str, ...], *, copy: bool, verify: bool = False) -> None:
+        """The instance has the disks that come, its shadow those that go, and it runs if it did."""
+        self._must_know_disks()
+        self._remember_running(going)
+        for _step in range(20):
+            step = next_step(self.found.places, coming, going)
+            if step is None:
+                break
+            if step.verb in ("start", "keep"):
+                self._settle(self.name, coming)
+                if verify and not self.kept_copy:
+                    self._call("adopt-keep", **self._ours(self.name))
+                    self.kept_copy = True
+            if step.verb == "detach" and copy and set(step.disks) & set(going):
+                self._finish()
+            self._do(step)
+            self.found.look()
+        else:
+            raise Unavailable(self.name, "its disks are not where they were put", f"gnt-zfs adopt {self.name} tries again")
+        self._settle(self.shadow_name, going)
+        if self.found.tags.start:
+            self._gnt("remove-tags", self.shadow_name, START)
+            self.found.look()
+
+    def _remember_running(self, going: tuple[str, ...]) -> None:
+        """The shadow's tags say that the instance runs and is to run again, before it is stopped."""
+        if self.found.places.up and not self.found.tags.start and set(self.found.places.outer) & set(going):
+            self._gnt("add-tags", self.shadow_name, START)
+            self.found.look()
+
+    def _do(self, step: Step) -> None:
+        """One step is done by one job of Ganeti's."""
+        if step.verb == "stop":
+            self.say(f"stopping {self.name}")
+            self.stopped_at = time.monotonic()
+            self._gnt("stop", self.name)
+        elif step.verb == "start":
+            self._gnt("start", self.name)
+            if self.stopped_at:
+                self.downtime = time.monotonic() - self.stopped_at
+        elif step.verb in ("detach", "release"):
+            owner = self.name if step.verb == "detach" else self.shadow_name
+            self._loosen(step.disks, self.shadow_name if step.verb == "detach" else self.name)
+            self._modify(owner, detach_words(self.found.places.outer if step.verb == "detach" else self.found.places.shadow, step.disks))
+        else:
+            owner = self.name if step.verb == "attach" else self.shadow_name
+            self._loosen(step.disks, owner)
+            self._modify(owner, attach_words(step.disks))
+            if owner == self.shadow_name and self.found.disks[step.disks[0]].template == DRBD:
+                self._gnt("deactivate-disks", owner)  # a stopped instance's are, elsewhere in Ganeti
+
+    def _modify(self, owner: str, words: Sequence[str]) -> None:
+        self._gnt("modify", "--ignore-ipolicy", *words, owner)
+
+    def _loosen(self, disks: Sequence[str], owner: str) -> None:
+        """Disk files that are to change their owner are where Ganeti can rename them."""
+        files = [self.found.disks[uuid].path for uuid in disks if self.found.disks[uuid].template == FILE]
+        if files:
+            old = self.name if owner == self.shadow_name else self.shadow_name
+            self._call("adopt-loosen", old=old, new=owner, paths=files)
+
+    def _settle(self, owner: str, disks: Sequence[str]) -> None:
+        """Disks of ours are their new owner's under its name."""
+        self.found.look()
+        ours = self._ours(owner, disks)
+        if ours["files"] or ours["volumes"]:
+            self._call("adopt-settle", **ours)
+
+    def _ours(self, owner: str, disks: Sequence[str] = ()) -> dict[str, Any]:
+        found = [self.found.disks[uuid] for uuid in disks or self.found.new]
+        files = [disk.path.rsplit("/", 1)[1] for disk in found if disk.template == FILE]
+        return {"instance": owner, "files": files, "volumes": [disk.volume for disk in found if disk.volume]}
+
+    def _verify(self) -> None:
+        """The new disks, as they were before the start, are equal to the old ones."""
+        if not self.kept_copy:
+            raise Refused(self.name, "was not verified: its disks were exchanged by an earlier run")
+        try:
+            for index in range(len(self.found.old)):
+                offset, ended = 0, False
+                while not ended:
+                    told = self._call("adopt-verify", **self._disk(index), offset=offset, patience=SLICE_SECONDS)
+                    if told["differs"] >= 0:
+                        why = f"differs from the old one near byte {told['differs']}"
+                        raise Refused(f"disk {index} of {self.name}", why, f"gnt-zfs adopt --rollback {self.name}")
+                    offset, ended = told["offset"], told["ended"]
+                    self.progress(f"verify disk {index}", offset, told["total"])
+        finally:
+            self._call("adopt-keep", **self._ours(self.name), gone=True)
+
+    # back and away
+
+    def commit(self) -> None:
+        """The old disks are gone for good."""
+        self.found.must_exist()
+        if self.found.state != "kept":
+            raise Refused(self.name, "is not adopted yet", f"gnt-zfs adopt {self.name} goes on")
+        self._call("adopt-drop", disks=self._lvs())
+        self._call("adopt-keep", **self._ours(self.name), gone=True)
+        self._gnt("remove", "-f", self.shadow_name)
+
+    def back(self, *, abort: bool) -> None:
+        """The instance has its old disks; the new ones are in the trash, or gone if they were never used."""
+        self.found.must_exist()
+        if abort and self.found.state != "copying":
+            raise Refused(self.name, "has been switched to its new disks, or is about to be", f"gnt-zfs adopt --rollback {self.name}")
+        if not abort and self.found.state == "copying":
+            raise Refused(self.name, "has its old disks", f"gnt-zfs adopt --abort {self.name} gives up the copy")
+        if self.found.new:
+            self._exchange(self.found.old, self.found.new, copy=False)
+        self._call("adopt-drop", disks=self._lvs())
+        # not to be taken for an adoption when the trash brings it back
+        self._gnt("remove-tags", self.shadow_name, *[tag for tag in self._tags() if tag != TAG], TAG)
+        try:
+            self._gnt("remove", "-f", self.shadow_name)
+        except CommandFailed:
+            self._gnt("add-tags", self.shadow_name, TAG, *tags_of("old", self.found.old), *tags_of("new", self.found.new))
+            raise
+        if abort:
+            self._destroy_copy()
+
+    def _tags(self) -> list[str]:
+        record = self.found.shadow.record() if self.found.shadow else {"tags": []}
+        return [str(tag) for tag in record["tags"] if str(tag).startswith(TAG)]
+
+    def _destroy_copy(self) -> None:
+        for entry in self.here.call(self.found.node, "report")["trash"]:
+            if entry["instance"] == self.shadow_name:
+                self._call("trash-destroy", entry=entry["entry"])
+
+
+def detach_words(attached: Sequence[str], disks: Sequence[str]) -> list[str]:
+    """Return what gnt-instance modify is told: from the last on, so that no number changes before its turn."""
+    numbers = sorted((attached.index(uuid) for uuid in disks), reverse=True)
+    return [word for number in numbers for word in ("--disk", f"{number}:detach")]
+
+
+def attach_words(disks: Sequence[str]) -> list[str]:
+    return [word for number, uuid in enumerate(disks) for word in ("--disk", f"{number}:attach,uuid={uuid}")]
+
+
+def _working(here: Here) -> list[str]:
+    return [str(opcode["instance_name"]) for opcode in here.master.jobs() if opcode.get("instance_name")]
