@@ -15,33 +15,33 @@ if TYPE_CHECKING:
 
 ROLL_BACK = """
 local targets = (...)["argv"]["targets"]
-local function no(why, what) return { ok = false, why = why, what = what } end
+local function no(why, what, fs) return { ok = false, why = why, what = what, fs = fs } end
 local doomed, count = {}, 0
 for fs, short in pairs(targets) do
   local wanted = fs .. "@" .. short
-  if not zfs.exists(wanted) then return no("missing", wanted) end
+  if not zfs.exists(wanted) then return no("missing", wanted, fs) end
   local oldest = zfs.get_prop(wanted, "createtxg")
   for snap in zfs.list.snapshots(fs) do
     local born = zfs.get_prop(snap, "createtxg")
     if born > oldest then
-      for clone in zfs.list.clones(snap) do return no("clone", clone) end
-      for tag in zfs.list.holds(snap) do return no("hold", snap .. " (" .. tag .. ")") end
-      if zfs.check.destroy(snap) ~= 0 then return no("sending", snap) end
+      for clone in zfs.list.clones(snap) do return no("clone", clone, fs) end
+      for tag in zfs.list.holds(snap) do return no("hold", snap .. " (" .. tag .. ")", fs) end
+      if zfs.check.destroy(snap) ~= 0 then return no("sending", snap, fs) end
       count = count + 1
       doomed[count] = snap
     end
   end
   local e = zfs.check.rollback(fs)
-  if e == EAGAIN then return no("again", fs) end
-  if e == EEXIST then return no("bookmark", fs) end
-  if e == EBUSY then return no("mounted", fs) end
-  if e ~= 0 then return no("full", fs) end
+  if e == EAGAIN then return no("again", fs, fs) end
+  if e == EEXIST then return no("bookmark", fs, fs) end
+  if e == EBUSY then return no("mounted", fs, fs) end
+  if e ~= 0 then return no("full", fs, fs) end
 end
 for i = 1, count do
-  if zfs.sync.destroy(doomed[i]) ~= 0 then return no("partial", doomed[i]) end
+  if zfs.sync.destroy(doomed[i]) ~= 0 then return no("partial", doomed[i], doomed[i]) end
 end
 for fs in pairs(targets) do
-  if zfs.sync.rollback(fs) ~= 0 then return no("partial", fs) end
+  if zfs.sync.rollback(fs) ~= 0 then return no("partial", fs, fs) end
 end
 return { ok = true, count = count }
 """
@@ -82,10 +82,10 @@ class History:
         answer = self._call(pool, "lzc_channel_program", pool.encode(), ROLL_BACK.encode(), params=argv)
         known = {key.decode(): value.decode() if isinstance(value, bytes) else value for key, value in answer.items()}
         if not known["ok"]:
-            what = str(known["what"])
+            name = str(known["fs"])
             if known["why"] == "full":
-                raise Busy(f"dataset {what}", "its pool, a quota or a reservation leaves no room to go back")
-            raise self._refusal(what if known["why"] == "missing" else what.split("@")[0], known)
+                raise Busy(f"dataset {name}", "its pool, a quota or a reservation leaves no room to go back")
+            raise self._refusal(str(known["what"]) if known["why"] == "missing" else name, known)
 
     def _refuse_newer_bookmarks(self, name: str, short: str) -> None:
         """Programs cannot destroy bookmarks, and a rollback fails, half done, where one is newer than what is gone back to."""
