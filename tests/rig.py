@@ -196,6 +196,9 @@ class FakeGaneti:
             self._start(name, known)
         elif verb == "modify":
             assert not known["up"], "the primary of a running instance is not changed"
+            if known["kind"] == "file":
+                for handler in hooks.HANDLERS["instance-modify-pre"]:
+                    handler(self.rig.knots[known["primary"]], Event(self._environ(name, known, "instance-modify")))
             known["primary"] = words[2].removeprefix("--new-primary=")
         elif verb == "list":
             return f"{'running' if known['up'] else 'ADMIN_down'} {known['primary']}\n"
@@ -216,9 +219,9 @@ class FakeGaneti:
             raise CommandFailed("gnt-instance startup", 1, one_line(error)) from error
         known["up"] = True
 
-    def _environ(self, name: str, known: dict[str, Any]) -> dict[str, str]:
+    def _environ(self, name: str, known: dict[str, Any], hook: str = "instance-start") -> dict[str, str]:
         environ = {
-            "GANETI_HOOKS_PATH": "instance-start",
+            "GANETI_HOOKS_PATH": hook,
             "GANETI_HOOKS_PHASE": "pre",
             "GANETI_CLUSTER": CLUSTER_NAME,
             "GANETI_MASTER": NODES[0],

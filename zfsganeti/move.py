@@ -259,7 +259,7 @@ class Move:
             guids = self._fence_and_send()
             self._to_target()
         except (ZfsGanetiError, KeyboardInterrupt) as error:
-            self._go_back(stopped, error)
+            self._go_back(error)
             raise
         self._make_sure(guids)
         self._land(guids)
@@ -277,12 +277,12 @@ class Move:
         _one, _written, guids = self._pass(last=True)
         return guids
 
-    def _go_back(self, stopped: bool, error: BaseException) -> None:
-        """The instance runs again on the source, where nothing has changed; not once the target is its primary."""
+    def _go_back(self, error: BaseException) -> None:
+        """The instance runs again on the source if it ran, where nothing has changed; not once the target is its primary."""
         now = self.here.master.instances().get(self.name)
         if now is None or now.primary != self.source:
             return
-        if not stopped:
+        if not self.ran or now.admin_state == "up":
             with contextlib.suppress(ZfsGanetiError):
                 self.here.call(self.source, "move-lift", datasets=self.names)
             return

@@ -277,9 +277,11 @@ def test_a_clone_is_sent_as_its_delta_and_is_a_clone_again(sluice: Sluice) -> No
 
 
 def test_a_clone_half_received_is_gone_on_with(sluice: Sluice) -> None:
-    image = sluice.make(a=b"1")
+    """On the source, the origin that is nearest is found by its GUID: here both nodes are one pool, so each has a parent of its own."""
+    parent, made = sluice.bench.make("source"), sluice.make(a=b"1")
+    image, clone = f"{parent}/image", f"{parent}/clone"
+    sluice.bench.zfs.rename(made, image)
     there = sluice.receive(sluice.stream(send_command(f"{image}@one")), "image")
-    clone = sluice.bench.name("clone")
     sluice.bench.zfs.clone(f"{image}@one", clone, {})
     sluice.change(clone, "two", b=RANDOM)
     stream = sluice.stream(send_command(f"{clone}@two", base=f"{image}@one", embedded=False))
