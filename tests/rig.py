@@ -195,14 +195,17 @@ class FakeGaneti:
         elif verb == "startup":
             self._start(name, known)
         elif verb == "modify":
-            assert not known["up"], "the primary of a running instance is not changed"
-            if known["kind"] == "file":
-                for handler in hooks.HANDLERS["instance-modify-pre"]:
-                    handler(self.rig.knots[known["primary"]], Event(self._environ(name, known, "instance-modify")))
-            known["primary"] = words[2].removeprefix("--new-primary=")
+            self._switch(name, known, words[2].removeprefix("--new-primary="))
         elif verb == "list":
             return f"{'running' if known['up'] else 'ADMIN_down'} {known['primary']}\n"
         return ""
+
+    def _switch(self, name: str, known: dict[str, Any], primary: str) -> None:
+        assert not known["up"], "the primary of a running instance is not changed"
+        if known["kind"] == "file":
+            for handler in hooks.HANDLERS["instance-modify-pre"]:
+                handler(self.rig.knots[known["primary"]], Event(self._environ(name, known, "instance-modify")))
+        known["primary"] = primary
 
     def _start(self, name: str, known: dict[str, Any]) -> None:
         knot = self.rig.knots[known["primary"]]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from zfsganeti.check import Finding
     from zfsganeti.here import Here
 
-EXAMPLE = "gnt-zfs adopt -t file web1, then gnt-zfs adopt --commit web1"
+EXAMPLE = "gnt-zfs adopt -t file web1"
 
 
 def adopt_parser(commands: Any) -> None:

@@ -12,7 +12,20 @@ import pytest
 HOUSE = Path(__file__).parents[2]
 LEVELS = {
     **dict.fromkeys(
-        ("hooks", "extstorage", "cli", "osdefinition", "image_cli", "move_cli", "patch_cli", "snapshot_cli", "terminal", "answer"), 3
+        (
+            "hooks",
+            "extstorage",
+            "cli",
+            "osdefinition",
+            "image_cli",
+            "move_cli",
+            "patch_cli",
+            "snapshot_cli",
+            "adopt_cli",
+            "terminal",
+            "answer",
+        ),
+        3,
     ),
     **dict.fromkeys(
         (
