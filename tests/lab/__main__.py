@@ -36,8 +36,8 @@ def parser() -> argparse.ArgumentParser:
     for name, do, text in (
         ("deps", deps, "install what the lab and the tests need"),
         ("up", up, "boot the cluster and leave it running"),
-        ("stop", stop, "stop every lab and forget its disks"),
-        ("clean", clean, "also forget built images and saved states"),
+        ("stop", stop, "stop the lab and forget its disks"),
+        ("clean", clean, "stop everything, also tests that run, and forget built images and saved states"),
         ("test", test, "run the lab's tests on both generations"),
         ("table", table, "write what the last runs have told and how it ended"),
         ("demo", demo, "show the main job"),
@@ -77,7 +77,7 @@ def up(options: argparse.Namespace) -> None:
 
 
 def stop(_options: argparse.Namespace) -> None:
-    stop_everything()
+    stop_everything(("lab", "demo"))  # tests that run are left alone
 
 
 def clean(_options: argparse.Namespace) -> None:

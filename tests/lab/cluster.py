@@ -220,9 +220,12 @@ def both(action: Callable[[str], object], generations: tuple[str, ...] = image.G
             result.result()
 
 
-def stop_everything() -> None:
-    """No lab of any generation or purpose runs on this machine."""
+PURPOSES = ("lab", "test", "demo", "bench", "guide", "build")
+
+
+def stop_everything(purposes: tuple[str, ...] = PURPOSES) -> None:
+    """No lab of these purposes, of any generation, runs on this machine."""
     for generation in image.GENERATIONS:
-        for purpose in ("lab", "test", "demo", "bench", "build"):
+        for purpose in purposes:
             Cluster(generation, purpose).stop()
     subprocess.run(["sync"], check=False)
