@@ -329,7 +329,8 @@ def fit(part: Part, dataset: Dataset, short: str) -> None:
     with part.store.looking_into(dataset) as path:
         for file, size in part.files.items():
             if not os.path.exists(f"{path}/{file}"):
-                raise Refused(f"snapshot {part.name}@{short}", f"does not hold {file}: the disk was added, or the instance restored, after it")
+                why = f"does not hold {file}: the disk was added, or the instance restored, after it"
+                raise Refused(f"snapshot {part.name}@{short}", why)
             if os.stat(f"{path}/{file}").st_size < size:
                 os.truncate(f"{path}/{file}", size)
 
