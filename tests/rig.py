@@ -179,33 +179,30 @@ class FakeGaneti:
     def gnt(self, *words: str, seconds: float = 0, stdin: str = "") -> str:  # noqa: ARG002
         """What gnt-instance does."""
         verb, name = words[1], words[-1]
-        if words[0] == "gnt-node":
-            return f"{self.memory}\n"
-        if "be/maxmem" in words:
-            return "128\n"
+        if words[0] == "gnt-node" or "be/maxmem" in words:
+            return f"{self.memory if words[0] == 'gnt-node' else 128}\n"
         self.typed.append(" ".join(words[1:]))
         self.rig.before("ganeti", verb)
         if verb in self.fails:
             raise CommandFailed(" ".join(words[:2]), 1, f"{verb} denied by a test")
         known = self.data[name]
         if verb == "shutdown":
-            known["up"] = False
-            for disk in known["disks"] if known["kind"] == "ext" else ():
-                self.rig.knots[known["primary"]].volumes.detach(disk)
+            self._stop(known)
         elif verb == "startup":
             self._start(name, known)
         elif verb == "modify":
-            self._switch(name, known, words[2].removeprefix("--new-primary="))
+            assert not known["up"], "the primary of a running instance is not changed"
+            for handler in hooks.HANDLERS["instance-modify-pre"] if known["kind"] == "file" else ():
+                handler(self.rig.knots[known["primary"]], Event(self._environ(name, known, "instance-modify")))
+            known["primary"] = words[2].removeprefix("--new-primary=")
         elif verb == "list":
             return f"{'running' if known['up'] else 'ADMIN_down'} {known['primary']}\n"
         return ""
 
-    def _switch(self, name: str, known: dict[str, Any], primary: str) -> None:
-        assert not known["up"], "the primary of a running instance is not changed"
-        if known["kind"] == "file":
-            for handler in hooks.HANDLERS["instance-modify-pre"]:
-                handler(self.rig.knots[known["primary"]], Event(self._environ(name, known, "instance-modify")))
-        known["primary"] = primary
+    def _stop(self, known: dict[str, Any]) -> None:
+        known["up"] = False
+        for disk in known["disks"] if known["kind"] == "ext" else ():
+            self.rig.knots[known["primary"]].volumes.detach(disk)
 
     def _start(self, name: str, known: dict[str, Any]) -> None:
         knot = self.rig.knots[known["primary"]]

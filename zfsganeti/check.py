@@ -193,6 +193,7 @@ def compare_node(
         if name in lacking
     ]
     mended = {finding.subject for finding in found if finding.verb in ("finish-rename", "claim", "detach-finish", "rollback-finish")}
+    mended |= {coming["name"] for coming in facts.get("moving", ())}  # said of the move
     found += [finding for finding in _judge_lacking(facts, lacking) if finding.subject not in mended and not is_busy(finding.subject, busy)]
     return found + _overdue(facts, now)
 

@@ -67,6 +67,9 @@ def compare(
     for node, known in reports.items():
         for volume in known["volumes"]:
             where.setdefault(volume["name"], []).append(node)
+        for coming in known.get("moving", ()):
+            if coming["name"] in claims and claims[coming["name"]].primary == node:
+                where.setdefault(coming["name"], []).append(node)  # its move has not ended, which is said already
     found: list[Finding] = []
     for node, known in reports.items():
         for volume in (volume for volume in known["volumes"] if volume["name"] not in detached):

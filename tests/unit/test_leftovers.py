@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from zfsganeti import check, placement
+from zfsganeti.ganeti import Instance
 from zfsganeti.leftovers import compare
 from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, STOPPING, Leaving
 
@@ -74,3 +76,22 @@ def test_what_has_come_and_has_not_landed() -> None:
 def test_where_primaries_are_not_known_nothing_is_assumed() -> None:
     found = compare(facts("node2", moving=[coming(60)], datasets=[leaving(PRESYNC, 60)]), None, set(), NOW)
     assert found == []
+
+
+@pytest.mark.parametrize("kind", ["file", "ext"])
+def test_an_instance_whose_move_has_not_ended_lacks_nothing(kind: str) -> None:
+    name = "web1" if kind == "file" else "u.ext.disk0"
+    logical = ["loop", "/vm/web1/a.disk0"] if kind == "file" else ["zfs", name]
+    disk = {"uuid": "d", "dev_type": kind, "size": 1, "logical_id": logical, "params": {}}
+    data = {"name": "web1", "uuid": "u", "primary_node": "node2", "disks": ["d"], "hypervisor": "fake"}
+    instances = {"web1": Instance(data, {"node2": "node2"}, {"d": disk}, {})}
+    pool = {"name": "p", "health": "ONLINE", "size": 0, "free": 0}
+    rest = {
+        "directory": "/vm", "root_problem": "", "rootless": False, "paths": True, "logs": True, "hooks_missing": [], "plain": [],
+        "patch_problem": "", "trash": [], "stray": [], "pool": pool, "warn_free": 0,
+    }  # fmt: skip
+    there: dict[str, Any] = {**rest, "moving": [coming(3600, name=name)]}
+    known = {**facts("node2"), **there}
+    found = check.compare_node(known, instances, ["web1"], set(), NOW)
+    found += placement.compare({"node2": known}, instances, set(), NOW, detached=set())
+    assert [finding.text for finding in found] == ["the move of web1 to here has not ended: gnt-zfs move web1 node2 goes on"]
