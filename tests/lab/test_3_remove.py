@@ -73,7 +73,7 @@ def test_the_life_and_return_of_an_instance(lab: Lab) -> None:
     lab.well()
 
 
-@pytest.mark.on("trixie")
+@pytest.mark.on()
 def test_restore_under_another_name_and_trash_that_is_given_up(lab: Lab) -> None:
     lab.add("one", more=NIC)
     sums = lab.fill("one")

@@ -7,7 +7,7 @@ import pytest
 from .conftest import DIRECTORY, Lab
 
 
-@pytest.mark.on("bookworm")
+@pytest.mark.on()
 def test_verify_speaks_where_something_is_wrong_and_a_healthy_node_is_silent(lab: Lab) -> None:
     lab.add("web1")
     sums = lab.fill("web1")

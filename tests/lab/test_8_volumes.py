@@ -75,7 +75,7 @@ def test_the_life_and_return_of_volumes(lab: Lab) -> None:
     lab.well()
 
 
-@pytest.mark.on("trixie")
+@pytest.mark.on()
 def test_disks_come_and_go_and_change_their_owner(lab: Lab) -> None:
     lab.add_ext("one", disks=("32M", "16M"))
     lab.add_ext("two", disks=("16M",))
@@ -127,7 +127,7 @@ def test_a_volume_on_the_wrong_node_is_never_forked(lab: Lab) -> None:
     lab.well()
 
 
-@pytest.mark.on("bookworm")
+@pytest.mark.on()
 def test_other_kinds_of_disks_become_volumes_and_back(lab: Lab) -> None:
     lab.run(lab.add_command("shape", disks=("32M",)).replace("-t file", "-t plain"))
     device = lab.node2.run("lvs --noheadings -o path ganeti").strip()

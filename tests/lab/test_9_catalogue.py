@@ -94,7 +94,7 @@ def test_disks_are_clones_of_images(lab: Lab) -> None:
     lab.well()
 
 
-@pytest.mark.on("trixie")
+@pytest.mark.on()
 def test_one_instance_uses_an_image_itself(lab: Lab) -> None:
     lab.node2.run(SOURCE)
     lab.node2.run("gnt-zfs image import data /tmp/disk.raw; gnt-zfs image lend data")
@@ -118,7 +118,7 @@ def test_one_instance_uses_an_image_itself(lab: Lab) -> None:
     lab.well()
 
 
-@pytest.mark.on("trixie")
+@pytest.mark.on()
 def test_disks_and_images_in_another_datastore(lab: Lab) -> None:
     lab.node2.run(SOURCE)
     lab.node2.run("zfs create -o mountpoint=/fast zfs/fast")
