@@ -69,6 +69,7 @@ def adopted(lab: Lab, said: str) -> None:
     lab.well()
 
 
+@pytest.mark.on()
 def test_from_lvm_to_files_and_back(lab: Lab) -> None:
     web = Machine(lab)
     web.start()
@@ -99,6 +100,7 @@ def test_from_lvm_to_files_and_back(lab: Lab) -> None:
     lab.well()
 
 
+@pytest.mark.on()
 def test_from_lvm_to_volumes_for_good(lab: Lab) -> None:
     web = Machine(lab)
     before = lab.run(f"{SEEN} web1")
