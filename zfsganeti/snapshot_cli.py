@@ -153,15 +153,28 @@ def _state(row: Mapping[str, Any]) -> str:
     return ", ".join(state for state, holds in states if holds) or "whole"
 
 
+def _plan_of(here: Here, instance: Instance, request: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Return what a rollback would do; Unavailable while the instance runs, which one that is half back does not, whatever Ganeti wants."""
+    running = instance.admin_state == "up" and not options.dry_run
+    way_out = f"gnt-instance stop {instance.name}"
+    try:
+        plan: dict[str, Any] = here.call(instance.primary, "rollback-plan", seconds=SECONDS, **request)
+    except ZfsGanetiError as error:
+        if running:
+            raise Unavailable(instance.name, "is running", way_out) from error
+        raise
+    if running and not plan["interrupted"]:
+        raise Unavailable(instance.name, "is running", way_out)
+    return plan
+
+
 def _rollback(here: Here, options: argparse.Namespace) -> int:
     from zfsganeti.snapshots import asked
 
     instance = _instance(here, options.instance)
-    if instance.admin_state == "up" and not options.dry_run:
-        raise Unavailable(instance.name, "is running", f"gnt-instance stop {instance.name}")
     request = {**asked(instance), "snapshot": options.snapshot, "discard": options.discard}
     if not options.abort:
-        plan = here.call(instance.primary, "rollback-plan", seconds=SECONDS, **request)
+        plan = _plan_of(here, instance, request, options)
         if plan["interrupted"]:
             say(f"A rollback of {instance.name} to {plan['snapshot']} was interrupted.")
         for sentence in plan["sentences"]:
