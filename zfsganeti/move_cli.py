@@ -105,7 +105,7 @@ def _told(options: argparse.Namespace) -> Callable[[str], None]:
 
     def tell(text: str) -> None:
         with contextlib.suppress(OSError):  # a terminal that is gone must not leave an instance half-way
-            print(text, file=where, flush=True)  # noqa: T201
+            print(text, file=where, flush=True)
 
     return tell
 
