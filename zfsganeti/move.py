@@ -258,7 +258,7 @@ class Move:
                 _gnt("shutdown", self.name)
             guids = self._fence_and_send()
             self._to_target()
-        except (ZfsGanetiError, KeyboardInterrupt) as error:
+        except (ZfsGanetiError, OSError, KeyboardInterrupt) as error:
             self._go_back(error)
             raise
         self._make_sure(guids)
@@ -286,7 +286,7 @@ class Move:
             with contextlib.suppress(ZfsGanetiError):
                 self.here.call(self.source, "move-lift", datasets=self.names)
             return
-        why = one_line(error) if isinstance(error, ZfsGanetiError) else "interrupted"
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
         self.say(f"{self.name}: {why}: starting it again on {self.source}")
         try:
             self.here.call(self.source, "move-lift", datasets=self.names)

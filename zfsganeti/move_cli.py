@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 import threading
 
@@ -67,6 +69,7 @@ def _move(here: Here, options: argparse.Namespace) -> int:
     from zfsganeti import move
 
     must_be_master(here)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # whoever logs out does not leave an instance half-way
     if options.abort:
         return _abort(here, options)
     wanted = move.Options(
@@ -98,7 +101,13 @@ def _abort(here: Here, options: argparse.Namespace) -> int:
 
 def _told(options: argparse.Namespace) -> Callable[[str], None]:
     """Return what tells a person how it goes: programs read standard output alone."""
-    return (lambda text: print(text, file=sys.stderr, flush=True)) if options.json else say  # noqa: T201
+    where = sys.stderr if options.json else sys.stdout
+
+    def tell(text: str) -> None:
+        with contextlib.suppress(OSError):  # a terminal that is gone must not leave an instance half-way
+            print(text, file=where, flush=True)
+
+    return tell
 
 
 def _one(here: Here, options: argparse.Namespace, wanted: Options) -> int:
