@@ -75,8 +75,8 @@ class Arriving(Place):
     def command(self, request: Mapping[str, Any]) -> list[str]:
         """Return the command that receives the stream; what begins anew gets its marks with its first byte."""
         source, instance, guid = request.get("source"), request.get("instance"), request.get("origin", "")
-        if source not in self.here.ssconf.nodes or not isinstance(guid, str):
-            raise BadInput("request: source must be a node and origin a GUID")
+        if source not in self.here.ssconf.nodes or not isinstance(guid, str) or not isinstance(request.get("wanted"), str):
+            raise BadInput("request: source must be a node, origin and wanted GUIDs")
         if self.snapshots(self.partial):
             return receive_command(self.partial, {})
         mark = Coming(str(source), check_name(str(instance)), int(time.time()) + LEASE_SECONDS)
@@ -84,20 +84,24 @@ class Arriving(Place):
         return receive_command(self.partial, {**PROPERTIES, **self.mark(), MOVE: mark.pack()}, origin=origin)
 
     def received(self, request: Mapping[str, Any]) -> Any:
-        """What came last is held for as long as a lease lasts, what it replaces is not, and passes before the last one are gone.
+        """What has come is held for as long as a lease lasts, what it replaces is not, and passes before it are gone.
 
-        If that is all, what has come says that it is ready. The sender is told the GUID that is there now.
+        It is known by its GUID: somebody else may have taken a later snapshot in the meantime. If that is all, what has come says
+        that it is ready. The sender is told the GUID that is there now.
         """
-        snaps = self.streams.snapshots(self.partial)
+        snaps, guid = self.streams.snapshots(self.partial), request["wanted"]
+        come = next((snap for snap in snaps if snap.guid == guid), None)
+        if come is None:
+            raise Conflict(self.what, "does not have what was sent", [snap.name for snap in snaps[-1:]], "gnt-zfs move goes on")
         tag = tag_until(time.time())
-        self.streams.hold(f"{self.partial}@{snaps[-1].name}", tag)
-        release(self.streams, self.partial, keep=(snaps[-1].name, tag))
-        old = [f"{self.partial}@{snap.name}" for snap in snaps[:-1] if is_pass(self.zfs.ours, snap.name)]
+        self.streams.hold(f"{self.partial}@{come.name}", tag)
+        release(self.streams, self.partial, keep=(come.name, tag))
+        old = [f"{self.partial}@{snap.name}" for snap in snaps if snap is not come and is_pass(self.zfs.ours, snap.name)]
         self.zfs.destroy_snapshots(old)
         ready = request.get("ready")
         if isinstance(ready, dict):
             self.make_ready(str(ready.get("guid")), _checked(ready.get("values")), snaps)
-        return {"newest": snaps[-1].guid}
+        return {"newest": come.guid}
 
     def forget(self) -> None:
         self.coming()

@@ -204,6 +204,7 @@ class Shipment(Push):
             **super()._header(step),
             "source": self.here.node,
             "instance": self.instance,
+            "wanted": self.wanted.guid,
             "origin": self.origin_guid if isinstance(step, Full) else "",
             "ready": {"guid": self.last.guid, "values": self.values} if self.values is not None and self.wanted is self.last else None,
         }

@@ -138,6 +138,25 @@ def test_what_others_snapshot_between_two_passes_does_not_matter(rig: Rig) -> No
     assert "receive-abort" not in {verb for _who, verb in rig.asked}
 
 
+def test_what_others_snapshot_the_moment_that_a_pass_has_come_does_not_matter(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    there = rig.knots["node2"]
+    receive, numbers = there.net.receive, iter(range(9))
+
+    def receive_and_snapshot(command: list[str], descriptor: int, *, seconds: float) -> None:
+        receive(command, descriptor, seconds=seconds)
+        there.fake.snapshot([f"zfs/vm/.moving/web1@autosnap_{next(numbers)}"])
+
+    monkeypatch.setattr(there.net, "receive", receive_and_snapshot)
+    go(rig, presync_only=True)
+    assert there.holds() == ["zfs/vm/.moving/web1@zfsganeti-move-1"]
+    go(rig)
+    assert rig.content("web1") == FILES
+    assert list(there.fake.state()["zfs/vm/web1"]["snapshots"]) == ["autosnap_0", "autosnap_1", "autosnap_2"]
+    said = [verb for _who, verb in rig.asked]
+    assert (said.count("receive-state"), said.count("receive-abort")) == (2, 0)
+
+
 def test_what_was_changed_on_the_way_is_sent_anew(rig: Rig) -> None:
     rig.ganeti.add("web1", "file", "node1", FILES)
     go(rig, presync_only=True)
