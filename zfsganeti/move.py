@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zfsganeti import datasets, ganeti
+from zfsganeti.adoption import refuse_move
 from zfsganeti.disks import datasets_of, find_instance
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
@@ -107,10 +108,12 @@ class Move:
 
     def __init__(self, here: Here, instance: str, target: str, options: Options, say: Say, meter: Meter) -> None:
         self.here, self.options, self.say, self.meter = here, options, say, meter
-        self.instance = find_instance(here.master.instances(), instance)
+        instances = here.master.instances()
+        self.instance = find_instance(instances, instance)
         self.name, self.names = self.instance.name, datasets_of(self.instance)
-        self._check_disks()
         self.target = self._node(target)
+        refuse_move(instances, self.instance, self.target)
+        self._check_disks()
         self.source = self.instance.primary
         self.result = Result(self.name, self.source, self.target)
         self.plan: Plan | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.rig import Rig
-from zfsganeti import arrival, datasets, departure, move
+from zfsganeti import adopt_cli, adoption, arrival, datasets, departure, move
 from zfsganeti.cli import parser
 from zfsganeti.datasets import KEPT, MOVE
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
@@ -415,6 +415,46 @@ def test_a_node_is_emptied(rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert [row[:3] for row in table[1:]] == [["web1", "node2", "node3"], ["web2", "node2", "node3"], ["web3", "node2", "node3"]]
     assert [row[-1] for row in table[1:3]] == ["moved", "moved"]
     assert table[2][4] == "-"
+
+
+def adopted(rig: Rig) -> None:
+    """web1 has been adopted, and the shadow that has its old disks is there yet."""
+    rig.ganeti.add("web1", "file", "node2", FILES)
+    rig.ganeti.add("adopt-web1", "file", "node2", {"old": b"old"}, up=False)
+    rig.ganeti.data["adopt-web1"]["tags"] = [adoption.TAG]
+
+
+def test_what_is_being_adopted_stays_where_it_is(rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    adopted(rig)
+    rig.ganeti.add("web2", "ext", "node2", VOLUMES, up=False)
+    monkeypatch.setattr(rig.master, "is_master", lambda: True)
+    options = parser().parse_args(["move", "--from", "node2", "--yes", "node3"])
+    assert options.run(rig.master, options) == Refused.exit_code
+    way_out = "gnt-zfs adopt --commit web1 first, or --rollback"
+    said = capsys.readouterr().err
+    assert f"gnt-zfs: web1: was adopted and adopt-web1 has its old disks yet: {way_out}\n" in said
+    assert f"gnt-zfs: adopt-web1: has the other disks of web1, whose adoption has not ended: {way_out}\n" in said
+    assert {name: known["primary"] for name, known in rig.ganeti.data.items()} == {"web1": "node2", "adopt-web1": "node2", "web2": "node3"}
+    rig.ganeti.data["adopt-web1"]["tags"] = []  # somebody's instance with a name like that
+    go(rig, "node3")
+    assert rig.ganeti.data["web1"]["primary"] == "node3"
+
+
+def test_an_adoption_that_was_parted_is_one_finding_and_can_come_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    adopted(rig)
+    rig.ganeti.data["adopt-web1"]["primary"] = "node1"
+    monkeypatch.setattr(rig.master, "call_all", lambda _verb: {})
+    found = adopt_cli.leftovers(rig.master)
+    assert [(finding.subject, finding.text) for finding in found] == [
+        ("web1", "its adoption cannot end: adopt-web1: is on node1, web1 on node2: bring web1 back there")
+    ]
+    with pytest.raises(Refused, match="is on node1, web1 on node2"):
+        adoption.Adoption(rig.master, "web1")
+    with pytest.raises(Refused, match="gnt-zfs adopt --commit web1 first"):
+        go(rig, "node3")
+    go(rig, "node1")
+    assert rig.ganeti.data["web1"]["primary"] == "node1"
+    assert adoption.Adoption(rig.master, "web1").problem is None
 
 
 def test_what_is_typed_wrongly(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
