@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from zfsganeti.arrival import names_of, release, texts_of
-from zfsganeti.datasets import DETACH, DISK, IMAGE, IMAGES, INSTANCE, INTENT, KEPT, MARKS, MOVE, OPENED, VOLUME, locked
-from zfsganeti.errors import BadInput, Busy, Missing, Refused, Unavailable, ZfsGanetiError, one_line
+from zfsganeti.datasets import DETACH, DISK, IMAGE, IMAGES, INSTANCE, INTENT, KEPT, MARKS, MOVE, OPENED, SAVED, VOLUME, locked
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 from zfsganeti.names import PREFIX
@@ -142,7 +142,7 @@ class Shipment(Push):
     def __init__(self, here: Here, peer: str, dataset: str, short: str, name: str, request: Mapping[str, Any]) -> None:
         super().__init__(here, peer, dataset, short, "moving", name)
         self.what = f"{name} on {peer}"
-        self.last = self.wanted
+        self._look(short)
         self.instance = str(request["instance"])
         self.origin, self.origin_guid = "", ""
         self.embedded = request.get("embedded") is not False
@@ -171,12 +171,33 @@ class Shipment(Push):
                 self._patiently("receive-abort")
             else:
                 self.wanted, self.answer = find(self.source, short), None
-                self._hold(short)
-                if not self._sent(step, state["available"], asked):
+                try:
+                    self._hold(short)
+                    useful = self._sent(step, state["available"], asked)
+                except (Missing, CommandFailed):
+                    if not self._was_pruned():
+                        raise
+                    useful = True
+                if not useful:
                     failures += 1
                     self._patiently("receive-abort")
             state = self._assumed(self.answer["newest"] if self.answer else "")
         raise Unavailable(self.what, f"is not there after {ATTEMPTS} attempts", GO_ON)
+
+    def _look(self, short: str) -> None:
+        """The source's snapshots are known up to one of them, but for those that somebody is at work with and then destroys."""
+        from zfsganeti.independent import ROUND
+
+        passing = tuple(f"{self.here.zfs.ours}{purpose}" for purpose in (SAVED, ROUND))
+        found = self.here.streams.snapshots(self.dataset)
+        self.last = self.wanted = find(found, short)
+        self.source = [snap for snap in found if snap.createtxg <= self.last.createtxg and not snap.name.startswith(passing)]
+
+    def _was_pruned(self) -> bool:
+        """Tell whether others have destroyed snapshots since they were looked at, the last one excepted; what is left is known then."""
+        before = {snap.guid for snap in self.source}
+        self._look(self.last.name)
+        return {snap.guid for snap in self.source} < before
 
     def _assumed(self, newest: str) -> dict[str, Any] | None:
         """Return what the peer would say of itself if asked, from what it has said last; None when it must be asked."""

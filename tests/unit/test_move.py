@@ -157,6 +157,55 @@ def test_what_others_snapshot_the_moment_that_a_pass_has_come_does_not_matter(ri
     assert (said.count("receive-state"), said.count("receive-abort")) == (2, 0)
 
 
+@pytest.mark.parametrize("before", ["hold", "size"])
+def test_what_others_prune_on_the_way_does_not_matter(rig: Rig, monkeypatch: pytest.MonkeyPatch, before: str) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    here = rig.knots["node1"]
+    for number in range(3):
+        here.fake.snapshot([f"zfs/vm/web1@autosnap_{number}"])
+    doomed, does = ["autosnap_1"], getattr(here.net, before)
+
+    def prune(what: object, *words: object) -> object:
+        if "autosnap_1" in str(what) and doomed:
+            for tags in here.net.holds("zfs/vm/web1").values():
+                here.net.release("zfs/vm/web1@autosnap_1", tags[0])
+            here.fake.destroy_snapshots([f"zfs/vm/web1@{doomed.pop()}"])
+            if before == "size":
+                raise CommandFailed("zfs send", 1, "cannot open: dataset does not exist")
+        return does(what, *words)
+
+    monkeypatch.setattr(here.net, before, prune)
+    go(rig)
+    assert doomed == []
+    assert rig.content("web1") == FILES
+    assert list(rig.knots["node2"].fake.state()["zfs/vm/web1"]["snapshots"]) == ["autosnap_0", "autosnap_2"]
+    assert "receive-abort" not in {verb for _who, verb in rig.asked}
+
+
+def test_a_pass_that_is_gone_itself_ends_the_move(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    here = rig.knots["node1"]
+
+    def prune(_snapshot: str, _tag: str) -> None:
+        here.fake.destroy_snapshots(["zfs/vm/web1@zfsganeti-move-1"])
+        raise Missing("dataset zfs/vm/web1@zfsganeti-move-1")
+
+    monkeypatch.setattr(here.net, "hold", prune)
+    with pytest.raises(Missing, match="snapshot zfsganeti-move-1 does not exist"):
+        go(rig)
+    assert rig.ganeti.typed == []
+
+
+def test_what_somebody_is_at_work_with_does_not_go_along(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    here = rig.knots["node1"]
+    for short in ("autosnap_1", "zfsganeti-save-1", "zfsganeti-copy-2", "autosnap_2"):
+        here.fake.snapshot([f"zfs/vm/web1@{short}"])
+    go(rig)
+    assert rig.content("web1") == FILES
+    assert list(rig.knots["node2"].fake.state()["zfs/vm/web1"]["snapshots"]) == ["autosnap_1", "autosnap_2"]
+
+
 def test_what_was_changed_on_the_way_is_sent_anew(rig: Rig) -> None:
     rig.ganeti.add("web1", "file", "node1", FILES)
     go(rig, presync_only=True)
