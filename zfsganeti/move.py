@@ -412,6 +412,31 @@ def abort(here: Here, name: str, say: Say) -> None:
     say(f"{instance.name}: is on {source}, nothing is left of the move")
 
 
+def forget(here: Here, typed: str, say: Say) -> None:
+    """Nothing is left of what has come of an instance that is gone or has another name now; Missing when there is nothing."""
+    found: dict[str, dict[str, list[str]]] = {}
+    lost = []
+    for node, facts in here.call_all("report").items():
+        if isinstance(facts, ZfsGanetiError):
+            lost.append(node)
+            continue
+        for coming in facts["moving"]:
+            if coming["ours"] and typed in (coming["instance"], coming["instance"].split(".")[0]):
+                found.setdefault(coming["instance"], {}).setdefault(node, []).append(coming["name"])
+    unknown = f", as far as is known without {', '.join(lost)}" if lost else ""
+    if not found:
+        raise Missing(f"instance {typed}", f"nothing has come of one that was called so either{unknown}")
+    if len(found) > 1:
+        raise BadInput(f"{typed}: could be any of {', '.join(sorted(found))}")
+    ((name, places),) = found.items()
+    with alone(name):
+        if name in here.master.instances():
+            raise Busy(name, "has come into being this moment", "the same command looks again")
+        for node, names in places.items():
+            here.call(node, "move-drop", datasets=names)
+            say(f"{name}: is no instance, what had come of it to {node} is gone{unknown}")
+
+
 def _has_left(facts: Mapping[str, Any], primary: str) -> bool:
     marks = [Leaving.parse(known["move"]) for known in facts["datasets"].values() if known is not None]
     return any(mark is not None and mark.to == primary and mark.phase in (FENCED, LEFT) for mark in marks)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.rig import Rig
 from zfsganeti import adopt_cli, adoption, arrival, datasets, departure, move
+from zfsganeti.answer import VERBS
 from zfsganeti.cli import parser
 from zfsganeti.datasets import KEPT, MOVE
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
@@ -442,6 +443,25 @@ def test_wherever_the_mover_dies_before_the_switch_abort_goes_back(tmp_path: Pat
 def test_nothing_of_a_gone_instance(rig: Rig) -> None:
     with pytest.raises(Missing, match="instance web9"):
         go(rig, name="web9")
+
+
+@KINDS
+def test_what_has_come_of_an_instance_that_is_gone_is_given_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    monkeypatch.setattr(rig.master, "is_master", lambda: True)
+    names = {"file": ["web1.example.com"], "ext": list(VOLUMES)}[kind]
+    monkeypatch.setitem(VERBS, "report", lambda here, _request: {"moving": arrival.report(here)})
+    rig.ganeti.add("web1.example.com", kind, "node1", DISKS[kind])
+    go(rig, name="web1.example.com", presync_only=True)
+    del rig.ganeti.data["web1.example.com"]
+    options = parser().parse_args(["move", "--abort", "web1"])
+    assert options.run(rig.master, options) == 0
+    assert rig.knots["node2"].datasets() == [".moving"]
+    assert sorted(rig.knots["node1"].datasets()) == names
+    assert "web1.example.com: is no instance, what had come of it to node2 is gone\n" in capsys.readouterr().out
+    with pytest.raises(Missing, match="^instance web1 does not exist: nothing has come of one that was called so either$"):
+        options.run(rig.master, options)
 
 
 # many
