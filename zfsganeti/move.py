@@ -139,6 +139,12 @@ class Move:
 
     # what there is to do
 
+    def anew(self) -> Move:
+        """Return this move of the instance as it is now, with the same result to fill; it was planned before others were moved."""
+        found = Move(self.here, self.name, self.target, self.options, self.say, self.meter)
+        self.result.source, found.result = found.source, self.result
+        return found
+
     def prepare(self) -> list[str]:
         """Return what will be done, in sentences; whatever forbids it is raised, and nothing is changed."""
         if self.source == self.target:
@@ -273,6 +279,8 @@ class Move:
         instance = self.here.master.instances().get(self.name)
         if instance is None or instance.primary != self.source:
             raise Missing(f"instance {self.name} on {self.source}", "it was changed meanwhile, look again")
+        if set(datasets_of(instance)) != set(self.names):
+            raise Busy(self.name, "has got other disks since", "the same command looks again")
         return instance.admin_state == "up"
 
     def _fence_and_send(self) -> dict[str, str]:

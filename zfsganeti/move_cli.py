@@ -192,7 +192,9 @@ def _side_by_side(moves: Sequence[tuple[Result, Move]], parallel: int) -> None:
             return
         try:
             with move.alone(one.name):
-                one.run()
+                now = one.anew()
+                now.prepare()
+                now.run()
         except ZfsGanetiError as error:
             _failed(result, error)
 

@@ -330,6 +330,20 @@ def test_a_start_in_the_middle_lifts_the_fence_and_what_it_writes_arrives(rig: R
     arrived(rig, "file")
 
 
+def test_other_disks_since_stop_it_before_the_shutdown(rig: Rig) -> None:
+    rig.ganeti.add("web1", "ext", "node1", VOLUMES)
+
+    def before(who: str, verb: str) -> None:
+        if (who, verb) == ("node1", "move-send"):
+            rig.ganeti.data["web1"]["disks"] = [*VOLUMES, "w.ext.disk2"]
+
+    rig.before = before
+    with pytest.raises(Busy, match="^web1: has got other disks since: the same command looks again$"):
+        go(rig)
+    assert rig.ganeti.typed == []
+    assert (rig.ganeti.data["web1"]["primary"], rig.ganeti.data["web1"]["up"]) == ("node1", True)
+
+
 def test_two_administrators(rig: Rig) -> None:
     rig.ganeti.add("web1", "file", "node1", FILES)
     with move.alone("web1"):
@@ -484,6 +498,25 @@ def test_a_node_is_emptied(rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert [row[:3] for row in table[1:]] == [["web1", "node2", "node3"], ["web2", "node2", "node3"], ["web3", "node2", "node3"]]
     assert [row[-1] for row in table[1:3]] == ["moved", "moved"]
     assert table[2][4] == "-"
+
+
+def test_what_has_changed_while_others_were_moved_is_seen(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.ganeti.add("web1", "ext", "node2", {"u.ext.disk0": b"zero"})
+    rig.ganeti.add("web2", "ext", "node2", {"v.ext.disk0": b"one"})
+    monkeypatch.setattr(rig.master, "is_master", lambda: True)
+
+    def before(who: str, verb: str) -> None:
+        if (who, verb) == ("ganeti", "shutdown") and len(rig.ganeti.data["web2"]["disks"]) == 1:
+            knot = rig.knots["node2"]
+            knot.volumes.create("w.ext.disk1", 1 << 20, {})
+            knot.volumes.set_instance("w.ext.disk1", "web2")
+            rig.ganeti.data["web2"]["disks"].append("w.ext.disk1")
+
+    rig.before = before
+    options = parser().parse_args(["move", "--from", "node2", "--parallel", "1", "--yes", "node3"])
+    assert options.run(rig.master, options) == 0
+    assert sorted(rig.knots["node3"].datasets()) == [".moving", "u.ext.disk0", "v.ext.disk0", "w.ext.disk1"]
+    assert rig.ganeti.data["web2"]["primary"] == "node3"
 
 
 def adopted(rig: Rig) -> None:
