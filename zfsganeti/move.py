@@ -121,6 +121,7 @@ class Move:
         self.embedded = True
         self.known: dict[str, str] = {}  # the GUIDs that the target has told
         self.ran = self.instance.admin_state == "up"
+        self.owed = False  # a mover before has stopped it, and it is to run again
 
     def _node(self, name: str) -> str:
         found = full_name(name, self.here.ssconf.nodes)
@@ -172,7 +173,8 @@ class Move:
     def _remember(self, marks: Sequence[Leaving | None]) -> None:
         """An instance that a mover before has stopped is to run again."""
         stopped = [mark for mark in marks if mark is not None and mark.phase != PRESYNC]
-        self.ran = self.ran or any(mark.ran for mark in stopped)
+        self.owed = not self.ran and any(mark.ran for mark in stopped)
+        self.ran = self.ran or self.owed
 
     def _prepare_rest(self) -> list[str]:
         """The primary is the target already: find who has sent it, and what is left to do."""
@@ -265,6 +267,10 @@ class Move:
                 began, stopped = time.monotonic(), True
                 self.say(f"{self.name}: shutting down on {self.source}")
                 _gnt("shutdown", self.name)
+            elif self.ran and not self.owed:
+                self.say(f"{self.name}: was stopped by somebody else since, and stays so")
+                self.ran = False
+                self._begin(STOPPING)  # whatever an earlier mark says
             guids = self._fence_and_send()
             self._to_target()
         except (ZfsGanetiError, KeyboardInterrupt) as error:

@@ -259,6 +259,31 @@ def test_sent_ahead_only(rig: Rig, kind: str) -> None:
     assert all("-i" in command for command in sent)
 
 
+@KINDS
+@pytest.mark.parametrize("dies", ["", "move-send", "modify", "move-land"])
+def test_what_the_administrator_stops_meanwhile_stays_stopped(rig: Rig, kind: str, dies: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    stopped: list[str] = []
+
+    def before(who: str, verb: str) -> None:
+        if not stopped and (who, verb) == ("node1", "move-send"):
+            rig.ganeti.gnt("gnt-instance", "shutdown", "web1")
+            stopped.append(verb)
+        elif stopped and verb == dies:
+            raise Died
+
+    rig.before = before
+    if dies:
+        with pytest.raises(Died):
+            go(rig)
+        rig.before = lambda _who, _verb: None
+    said: list[str] = []
+    go(rig, said=said)
+    arrived(rig, kind, up=False)
+    assert "startup web1" not in rig.ganeti.typed
+    assert dies or "web1: was stopped by somebody else since, and stays so" in said
+
+
 def test_no_start(rig: Rig) -> None:
     rig.ganeti.add("web1", "file", "node1", FILES)
     go(rig, start=False)
