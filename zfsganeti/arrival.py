@@ -7,8 +7,10 @@ land, after asking the source.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from zfsganeti.datasets import CLUSTER, IMAGES, INSTANCE, MARKS, MOVE, MOVING, VOLUME, locked
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from zfsganeti.streams import Snap, Streams
 
+DEPTH = 4  # of a snapshot below a root, at most: ROOT/.images/.partial/NAME@SNAPSHOT
 CARRIED = ("opened", "size")  # of our own marks, besides whose it is: what a disk says of itself
 
 
@@ -101,7 +104,15 @@ class Arriving(Place):
         ready = request.get("ready")
         if isinstance(ready, dict):
             self.make_ready(str(ready.get("guid")), _checked(ready.get("values")), snaps)
+        else:
+            self._renew()
         return {"newest": come.guid}
+
+    def _renew(self) -> None:
+        """What has come says that somebody is at work on its move, if it has said so long ago."""
+        found, now = self.coming(), int(time.time())
+        if found is not None and found[1].until < now + LEASE_SECONDS // 2:
+            self.zfs.set(self.partial, {MOVE: replace(found[1], until=now + LEASE_SECONDS).pack()})
 
     def forget(self) -> None:
         self.coming()
@@ -341,16 +352,18 @@ def report(here: Here) -> list[dict[str, Any]]:
 
 
 def release_expired(here: Here, now: float) -> None:
-    """Holds of moves that nobody has gone on with are gone, here and below `.moving`."""
+    """Holds of moves that nobody has gone on with are gone, wherever below our roots what they hold is now."""
     for place in here.places():
-        roots = [dataset.name for dataset in place.zfs.datasets(place.root.name, depth=1, marks=MARKS) if MOVE in dataset.marks]
-        try:
-            roots += [dataset.name for dataset in place.zfs.datasets(f"{place.root.name}/{MOVING}", depth=1)[1:]]
-        except Missing:
-            pass
-        for name in roots:
-            for short, tags in place.streams.holds(name).items():
-                for tag in tags:
-                    until = expiry(tag)
-                    if until is not None and until < now:
-                        place.streams.release(f"{name}@{short}", tag)
+        counted = place.zfs.snapshot_facts(place.root.name, ("userrefs",), depth=DEPTH)
+        held = {name.partition("@")[0] for name, facts in counted.items() if facts["userrefs"] not in ("0", "-")}
+        for name in sorted(held):
+            with contextlib.suppress(Missing):  # gone since
+                _release_expired(place.streams, name, now)
+
+
+def _release_expired(streams: Streams, dataset: str, now: float) -> None:
+    for short, tags in streams.holds(dataset).items():
+        for tag in tags:
+            until = expiry(tag)
+            if until is not None and until < now:
+                streams.release(f"{dataset}@{short}", tag)

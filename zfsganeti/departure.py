@@ -6,10 +6,12 @@ instance here lifts the fence, as long as this node is its primary, so that the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from zfsganeti.arrival import names_of, release, texts_of
@@ -28,6 +30,7 @@ from zfsganeti.route import (
     SETTINGS,
     STOPPING,
     Leaving,
+    expiry,
     is_pass,
     next_pass,
     next_step,
@@ -271,6 +274,8 @@ def send(here: Here, request: dict[str, Any], tell: Tell) -> Any:
     with locked(f".move.{instance}", seconds=WAIT_SECONDS, what=f"move of {instance}"):
         if request.get("last") is True:
             fence(here, request)
+        else:
+            _renew(here, names)
         datasets = {name: get(here.place_of(name), name) for name in names}
         short = _snapshot(here, datasets)
         jobs = {name: _shipment(here, peer, name, dataset, short, request) for name, dataset in datasets.items()}
@@ -284,8 +289,20 @@ def send(here: Here, request: dict[str, Any], tell: Tell) -> Any:
         written = 0
         for name, job in jobs.items() if request.get("last") is not True else ():
             _forget_passes(here.place_of(name), job.dataset, short)
+            _renew(here, [name])
             written += here.place_of(name).streams.written_since(job.dataset, short)
     return {"guids": guids, "moved": sum(job.moved for job in jobs.values()), "seconds": seconds, "written": written}
+
+
+def _renew(here: Here, names: Sequence[str]) -> None:
+    """The datasets say that somebody is at work on their move, for as long as a lease lasts from now on."""
+    for name in names:
+        with locked(name):
+            place = here.place_of(name)
+            dataset = get(place, name)
+            leaving = mark_of(dataset)
+            if leaving is not None:
+                place.zfs.set(dataset.name, {MOVE: replace(leaving, until=int(time.time()) + LEASE_SECONDS).pack()})
 
 
 def _snapshot(here: Here, datasets: Mapping[str, Dataset]) -> str:
@@ -337,11 +354,11 @@ def _ship(jobs: Mapping[str, Shipment], tell: Tell) -> dict[str, str]:
 def _forget_passes(place: Here, dataset: str, kept: str) -> None:
     """Of the passes of a move only the last one is left, which is held."""
     snaps = place.streams.snapshots(dataset)
-    tags = [tag for tag in place.streams.holds(dataset).get(kept, []) if tag.startswith("zfsganeti-")]
-    if not tags:
-        tags = [tag_until(time.time())]
-        place.streams.hold(f"{dataset}@{kept}", tags[0])
-    release(place.streams, dataset, keep=(kept, tags[-1]))
+    tag = max(place.streams.holds(dataset).get(kept, []), key=lambda tag: expiry(tag) or 0, default="")
+    if (expiry(tag) or 0) < time.time() + LEASE_SECONDS / 2:  # it took long to send
+        tag = tag_until(time.time())
+        place.streams.hold(f"{dataset}@{kept}", tag)
+    release(place.streams, dataset, keep=(kept, tag))
     place.zfs.destroy_snapshots([f"{dataset}@{snap.name}" for snap in snaps if is_pass(place.zfs.ours, snap.name) and snap.name != kept])
 
 
@@ -440,18 +457,28 @@ def _values(place: Here, dataset: str) -> dict[str, str]:
 
 
 def abort(here: Here, request: dict[str, Any]) -> Any:
-    """The datasets are as if no move had been begun; return whether their instance ran when it was stopped for it."""
-    ran = False
-    for name in names_of(request):
-        with locked(name):
-            place = here.place_of(name)
-            dataset = get(place, name)
-            leaving = mark_of(dataset)
-            if leaving is None:
-                continue
-            ran = ran or (leaving.ran and leaving.phase != PRESYNC)
-            lift(here, name)
-            _forget(place, dataset.name)
+    """The datasets are as if no move had been begun; return whether their instance ran when it was stopped for it.
+
+    Busy while they are being sent; one that has asked to wait does so for the end of what a mover that was killed has left.
+    """
+    names, ran = names_of(request), False
+    seconds = min(WAIT_SECONDS, here.config.peer_seconds / 2) if request.get("wait") is True else 0
+    with contextlib.ExitStack() as stack:
+        for instance in sorted({get(here.place_of(name), name).marks.get(INSTANCE, name) for name in names}):
+            try:
+                stack.enter_context(locked(f".move.{instance}", seconds=seconds))
+            except Unavailable:
+                raise Busy(instance, "is being sent to another node", "the same command when that has ended") from None
+        for name in names:
+            with locked(name):
+                place = here.place_of(name)
+                dataset = get(place, name)
+                leaving = mark_of(dataset)
+                if leaving is None:
+                    continue
+                ran = ran or (leaving.ran and leaving.phase != PRESYNC)
+                lift(here, name)
+                _forget(place, dataset.name)
     return ran
 
 

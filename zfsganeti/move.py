@@ -413,7 +413,7 @@ def abort(here: Here, name: str, say: Say) -> None:
             raise Refused(instance.name, f"is on {source} already", way_out)
     if isinstance(found.get(source), ZfsGanetiError):
         raise found[source]
-    ran = here.call(source, "move-abort", datasets=names)
+    ran = here.call(source, "move-abort", datasets=names, wait=True)
     if ran and instance.admin_state != "up":
         _gnt("startup", instance.name)
         say(f"{instance.name}: runs on {source} again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -637,6 +638,54 @@ def test_a_volume_that_is_fenced_is_not_attached(rig: Rig) -> None:
         here.volumes.attach("u.ext.disk0")
     rig.ganeti.gnt("gnt-instance", "startup", "web1")
     assert rig.content("web1") == VOLUMES
+
+
+def until(rig: Rig, node: str, name: str) -> int:
+    return int(json.loads(rig.knots[node].marks(name)[MOVE])["until"])
+
+
+def test_a_lease_is_renewed_by_every_pass(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    go(rig, presync_only=True)
+    here, begin = rig.knots["node1"], time.time()
+    later = [begin + LEASE_SECONDS]  # a day of the fourth pass, as it were
+    monkeypatch.setattr(time, "time", lambda: later[0])
+    pump = here.net.pump
+
+    def slowly(*words: object, **options: object) -> object:
+        assert until(rig, "node1", "web1") >= int(later[0]) + LEASE_SECONDS
+        with pytest.raises(Busy, match="^web1: is being sent to another node: the same command when that has ended$"):
+            departure.abort(here, {"datasets": ["web1"]})
+        later[0] += LEASE_SECONDS
+        arrival.release_expired(here, later[0] + 1)  # as the watcher does
+        return pump(*words, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(here.net, "pump", slowly)
+    request = {"instance": "web1", "datasets": ["web1"], "target": "node2", "embedded": True}
+    departure.send(here, request, lambda _told: None)
+    assert until(rig, "node1", "web1") == until(rig, "node2", ".moving/web1") == int(later[0]) + LEASE_SECONDS
+    for knot in (here, rig.knots["node2"]):
+        arrival.release_expired(knot, later[0] + LEASE_SECONDS - 10)
+        assert len(knot.holds()) == 1
+    departure.abort(here, {"datasets": ["web1"]})
+    assert here.holds() == []
+
+
+@KINDS
+def test_leases_that_have_ended_keep_nothing_in_the_trash(rig: Rig, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind], up=False)
+    go(rig, presync_only=True)
+    here = rig.knots["node1"]
+    for name in ["web1"] if kind == "file" else list(VOLUMES):
+        if kind == "file":
+            here.trash.put(name)
+        else:
+            here.trash.put_volume(departure.get(here, name), 1)
+    assert len(here.holds()) == (1 if kind == "file" else 2)
+    arrival.release_expired(here, time.time())
+    assert len(here.holds()) == (1 if kind == "file" else 2)
+    arrival.release_expired(here, time.time() + LEASE_SECONDS + 1)
+    assert here.holds() == []
 
 
 def test_leases_that_have_ended_hold_nothing(rig: Rig) -> None:
