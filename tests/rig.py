@@ -19,7 +19,7 @@ from zfsganeti.answer import VERBS, answer
 from zfsganeti.config import Config
 from zfsganeti.datasets import CLUSTER, Store
 from zfsganeti.errors import CommandFailed, Unavailable, ZfsGanetiError, one_line
-from zfsganeti.ganeti import Event, Instance
+from zfsganeti.ganeti import Disk, Event, Instance
 from zfsganeti.here import Here
 from zfsganeti.node import PeerFailed
 from zfsganeti.roots import Root
@@ -120,6 +120,9 @@ class FakeGaneti:
     def instances(self) -> dict[str, Instance]:
         return {name: self._instance(name) for name in self.data}
 
+    def disks(self) -> dict[str, Disk]:
+        return {disk.uuid: disk for instance in self.instances().values() for disk in instance.disks}
+
     def detached_volumes(self) -> set[str]:
         return set()
 
@@ -143,6 +146,7 @@ class FakeGaneti:
             "admin_state": "up" if known["up"] else "down",
             "disks": list(disks),
             "hypervisor": "fake",
+            "tags": known.get("tags", []),
         }
         return Instance(data, {node: node for node in NODES}, disks, {})
 

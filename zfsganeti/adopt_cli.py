@@ -102,6 +102,8 @@ def _list(here: Here, options: argparse.Namespace) -> int:
     rows = [
         {"instance": one.name, "node": one.node, "template": one.template, "state": one.state, "shadow": one.shadow_name} for one in found
     ]
+    for problem in [one.problem for one in found if one.problem is not None]:
+        complain(one_line(problem))
     if options.json:
         print_json(rows)
     elif rows:
@@ -119,12 +121,16 @@ def leftovers(here: Here) -> list[Finding]:
     from zfsganeti.check import Finding
 
     adoptions = adoption.all_of(here)
-    found = [
-        Finding(one.node, one.name, f"its adoption is not finished: gnt-zfs adopt {one.name} goes on, --abort or --rollback takes it back")
-        for one in adoptions
-        if one.state != "kept"
-    ]
-    kept = {(one.node, *one.disks[uuid].lvm) for one in adoptions if one.state != "kept" for uuid in one.old if uuid in one.disks}
+    found, kept = [], set()
+    for one in adoptions:
+        if one.problem is not None:
+            found.append(Finding(one.node, one.name, f"its adoption cannot end: {one_line(one.problem)}"))
+        elif one.state != "kept":
+            way_out = f"gnt-zfs adopt {one.name} goes on, --abort or --rollback takes it back"
+            found.append(Finding(one.node, one.name, f"its adoption is not finished: {way_out}"))
+        if one.state != "kept":
+            nodes = {one.node, one.shadow.primary if one.shadow is not None else one.node}
+            kept |= {(node, *one.disks[uuid].lvm) for uuid in one.old if uuid in one.disks for node in nodes}
     for node, told in here.call_all("adopt-leftovers").items():
         if isinstance(told, ZfsGanetiError):
             complain(one_line(told))

@@ -8,6 +8,7 @@ exchange stands is read from Ganeti's configuration alone; tags of the second in
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -222,16 +223,38 @@ def shadow_record(instance: Instance, template: str, sizes: Sequence[int]) -> di
 class Adoption:
     """One instance and its shadow, as the configuration has them at the moment that they are looked at."""
 
-    def __init__(self, here: Here, name: str) -> None:
+    def __init__(self, here: Here, name: str, *, listed: bool = False) -> None:
+        """A `listed` one has a shadow, whatever is wrong with it is its `problem` and not raised."""
         self.here = here
         instances = here.master.instances()
-        if name.startswith(SHADOW) and name.removeprefix(SHADOW) in instances:
+        if name.startswith(SHADOW) and name.removeprefix(SHADOW) in instances and not listed:
             raise BadInput(f"{name}: name the instance itself, {name.removeprefix(SHADOW)}")
         self.name = find_instance(instances, name).name
         self.shadow_name = SHADOW + self.name
-        self.look()
+        self._read()
+        if not listed:
+            self._refuse()
 
     def look(self) -> None:
+        self._read()
+        self._refuse()
+
+    def _refuse(self) -> None:
+        if self.problem is not None:
+            raise self.problem
+
+    @property
+    def problem(self) -> Refused | None:
+        """Return why nothing can be done with it."""
+        if self.shadow is None:
+            return None
+        if not self.tags.ours:
+            return Refused(self.shadow_name, "exists and was not made by gnt-zfs adopt", "rename it")
+        if self.shadow.primary != self.node:
+            return Refused(self.shadow_name, f"is on {self.shadow.primary}, {self.name} on {self.node}", f"bring {self.name} back there")
+        return None
+
+    def _read(self) -> None:
         instances = self.here.master.instances()
         if self.name not in instances:
             raise Missing(f"instance {self.name}")
@@ -239,10 +262,6 @@ class Adoption:
         self.tags = parse_tags(self.shadow.record()["tags"]) if self.shadow else Tags()
         self.disks = self.here.master.disks()
         self.node = self.instance.primary
-        if self.shadow is not None and not self.tags.ours:
-            raise Refused(self.shadow_name, "exists and was not made by gnt-zfs adopt", "rename it")
-        if self.shadow is not None and self.shadow.primary != self.node:
-            raise Refused(self.shadow_name, f"is on {self.shadow.primary}, {self.name} on {self.node}", f"bring {self.name} back there")
 
     @property
     def old(self) -> tuple[str, ...]:
@@ -279,11 +298,30 @@ class Adoption:
 
 
 def all_of(here: Here) -> list[Adoption]:
-    """Return every adoption that was begun and neither committed nor taken back."""
+    """Return every adoption that was begun and neither committed nor taken back; what is wrong with one is its `problem`."""
     instances = here.master.instances()
-    shadows = [name for name, instance in instances.items() if name.startswith(SHADOW) and TAG in instance.record()["tags"]]
-    names = sorted(name.removeprefix(SHADOW) for name in shadows)
-    return [Adoption(here, name) for name in names if name in instances]
+    names = sorted(name.removeprefix(SHADOW) for name, instance in instances.items() if is_shadow(instance))
+    found = []
+    for name in names:
+        with contextlib.suppress(Missing):  # gone since
+            found += [Adoption(here, name, listed=True)] if name in instances else []
+    return found
+
+
+def is_shadow(instance: Instance) -> bool:
+    return instance.name.startswith(SHADOW) and TAG in instance.record()["tags"]
+
+
+def refuse_move(instances: Mapping[str, Instance], instance: Instance, target: str) -> None:
+    """An instance and its shadow stay on one node until the adoption has ended; one that was parted from it may go back there."""
+    outer = instances.get(instance.name.removeprefix(SHADOW)) if is_shadow(instance) else instance
+    shadow = instances.get(SHADOW + outer.name) if outer is not None else None
+    if outer is None or shadow is None or not is_shadow(shadow) or target in (instance.primary, shadow.primary):
+        return
+    way_out = f"gnt-zfs adopt --commit {outer.name} first, or --rollback"
+    if instance is not outer:
+        raise Refused(instance.name, f"has the other disks of {outer.name}, whose adoption has not ended", way_out)
+    raise Refused(instance.name, f"was adopted and {shadow.name} has its old disks yet", way_out)
 
 
 def prepare(here: Here, name: str, template: str, *, offline: bool) -> Plan | None:

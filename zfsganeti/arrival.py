@@ -7,8 +7,10 @@ land, after asking the source.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from zfsganeti.datasets import CLUSTER, IMAGES, INSTANCE, MARKS, MOVE, MOVING, VOLUME, locked
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from zfsganeti.streams import Snap, Streams
 
+DEPTH = 4  # of a snapshot below a root, at most: ROOT/.images/.partial/NAME@SNAPSHOT
 CARRIED = ("opened", "size")  # of our own marks, besides whose it is: what a disk says of itself
 
 
@@ -75,8 +78,8 @@ class Arriving(Place):
     def command(self, request: Mapping[str, Any]) -> list[str]:
         """Return the command that receives the stream; what begins anew gets its marks with its first byte."""
         source, instance, guid = request.get("source"), request.get("instance"), request.get("origin", "")
-        if source not in self.here.ssconf.nodes or not isinstance(guid, str):
-            raise BadInput("request: source must be a node and origin a GUID")
+        if source not in self.here.ssconf.nodes or not isinstance(guid, str) or not isinstance(request.get("wanted"), str):
+            raise BadInput("request: source must be a node, origin and wanted GUIDs")
         if self.snapshots(self.partial):
             return receive_command(self.partial, {})
         mark = Coming(str(source), check_name(str(instance)), int(time.time()) + LEASE_SECONDS)
@@ -84,20 +87,32 @@ class Arriving(Place):
         return receive_command(self.partial, {**PROPERTIES, **self.mark(), MOVE: mark.pack()}, origin=origin)
 
     def received(self, request: Mapping[str, Any]) -> Any:
-        """What came last is held for as long as a lease lasts, what it replaces is not, and passes before the last one are gone.
+        """What has come is held for as long as a lease lasts, what it replaces is not, and passes before it are gone.
 
-        If that is all, what has come says that it is ready. The sender is told the GUID that is there now.
+        It is known by its GUID: somebody else may have taken a later snapshot in the meantime. If that is all, what has come says
+        that it is ready. The sender is told the GUID that is there now.
         """
-        snaps = self.streams.snapshots(self.partial)
+        snaps, guid = self.streams.snapshots(self.partial), request["wanted"]
+        come = next((snap for snap in snaps if snap.guid == guid), None)
+        if come is None:
+            raise Conflict(self.what, "does not have what was sent", [snap.name for snap in snaps[-1:]], "gnt-zfs move goes on")
         tag = tag_until(time.time())
-        self.streams.hold(f"{self.partial}@{snaps[-1].name}", tag)
-        release(self.streams, self.partial, keep=(snaps[-1].name, tag))
-        old = [f"{self.partial}@{snap.name}" for snap in snaps[:-1] if is_pass(self.zfs.ours, snap.name)]
+        self.streams.hold(f"{self.partial}@{come.name}", tag)
+        release(self.streams, self.partial, keep=(come.name, tag))
+        old = [f"{self.partial}@{snap.name}" for snap in snaps if snap is not come and is_pass(self.zfs.ours, snap.name)]
         self.zfs.destroy_snapshots(old)
         ready = request.get("ready")
         if isinstance(ready, dict):
             self.make_ready(str(ready.get("guid")), _checked(ready.get("values")), snaps)
-        return {"newest": snaps[-1].guid}
+        else:
+            self._renew()
+        return {"newest": come.guid}
+
+    def _renew(self) -> None:
+        """What has come says that somebody is at work on its move, if it has said so long ago."""
+        found, now = self.coming(), int(time.time())
+        if found is not None and found[1].until < now + LEASE_SECONDS // 2:
+            self.zfs.set(self.partial, {MOVE: replace(found[1], until=now + LEASE_SECONDS).pack()})
 
     def forget(self) -> None:
         self.coming()
@@ -337,16 +352,18 @@ def report(here: Here) -> list[dict[str, Any]]:
 
 
 def release_expired(here: Here, now: float) -> None:
-    """Holds of moves that nobody has gone on with are gone, here and below `.moving`."""
+    """Holds of moves that nobody has gone on with are gone, wherever below our roots what they hold is now."""
     for place in here.places():
-        roots = [dataset.name for dataset in place.zfs.datasets(place.root.name, depth=1, marks=MARKS) if MOVE in dataset.marks]
-        try:
-            roots += [dataset.name for dataset in place.zfs.datasets(f"{place.root.name}/{MOVING}", depth=1)[1:]]
-        except Missing:
-            pass
-        for name in roots:
-            for short, tags in place.streams.holds(name).items():
-                for tag in tags:
-                    until = expiry(tag)
-                    if until is not None and until < now:
-                        place.streams.release(f"{name}@{short}", tag)
+        counted = place.zfs.snapshot_facts(place.root.name, ("userrefs",), depth=DEPTH)
+        held = {name.partition("@")[0] for name, facts in counted.items() if facts["userrefs"] not in ("0", "-")}
+        for name in sorted(held):
+            with contextlib.suppress(Missing):  # gone since
+                _release_expired(place.streams, name, now)
+
+
+def _release_expired(streams: Streams, dataset: str, now: float) -> None:
+    for short, tags in streams.holds(dataset).items():
+        for tag in tags:
+            until = expiry(tag)
+            if until is not None and until < now:
+                streams.release(f"{dataset}@{short}", tag)

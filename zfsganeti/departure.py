@@ -6,15 +6,17 @@ instance here lifts the fence, as long as this node is its primary, so that the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from zfsganeti.arrival import names_of, release, texts_of
-from zfsganeti.datasets import DETACH, DISK, IMAGE, IMAGES, INSTANCE, INTENT, KEPT, MARKS, MOVE, OPENED, VOLUME, locked
-from zfsganeti.errors import BadInput, Busy, Missing, Refused, Unavailable, ZfsGanetiError, one_line
+from zfsganeti.datasets import DETACH, DISK, IMAGE, IMAGES, INSTANCE, INTENT, KEPT, MARKS, MOVE, OPENED, SAVED, VOLUME, locked
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 from zfsganeti.names import PREFIX
@@ -28,6 +30,7 @@ from zfsganeti.route import (
     SETTINGS,
     STOPPING,
     Leaving,
+    expiry,
     is_pass,
     next_pass,
     next_step,
@@ -142,7 +145,7 @@ class Shipment(Push):
     def __init__(self, here: Here, peer: str, dataset: str, short: str, name: str, request: Mapping[str, Any]) -> None:
         super().__init__(here, peer, dataset, short, "moving", name)
         self.what = f"{name} on {peer}"
-        self.last = self.wanted
+        self._look(short)
         self.instance = str(request["instance"])
         self.origin, self.origin_guid = "", ""
         self.embedded = request.get("embedded") is not False
@@ -171,12 +174,33 @@ class Shipment(Push):
                 self._patiently("receive-abort")
             else:
                 self.wanted, self.answer = find(self.source, short), None
-                self._hold(short)
-                if not self._sent(step, state["available"], asked):
+                try:
+                    self._hold(short)
+                    useful = self._sent(step, state["available"], asked)
+                except (Missing, CommandFailed):
+                    if not self._was_pruned():
+                        raise
+                    useful = True
+                if not useful:
                     failures += 1
                     self._patiently("receive-abort")
             state = self._assumed(self.answer["newest"] if self.answer else "")
         raise Unavailable(self.what, f"is not there after {ATTEMPTS} attempts", GO_ON)
+
+    def _look(self, short: str) -> None:
+        """The source's snapshots are known up to one of them, but for those that somebody is at work with and then destroys."""
+        from zfsganeti.independent import ROUND
+
+        passing = tuple(f"{self.here.zfs.ours}{purpose}" for purpose in (SAVED, ROUND))
+        found = self.here.streams.snapshots(self.dataset)
+        self.last = self.wanted = find(found, short)
+        self.source = [snap for snap in found if snap.createtxg <= self.last.createtxg and not snap.name.startswith(passing)]
+
+    def _was_pruned(self) -> bool:
+        """Tell whether others have destroyed snapshots since they were looked at, the last one excepted; what is left is known then."""
+        before = {snap.guid for snap in self.source}
+        self._look(self.last.name)
+        return {snap.guid for snap in self.source} < before
 
     def _assumed(self, newest: str) -> dict[str, Any] | None:
         """Return what the peer would say of itself if asked, from what it has said last; None when it must be asked."""
@@ -204,6 +228,7 @@ class Shipment(Push):
             **super()._header(step),
             "source": self.here.node,
             "instance": self.instance,
+            "wanted": self.wanted.guid,
             "origin": self.origin_guid if isinstance(step, Full) else "",
             "ready": {"guid": self.last.guid, "values": self.values} if self.values is not None and self.wanted is self.last else None,
         }
@@ -249,6 +274,8 @@ def send(here: Here, request: dict[str, Any], tell: Tell) -> Any:
     with locked(f".move.{instance}", seconds=WAIT_SECONDS, what=f"move of {instance}"):
         if request.get("last") is True:
             fence(here, request)
+        else:
+            _renew(here, names)
         datasets = {name: get(here.place_of(name), name) for name in names}
         short = _snapshot(here, datasets)
         jobs = {name: _shipment(here, peer, name, dataset, short, request) for name, dataset in datasets.items()}
@@ -262,8 +289,20 @@ def send(here: Here, request: dict[str, Any], tell: Tell) -> Any:
         written = 0
         for name, job in jobs.items() if request.get("last") is not True else ():
             _forget_passes(here.place_of(name), job.dataset, short)
+            _renew(here, [name])
             written += here.place_of(name).streams.written_since(job.dataset, short)
     return {"guids": guids, "moved": sum(job.moved for job in jobs.values()), "seconds": seconds, "written": written}
+
+
+def _renew(here: Here, names: Sequence[str]) -> None:
+    """The datasets say that somebody is at work on their move, for as long as a lease lasts from now on."""
+    for name in names:
+        with locked(name):
+            place = here.place_of(name)
+            dataset = get(place, name)
+            leaving = mark_of(dataset)
+            if leaving is not None:
+                place.zfs.set(dataset.name, {MOVE: replace(leaving, until=int(time.time()) + LEASE_SECONDS).pack()})
 
 
 def _snapshot(here: Here, datasets: Mapping[str, Dataset]) -> str:
@@ -315,11 +354,11 @@ def _ship(jobs: Mapping[str, Shipment], tell: Tell) -> dict[str, str]:
 def _forget_passes(place: Here, dataset: str, kept: str) -> None:
     """Of the passes of a move only the last one is left, which is held."""
     snaps = place.streams.snapshots(dataset)
-    tags = [tag for tag in place.streams.holds(dataset).get(kept, []) if tag.startswith("zfsganeti-")]
-    if not tags:
-        tags = [tag_until(time.time())]
-        place.streams.hold(f"{dataset}@{kept}", tags[0])
-    release(place.streams, dataset, keep=(kept, tags[-1]))
+    tag = max(place.streams.holds(dataset).get(kept, []), key=lambda tag: expiry(tag) or 0, default="")
+    if (expiry(tag) or 0) < time.time() + LEASE_SECONDS / 2:  # it took long to send
+        tag = tag_until(time.time())
+        place.streams.hold(f"{dataset}@{kept}", tag)
+    release(place.streams, dataset, keep=(kept, tag))
     place.zfs.destroy_snapshots([f"{dataset}@{snap.name}" for snap in snaps if is_pass(place.zfs.ours, snap.name) and snap.name != kept])
 
 
@@ -418,18 +457,28 @@ def _values(place: Here, dataset: str) -> dict[str, str]:
 
 
 def abort(here: Here, request: dict[str, Any]) -> Any:
-    """The datasets are as if no move had been begun; return whether their instance ran when it was stopped for it."""
-    ran = False
-    for name in names_of(request):
-        with locked(name):
-            place = here.place_of(name)
-            dataset = get(place, name)
-            leaving = mark_of(dataset)
-            if leaving is None:
-                continue
-            ran = ran or (leaving.ran and leaving.phase != PRESYNC)
-            lift(here, name)
-            _forget(place, dataset.name)
+    """The datasets are as if no move had been begun; return whether their instance ran when it was stopped for it.
+
+    Busy while they are being sent; one that has asked to wait does so for the end of what a mover that was killed has left.
+    """
+    names, ran = names_of(request), False
+    seconds = min(WAIT_SECONDS, here.config.peer_seconds / 2) if request.get("wait") is True else 0
+    with contextlib.ExitStack() as stack:
+        for instance in sorted({get(here.place_of(name), name).marks.get(INSTANCE, name) for name in names}):
+            try:
+                stack.enter_context(locked(f".move.{instance}", seconds=seconds))
+            except Unavailable:
+                raise Busy(instance, "is being sent to another node", "the same command when that has ended") from None
+        for name in names:
+            with locked(name):
+                place = here.place_of(name)
+                dataset = get(place, name)
+                leaving = mark_of(dataset)
+                if leaving is None:
+                    continue
+                ran = ran or (leaving.ran and leaving.phase != PRESYNC)
+                lift(here, name)
+                _forget(place, dataset.name)
     return ran
 
 

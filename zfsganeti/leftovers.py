@@ -71,6 +71,9 @@ def _judge_coming(facts: Mapping[str, Any], coming: Mapping[str, Any], primaries
     said = f"{coming['dataset']} holds {human(coming['used'])} of a move of {instance} from {coming['source']}"
     if coming["until"] < now and primary == coming["source"]:
         return [Finding(node, name, f"{said} that was given up", "move-drop", {"datasets": [name]})]
-    if coming["until"] < now or (primaries is not None and not primary):
+    gone = primaries is not None and instance not in primaries
+    if gone and not coming["ready"]:
+        return [Finding(node, name, f"{said}, which is no instance any more", "move-drop", {"datasets": [name]})]
+    if coming["until"] < now or gone:
         return [Finding(node, name, f"{said}: gnt-zfs move --abort {instance} gives it up")]
     return []

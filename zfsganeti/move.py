@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zfsganeti import datasets, ganeti
+from zfsganeti.adoption import refuse_move
 from zfsganeti.disks import datasets_of, find_instance
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
@@ -107,10 +108,12 @@ class Move:
 
     def __init__(self, here: Here, instance: str, target: str, options: Options, say: Say, meter: Meter) -> None:
         self.here, self.options, self.say, self.meter = here, options, say, meter
-        self.instance = find_instance(here.master.instances(), instance)
+        instances = here.master.instances()
+        self.instance = find_instance(instances, instance)
         self.name, self.names = self.instance.name, datasets_of(self.instance)
-        self._check_disks()
         self.target = self._node(target)
+        refuse_move(instances, self.instance, self.target)
+        self._check_disks()
         self.source = self.instance.primary
         self.result = Result(self.name, self.source, self.target)
         self.plan: Plan | None = None
@@ -118,6 +121,7 @@ class Move:
         self.embedded = True
         self.known: dict[str, str] = {}  # the GUIDs that the target has told
         self.ran = self.instance.admin_state == "up"
+        self.owed = False  # a mover before has stopped it, and it is to run again
 
     def _node(self, name: str) -> str:
         found = full_name(name, self.here.ssconf.nodes)
@@ -135,6 +139,12 @@ class Move:
             raise Refused(self.name, "has no disk", f"gnt-instance modify --new-primary=NODE {self.name} is enough")
 
     # what there is to do
+
+    def anew(self) -> Move:
+        """Return this move of the instance as it is now, with the same result to fill; it was planned before others were moved."""
+        found = Move(self.here, self.name, self.target, self.options, self.say, self.meter)
+        self.result.source, found.result = found.source, self.result
+        return found
 
     def prepare(self) -> list[str]:
         """Return what will be done, in sentences; whatever forbids it is raised, and nothing is changed."""
@@ -163,7 +173,8 @@ class Move:
     def _remember(self, marks: Sequence[Leaving | None]) -> None:
         """An instance that a mover before has stopped is to run again."""
         stopped = [mark for mark in marks if mark is not None and mark.phase != PRESYNC]
-        self.ran = self.ran or any(mark.ran for mark in stopped)
+        self.owed = not self.ran and any(mark.ran for mark in stopped)
+        self.ran = self.ran or self.owed
 
     def _prepare_rest(self) -> list[str]:
         """The primary is the target already: find who has sent it, and what is left to do."""
@@ -256,6 +267,10 @@ class Move:
                 began, stopped = time.monotonic(), True
                 self.say(f"{self.name}: shutting down on {self.source}")
                 _gnt("shutdown", self.name)
+            elif self.ran and not self.owed:
+                self.say(f"{self.name}: was stopped by somebody else since, and stays so")
+                self.ran = False
+                self._begin(STOPPING)  # whatever an earlier mark says
             guids = self._fence_and_send()
             self._to_target()
         except (ZfsGanetiError, OSError, KeyboardInterrupt) as error:
@@ -270,6 +285,8 @@ class Move:
         instance = self.here.master.instances().get(self.name)
         if instance is None or instance.primary != self.source:
             raise Missing(f"instance {self.name} on {self.source}", "it was changed meanwhile, look again")
+        if set(datasets_of(instance)) != set(self.names):
+            raise Busy(self.name, "has got other disks since", "the same command looks again")
         return instance.admin_state == "up"
 
     def _fence_and_send(self) -> dict[str, str]:
@@ -396,7 +413,7 @@ def abort(here: Here, name: str, say: Say) -> None:
             raise Refused(instance.name, f"is on {source} already", way_out)
     if isinstance(found.get(source), ZfsGanetiError):
         raise found[source]
-    ran = here.call(source, "move-abort", datasets=names)
+    ran = here.call(source, "move-abort", datasets=names, wait=True)
     if ran and instance.admin_state != "up":
         _gnt("startup", instance.name)
         say(f"{instance.name}: runs on {source} again")
@@ -407,6 +424,31 @@ def abort(here: Here, name: str, say: Say) -> None:
             except ZfsGanetiError as error:
                 say(f"{instance.name}: what came to {node} could not be given up: {one_line(error)}")
     say(f"{instance.name}: is on {source}, nothing is left of the move")
+
+
+def forget(here: Here, typed: str, say: Say) -> None:
+    """Nothing is left of what has come of an instance that is gone or has another name now; Missing when there is nothing."""
+    found: dict[str, dict[str, list[str]]] = {}
+    lost = []
+    for node, facts in here.call_all("report").items():
+        if isinstance(facts, ZfsGanetiError):
+            lost.append(node)
+            continue
+        for coming in facts["moving"]:
+            if coming["ours"] and typed in (coming["instance"], coming["instance"].split(".")[0]):
+                found.setdefault(coming["instance"], {}).setdefault(node, []).append(coming["name"])
+    unknown = f", as far as is known without {', '.join(lost)}" if lost else ""
+    if not found:
+        raise Missing(f"instance {typed}", f"nothing has come of one that was called so either{unknown}")
+    if len(found) > 1:
+        raise BadInput(f"{typed}: could be any of {', '.join(sorted(found))}")
+    ((name, places),) = found.items()
+    with alone(name):
+        if name in here.master.instances():
+            raise Busy(name, "has come into being this moment", "the same command looks again")
+        for node, names in places.items():
+            here.call(node, "move-drop", datasets=names)
+            say(f"{name}: is no instance, what had come of it to {node} is gone{unknown}")
 
 
 def _has_left(facts: Mapping[str, Any], primary: str) -> bool:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 
-from zfsganeti.errors import BadInput, ZfsGanetiError, human, one_line
+from zfsganeti.errors import BadInput, Missing, ZfsGanetiError, human, one_line
 from zfsganeti.terminal import Meter, command, complain, confirm, must_be_master, print_json, say, table
 
 TYPE_CHECKING = False
@@ -93,7 +93,11 @@ def _abort(here: Here, options: argparse.Namespace) -> int:
 
     if len(options.word) != 1 or options.leaving:
         raise BadInput("move --abort: say INSTANCE alone")
-    name = find_instance(here.master.instances(), options.word[0]).name
+    try:
+        name = find_instance(here.master.instances(), options.word[0]).name
+    except Missing:  # removed or renamed since
+        move.forget(here, options.word[0], say)
+        return 0
     with move.alone(name):
         move.abort(here, name, say)
     return 0
@@ -197,7 +201,9 @@ def _side_by_side(moves: Sequence[tuple[Result, Move]], parallel: int) -> None:
             return
         try:
             with move.alone(one.name):
-                one.run()
+                now = one.anew()
+                now.prepare()
+                now.run()
         except ZfsGanetiError as error:
             _failed(result, error)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zfsganeti.datasets import COPIES, IMAGES, TRASH
+from zfsganeti.datasets import COPIES, IMAGES, MOVING, TRASH
 from zfsganeti.rollback import BACK
 
-HIDDEN = (TRASH, IMAGES, COPIES, BACK)  # also where one does not exist yet: what comes later is left alone
+HIDDEN = (TRASH, IMAGES, COPIES, MOVING, BACK)  # also where one does not exist yet: what comes later is left alone
 HEAD = """\
 # sanoid's policy for the instances of this node, written by gnt-zfs snapshot policy > /etc/sanoid/sanoid.conf
 # Numbers are how many are kept. An instance is given another policy in a section of its own at the end, such as

@@ -70,6 +70,11 @@ def test_what_has_come_and_has_not_landed() -> None:
     assert said(facts("node2", moving=[coming(60)]), "node2") == []
     elsewhere = "zfs/vm/.moving/web1 holds 1.00G of a move of web1 from node1: gnt-zfs move --abort web1 gives it up"
     assert said(facts("node2", moving=[coming(LEASE_SECONDS + 1)]), "node3") == [elsewhere]
+    (finding,) = compare(facts("node2", moving=[coming(60)]), {"web2": "node1"}, set(), NOW)
+    assert (finding.verb, finding.request, finding.sure) == ("move-drop", {"datasets": ["web1"]}, False)
+    assert finding.text == "zfs/vm/.moving/web1 holds 1.00G of a move of web1 from node1, which is no instance any more"
+    (finding,) = compare(facts("node2", moving=[coming(60, ready=True)]), {"web2": "node1"}, set(), NOW)
+    assert (finding.verb, finding.text) == ("", elsewhere)  # it may have all that there is
     assert said(facts("node2", moving=[coming(60, ours=False)])) == ["zfs/vm/.moving/web1 was not received by a move: rename or destroy it"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.rig import Rig
-from zfsganeti import arrival, datasets, departure, move
+from zfsganeti import adopt_cli, adoption, arrival, datasets, departure, move
+from zfsganeti.answer import VERBS
 from zfsganeti.cli import parser
 from zfsganeti.datasets import KEPT, MOVE
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
@@ -138,6 +140,74 @@ def test_what_others_snapshot_between_two_passes_does_not_matter(rig: Rig) -> No
     assert "receive-abort" not in {verb for _who, verb in rig.asked}
 
 
+def test_what_others_snapshot_the_moment_that_a_pass_has_come_does_not_matter(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    there = rig.knots["node2"]
+    receive, numbers = there.net.receive, iter(range(9))
+
+    def receive_and_snapshot(command: list[str], descriptor: int, *, seconds: float) -> None:
+        receive(command, descriptor, seconds=seconds)
+        there.fake.snapshot([f"zfs/vm/.moving/web1@autosnap_{next(numbers)}"])
+
+    monkeypatch.setattr(there.net, "receive", receive_and_snapshot)
+    go(rig, presync_only=True)
+    assert there.holds() == ["zfs/vm/.moving/web1@zfsganeti-move-1"]
+    go(rig)
+    assert rig.content("web1") == FILES
+    assert list(there.fake.state()["zfs/vm/web1"]["snapshots"]) == ["autosnap_0", "autosnap_1", "autosnap_2"]
+    said = [verb for _who, verb in rig.asked]
+    assert (said.count("receive-state"), said.count("receive-abort")) == (2, 0)
+
+
+@pytest.mark.parametrize("before", ["hold", "size"])
+def test_what_others_prune_on_the_way_does_not_matter(rig: Rig, monkeypatch: pytest.MonkeyPatch, before: str) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    here = rig.knots["node1"]
+    for number in range(3):
+        here.fake.snapshot([f"zfs/vm/web1@autosnap_{number}"])
+    doomed, does = ["autosnap_1"], getattr(here.net, before)
+
+    def prune(what: object, *words: object) -> object:
+        if "autosnap_1" in str(what) and doomed:
+            for tags in here.net.holds("zfs/vm/web1").values():
+                here.net.release("zfs/vm/web1@autosnap_1", tags[0])
+            here.fake.destroy_snapshots([f"zfs/vm/web1@{doomed.pop()}"])
+            if before == "size":
+                raise CommandFailed("zfs send", 1, "cannot open: dataset does not exist")
+        return does(what, *words)
+
+    monkeypatch.setattr(here.net, before, prune)
+    go(rig)
+    assert doomed == []
+    assert rig.content("web1") == FILES
+    assert list(rig.knots["node2"].fake.state()["zfs/vm/web1"]["snapshots"]) == ["autosnap_0", "autosnap_2"]
+    assert "receive-abort" not in {verb for _who, verb in rig.asked}
+
+
+def test_a_pass_that_is_gone_itself_ends_the_move(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    here = rig.knots["node1"]
+
+    def prune(_snapshot: str, _tag: str) -> None:
+        here.fake.destroy_snapshots(["zfs/vm/web1@zfsganeti-move-1"])
+        raise Missing("dataset zfs/vm/web1@zfsganeti-move-1")
+
+    monkeypatch.setattr(here.net, "hold", prune)
+    with pytest.raises(Missing, match="snapshot zfsganeti-move-1 does not exist"):
+        go(rig)
+    assert rig.ganeti.typed == []
+
+
+def test_what_somebody_is_at_work_with_does_not_go_along(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    here = rig.knots["node1"]
+    for short in ("autosnap_1", "zfsganeti-save-1", "zfsganeti-copy-2", "autosnap_2"):
+        here.fake.snapshot([f"zfs/vm/web1@{short}"])
+    go(rig)
+    assert rig.content("web1") == FILES
+    assert list(rig.knots["node2"].fake.state()["zfs/vm/web1"]["snapshots"]) == ["autosnap_1", "autosnap_2"]
+
+
 def test_what_was_changed_on_the_way_is_sent_anew(rig: Rig) -> None:
     rig.ganeti.add("web1", "file", "node1", FILES)
     go(rig, presync_only=True)
@@ -188,6 +258,31 @@ def test_sent_ahead_only(rig: Rig, kind: str) -> None:
     arrived(rig, kind)
     assert len(sent) == 2 * len(rig.knots["node1"].trash.entries())
     assert all("-i" in command for command in sent)
+
+
+@KINDS
+@pytest.mark.parametrize("dies", ["", "move-send", "modify", "move-land"])
+def test_what_the_administrator_stops_meanwhile_stays_stopped(rig: Rig, kind: str, dies: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    stopped: list[str] = []
+
+    def before(who: str, verb: str) -> None:
+        if not stopped and (who, verb) == ("node1", "move-send"):
+            rig.ganeti.gnt("gnt-instance", "shutdown", "web1")
+            stopped.append(verb)
+        elif stopped and verb == dies:
+            raise Died
+
+    rig.before = before
+    if dies:
+        with pytest.raises(Died):
+            go(rig)
+        rig.before = lambda _who, _verb: None
+    said: list[str] = []
+    go(rig, said=said)
+    arrived(rig, kind, up=False)
+    assert "startup web1" not in rig.ganeti.typed
+    assert dies or "web1: was stopped by somebody else since, and stays so" in said
 
 
 def test_no_start(rig: Rig) -> None:
@@ -259,6 +354,20 @@ def test_a_start_in_the_middle_lifts_the_fence_and_what_it_writes_arrives(rig: R
     go(rig, said=said)
     assert "web1: web1 is not fenced any more, sending that too" in said
     arrived(rig, "file")
+
+
+def test_other_disks_since_stop_it_before_the_shutdown(rig: Rig) -> None:
+    rig.ganeti.add("web1", "ext", "node1", VOLUMES)
+
+    def before(who: str, verb: str) -> None:
+        if (who, verb) == ("node1", "move-send"):
+            rig.ganeti.data["web1"]["disks"] = [*VOLUMES, "w.ext.disk2"]
+
+    rig.before = before
+    with pytest.raises(Busy, match="^web1: has got other disks since: the same command looks again$"):
+        go(rig)
+    assert rig.ganeti.typed == []
+    assert (rig.ganeti.data["web1"]["primary"], rig.ganeti.data["web1"]["up"]) == ("node1", True)
 
 
 def test_two_administrators(rig: Rig) -> None:
@@ -376,6 +485,25 @@ def test_nothing_of_a_gone_instance(rig: Rig) -> None:
         go(rig, name="web9")
 
 
+@KINDS
+def test_what_has_come_of_an_instance_that_is_gone_is_given_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    monkeypatch.setattr(rig.master, "is_master", lambda: True)
+    names = {"file": ["web1.example.com"], "ext": list(VOLUMES)}[kind]
+    monkeypatch.setitem(VERBS, "report", lambda here, _request: {"moving": arrival.report(here)})
+    rig.ganeti.add("web1.example.com", kind, "node1", DISKS[kind])
+    go(rig, name="web1.example.com", presync_only=True)
+    del rig.ganeti.data["web1.example.com"]
+    options = parser().parse_args(["move", "--abort", "web1"])
+    assert options.run(rig.master, options) == 0
+    assert rig.knots["node2"].datasets() == [".moving"]
+    assert sorted(rig.knots["node1"].datasets()) == names
+    assert "web1.example.com: is no instance, what had come of it to node2 is gone\n" in capsys.readouterr().out
+    with pytest.raises(Missing, match="^instance web1 does not exist: nothing has come of one that was called so either$"):
+        options.run(rig.master, options)
+
+
 # many
 
 
@@ -396,6 +524,65 @@ def test_a_node_is_emptied(rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert [row[:3] for row in table[1:]] == [["web1", "node2", "node3"], ["web2", "node2", "node3"], ["web3", "node2", "node3"]]
     assert [row[-1] for row in table[1:3]] == ["moved", "moved"]
     assert table[2][4] == "-"
+
+
+def test_what_has_changed_while_others_were_moved_is_seen(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.ganeti.add("web1", "ext", "node2", {"u.ext.disk0": b"zero"})
+    rig.ganeti.add("web2", "ext", "node2", {"v.ext.disk0": b"one"})
+    monkeypatch.setattr(rig.master, "is_master", lambda: True)
+
+    def before(who: str, verb: str) -> None:
+        if (who, verb) == ("ganeti", "shutdown") and len(rig.ganeti.data["web2"]["disks"]) == 1:
+            knot = rig.knots["node2"]
+            knot.volumes.create("w.ext.disk1", 1 << 20, {})
+            knot.volumes.set_instance("w.ext.disk1", "web2")
+            rig.ganeti.data["web2"]["disks"].append("w.ext.disk1")
+
+    rig.before = before
+    options = parser().parse_args(["move", "--from", "node2", "--parallel", "1", "--yes", "node3"])
+    assert options.run(rig.master, options) == 0
+    assert sorted(rig.knots["node3"].datasets()) == [".moving", "u.ext.disk0", "v.ext.disk0", "w.ext.disk1"]
+    assert rig.ganeti.data["web2"]["primary"] == "node3"
+
+
+def adopted(rig: Rig) -> None:
+    """web1 has been adopted, and the shadow that has its old disks is there yet."""
+    rig.ganeti.add("web1", "file", "node2", FILES)
+    rig.ganeti.add("adopt-web1", "file", "node2", {"old": b"old"}, up=False)
+    rig.ganeti.data["adopt-web1"]["tags"] = [adoption.TAG]
+
+
+def test_what_is_being_adopted_stays_where_it_is(rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    adopted(rig)
+    rig.ganeti.add("web2", "ext", "node2", VOLUMES, up=False)
+    monkeypatch.setattr(rig.master, "is_master", lambda: True)
+    options = parser().parse_args(["move", "--from", "node2", "--yes", "node3"])
+    assert options.run(rig.master, options) == Refused.exit_code
+    way_out = "gnt-zfs adopt --commit web1 first, or --rollback"
+    said = capsys.readouterr().err
+    assert f"gnt-zfs: web1: was adopted and adopt-web1 has its old disks yet: {way_out}\n" in said
+    assert f"gnt-zfs: adopt-web1: has the other disks of web1, whose adoption has not ended: {way_out}\n" in said
+    assert {name: known["primary"] for name, known in rig.ganeti.data.items()} == {"web1": "node2", "adopt-web1": "node2", "web2": "node3"}
+    rig.ganeti.data["adopt-web1"]["tags"] = []  # somebody's instance with a name like that
+    go(rig, "node3")
+    assert rig.ganeti.data["web1"]["primary"] == "node3"
+
+
+def test_an_adoption_that_was_parted_is_one_finding_and_can_come_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    adopted(rig)
+    rig.ganeti.data["adopt-web1"]["primary"] = "node1"
+    monkeypatch.setattr(rig.master, "call_all", lambda _verb: {})
+    found = adopt_cli.leftovers(rig.master)
+    assert [(finding.subject, finding.text) for finding in found] == [
+        ("web1", "its adoption cannot end: adopt-web1: is on node1, web1 on node2: bring web1 back there")
+    ]
+    with pytest.raises(Refused, match="is on node1, web1 on node2"):
+        adoption.Adoption(rig.master, "web1")
+    with pytest.raises(Refused, match="gnt-zfs adopt --commit web1 first"):
+        go(rig, "node3")
+    go(rig, "node1")
+    assert rig.ganeti.data["web1"]["primary"] == "node1"
+    assert adoption.Adoption(rig.master, "web1").problem is None
 
 
 def test_what_is_typed_wrongly(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,6 +638,54 @@ def test_a_volume_that_is_fenced_is_not_attached(rig: Rig) -> None:
         here.volumes.attach("u.ext.disk0")
     rig.ganeti.gnt("gnt-instance", "startup", "web1")
     assert rig.content("web1") == VOLUMES
+
+
+def until(rig: Rig, node: str, name: str) -> int:
+    return int(json.loads(rig.knots[node].marks(name)[MOVE])["until"])
+
+
+def test_a_lease_is_renewed_by_every_pass(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    go(rig, presync_only=True)
+    here, begin = rig.knots["node1"], time.time()
+    later = [begin + LEASE_SECONDS]  # a day of the fourth pass, as it were
+    monkeypatch.setattr(time, "time", lambda: later[0])
+    pump = here.net.pump
+
+    def slowly(*words: object, **options: object) -> object:
+        assert until(rig, "node1", "web1") >= int(later[0]) + LEASE_SECONDS
+        with pytest.raises(Busy, match="^web1: is being sent to another node: the same command when that has ended$"):
+            departure.abort(here, {"datasets": ["web1"]})
+        later[0] += LEASE_SECONDS
+        arrival.release_expired(here, later[0] + 1)  # as the watcher does
+        return pump(*words, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(here.net, "pump", slowly)
+    request = {"instance": "web1", "datasets": ["web1"], "target": "node2", "embedded": True}
+    departure.send(here, request, lambda _told: None)
+    assert until(rig, "node1", "web1") == until(rig, "node2", ".moving/web1") == int(later[0]) + LEASE_SECONDS
+    for knot in (here, rig.knots["node2"]):
+        arrival.release_expired(knot, later[0] + LEASE_SECONDS - 10)
+        assert len(knot.holds()) == 1
+    departure.abort(here, {"datasets": ["web1"]})
+    assert here.holds() == []
+
+
+@KINDS
+def test_leases_that_have_ended_keep_nothing_in_the_trash(rig: Rig, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind], up=False)
+    go(rig, presync_only=True)
+    here = rig.knots["node1"]
+    for name in ["web1"] if kind == "file" else list(VOLUMES):
+        if kind == "file":
+            here.trash.put(name)
+        else:
+            here.trash.put_volume(departure.get(here, name), 1)
+    assert len(here.holds()) == (1 if kind == "file" else 2)
+    arrival.release_expired(here, time.time())
+    assert len(here.holds()) == (1 if kind == "file" else 2)
+    arrival.release_expired(here, time.time() + LEASE_SECONDS + 1)
+    assert here.holds() == []
 
 
 def test_leases_that_have_ended_hold_nothing(rig: Rig) -> None:

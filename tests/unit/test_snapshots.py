@@ -410,7 +410,7 @@ def test_the_policy_names_what_passes_through_after_what_it_is_below() -> None:
             assert known[f"{root}/{hidden}"] == {"use_template": "zfsganeti_none", "skip_children": "yes"}
             assert order.index(f"{root}/{hidden}") > order.index(root)
     assert known["template_zfsganeti_none"] == {"autosnap": "no", "autoprune": "no", "monitor": "no"}
-    assert {".trash", ".images", ".copies", ".rollback"} == set(HIDDEN)
+    assert {".trash", ".images", ".copies", ".moving", ".rollback"} == set(HIDDEN)
 
 
 # what is typed
