@@ -10,12 +10,28 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from zfsganeti.arrival import names_of, release, texts_of
-from zfsganeti.datasets import DETACH, DISK, IMAGE, IMAGES, INSTANCE, INTENT, KEPT, MARKS, MOVE, OPENED, SAVED, VOLUME, locked
+from zfsganeti.datasets import (
+    DETACH,
+    DISK,
+    IMAGE,
+    IMAGES,
+    INSTANCE,
+    INTENT,
+    KEPT,
+    MARKS,
+    MOVE,
+    OPENED,
+    ROLLBACK,
+    SAVED,
+    VOLUME,
+    locked,
+    refuse_half_back,
+)
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
@@ -79,6 +95,24 @@ def refuse_fenced(dataset: Dataset) -> None:
         raise Busy(dataset.short, f"is fenced, {leaving.to} is about to have it", way_out)
 
 
+def _refuse_half_back(place: Here, dataset: Dataset) -> None:
+    """No rollback is at work on the dataset, nor has one left what could bring it back here once it lives elsewhere."""
+    from zfsganeti.rollback import beside
+
+    made = place.zfs.get(beside(dataset.name), marks=MARKS)
+    for one in (dataset, made) if made is not None else (dataset,):
+        refuse_half_back(one)
+
+
+@contextlib.contextmanager
+def _alone(names: Sequence[str]) -> Iterator[None]:
+    """Nobody else of us works on any of the datasets on this node."""
+    with contextlib.ExitStack() as stack:
+        for name in sorted(set(names)):
+            stack.enter_context(locked(name))
+        yield
+
+
 # what the mover asks
 
 
@@ -107,7 +141,7 @@ def _facts(place: Here, dataset: Dataset, copies: set[str], features: Mapping[st
         "instance": dataset.marks.get(INSTANCE, ""),
         "image": dataset.marks.get(IMAGE, ""),
         "detaching": DETACH in dataset.marks or dataset.short in copies,
-        "intent": dataset.marks.get(INTENT, ""),
+        "intent": dataset.marks.get(INTENT, "") or ("rollback" if ROLLBACK in dataset.marks else ""),
         "move": dataset.marks.get(MOVE, ""),
         "used": dataset.used,
         "referenced": dataset.referenced,
@@ -127,13 +161,16 @@ def begin(here: Here, request: dict[str, Any]) -> Any:
     if to not in here.ssconf.nodes or phase not in (PRESYNC, STOPPING) or not isinstance(ran, bool):
         raise BadInput("request: to must be a node, phase and ran say how far the move is")
     leaving = Leaving(str(to), str(phase), ran, int(time.time()) + LEASE_SECONDS)
-    for name in names_of(request):
-        place = here.place_of(name)
-        dataset = get(place, name)
-        before = mark_of(dataset)
-        if before is not None and before.phase in (STOPPING, FENCED) and phase == PRESYNC:
-            continue  # what was stopped for the move says so until somebody starts it
-        place.zfs.set(dataset.name, {MOVE: leaving.pack()})
+    names = names_of(request)
+    with _alone(names):  # a rollback begins so as well: of both, the first one wins
+        found = [(place := here.place_of(name), get(place, name)) for name in names]
+        for place, dataset in found:
+            _refuse_half_back(place, dataset)
+        for place, dataset in found:
+            before = mark_of(dataset)
+            if before is not None and before.phase in (STOPPING, FENCED) and phase == PRESYNC:
+                continue  # what was stopped for the move says so until somebody starts it
+            place.zfs.set(dataset.name, {MOVE: leaving.pack()})
 
 
 # sending
@@ -382,6 +419,7 @@ def fence(here: Here, request: dict[str, Any]) -> Any:
 
 def _fence(place: Here, name: str) -> None:
     dataset = get(place, name)
+    _refuse_half_back(place, dataset)
     leaving = mark_of(dataset)
     if leaving is None:
         raise Missing(f"a move of {name}", "gnt-zfs move begins one")
@@ -504,6 +542,7 @@ def leave(here: Here, request: dict[str, Any]) -> Any:
                 continue  # it was given up before
             if not leaving.fenced and leaving.phase != LEFT:
                 raise Busy(name, "was started here since it was moved", "compare both before one is removed")
+            _refuse_half_back(place, dataset)
             gone = Leaving(leaving.to, LEFT, leaving.ran, leaving.until)
             place.zfs.set(dataset.name, {MOVE: gone.pack(), **({KEPT: f"{time.time():.0f}"} if keep else {})})
             place.zfs.clear(dataset.name, ["readonly"])
