@@ -307,6 +307,13 @@ class FakeZfs:
         return {name: tags for name, tags in found.items() if tags}
 
     @changing
+    def release(self, snapshot: str, tag: str) -> None:
+        dataset, short = check_snapshot(snapshot).split("@")
+        if short not in dict(self._snapshots(dataset)):
+            raise Missing(f"dataset {snapshot}")
+        self._filesystems[dataset].snapshots[short].holds.discard(tag)
+
+    @changing
     def roll_back(self, targets: Mapping[str, str]) -> None:
         doomed = [self._doomed(name, short) for name, short in targets.items()]
         for filesystem, short, newer in doomed:

@@ -58,6 +58,7 @@ from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from zfsganeti.datasets import Backend
     from zfsganeti.transfer import Step
 
 Tell = Callable[[dict[str, Any]], None]  # what is told while it goes on
@@ -494,6 +495,16 @@ def _values(place: Here, dataset: str) -> dict[str, str]:
 # the ends
 
 
+def give_up(zfs: Backend, dataset: Dataset) -> None:
+    """Nothing of a move stands in the way of what becomes of the dataset now: no hold of ours on a snapshot, no fence."""
+    facts = zfs.snapshot_facts(dataset.name, ("userrefs",), depth=1)
+    for snapshot, tags in zfs.holds([name for name, known in facts.items() if known["userrefs"] not in ("0", "-")]).items():
+        for tag in tags:
+            if expiry(tag) is not None:
+                zfs.release(snapshot, tag)
+    zfs.clear(dataset.name, ["readonly"])
+
+
 def abort(here: Here, request: dict[str, Any]) -> Any:
     """The datasets are as if no move had been begun; return whether their instance ran when it was stopped for it.
 
@@ -532,7 +543,7 @@ def leave(here: Here, request: dict[str, Any]) -> Any:
     """The datasets, which live on another node now, are in the trash, and stay there if they are to be kept; return their entries."""
     from zfsganeti.trash import Trash
 
-    keep, entries = request.get("keep") is True, []
+    keep, entries = request.get("keep") is True, list[str | None]()
     for name in names_of(request):
         with locked(name):
             place = here.place_of(name)
@@ -545,19 +556,14 @@ def leave(here: Here, request: dict[str, Any]) -> Any:
             _refuse_half_back(place, dataset)
             gone = Leaving(leaving.to, LEFT, leaving.ran, leaving.until)
             place.zfs.set(dataset.name, {MOVE: gone.pack(), **({KEPT: f"{time.time():.0f}"} if keep else {})})
-            place.zfs.clear(dataset.name, ["readonly"])
-            release(place.streams, dataset.name)
             trash = Trash(place.store)
             if VOLUME in dataset.marks:
                 place.volumes.detach(name)
                 with place.store.looking_into(dataset) as path:
                     size = os.stat(f"{path}/{DISK}").st_size
-                entry: str | None = trash.put_volume(get(place, name), size)
+                entries.append(trash.put_volume(get(place, name), size))
             else:
-                entry = trash.put(name)
-            entries.append(entry)
-            if entry and place.zfs.get(f"{trash.name}/{entry}") is not None:
-                place.zfs.clear(f"{trash.name}/{entry}", [MOVE])
+                entries.append(trash.put(name))
     return entries
 
 

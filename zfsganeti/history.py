@@ -1,12 +1,12 @@
-"""What ZFS can do with a filesystem's past: promote a clone of it, go back to a snapshot, say what keeps one.
+"""What ZFS can do with a filesystem's past: promote a clone of it, go back to a snapshot, say and end what holds one.
 
 Mixed into `zfsganeti.zfs.Zfs`, through which everything here reaches libzfs_core and zfs(8).
 """
 
 from __future__ import annotations
 
-from zfsganeti.errors import Busy
-from zfsganeti.names import check_dataset, check_snapshot
+from zfsganeti.errors import BadInput, Busy, CommandFailed
+from zfsganeti.names import check_dataset, check_snapshot, is_component
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +68,16 @@ class History:
             name, tag = line.split("\t")[:2]
             found.setdefault(name, []).append(tag)
         return found
+
+    def release(self, snapshot: str, tag: str) -> None:
+        """The snapshot has no hold of that tag."""
+        if not is_component(tag) or tag.startswith("-"):
+            raise BadInput(f"hold {tag[:80]!r}: must be letters, digits, '.', '-', '_' and ':'")
+        try:
+            self._command("zfs", "release", tag, check_snapshot(snapshot))
+        except CommandFailed as error:
+            if "no such tag" not in error.said:
+                raise
 
     def roll_back(self, targets: Mapping[str, str]) -> None:
         """Every filesystem of one pool holds what its snapshot of that short name does, in one txg, or nothing has changed.

@@ -21,6 +21,7 @@ from zfsganeti.datasets import (
     IMAGE,
     INTENT,
     MARKS,
+    MOVE,
     OPENED,
     RECORD,
     REPLACED,
@@ -28,6 +29,7 @@ from zfsganeti.datasets import (
     ROLLBACK,
     SIZE,
     TRASH,
+    end_move,
     pack_record,
 )
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, Refused, human
@@ -297,6 +299,7 @@ class Rollback:
             if not part.store.is_ours(placed):
                 raise Foreign(f"dataset {placed.name}", "stands where what was rolled back belongs", "rename it")
             self._unmount(part, placed.name)
+            end_move(part.zfs, placed)  # before promote hands the holds on
             if made.origin.startswith(f"{placed.name}@"):
                 self._unmount(part, made.name)
                 part.zfs.promote(made.name)
@@ -324,7 +327,8 @@ class Rollback:
         for entry in self._kept(part):
             if part.volume:
                 part.zfs.set(entry.name, {SIZE: str(sum(part.files.values()))})
-            part.zfs.clear(entry.name, [mark for mark in (OPENED, INTENT, RESTORING, DETACH, IMAGE, ROLLBACK) if mark in entry.marks])
+            end_move(part.zfs, entry)
+            part.zfs.clear(entry.name, [mark for mark in (OPENED, INTENT, RESTORING, DETACH, IMAGE, MOVE, ROLLBACK) if mark in entry.marks])
         self._go_home(part)
         part.zfs.clear(part.name, [ROLLBACK])
 

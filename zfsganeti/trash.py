@@ -20,6 +20,7 @@ from zfsganeti.datasets import (
     SIZE,
     TRASH,
     VOLUME,
+    end_move,
     pack_record,
     unpack_record,
 )
@@ -153,6 +154,7 @@ class Trash:
             store.remove_directories(instance)
             return None
         entry = self._free_entry(instance)
+        end_move(self.zfs, dataset)
         values = {"canmount": "noauto", **({RECORD: pack_record(record)} if record is not None else {})}
         self.zfs.set(dataset.name, values)
         store.unmount_elsewhere(dataset.name)
@@ -160,8 +162,7 @@ class Trash:
         store.remove_links(store.home(instance), store.aside(instance))
         self.zfs.rename(dataset.name, f"{self.name}/{entry}")
         store.remove_directories(instance)
-        if INTENT in dataset.marks:
-            self.zfs.clear(f"{self.name}/{entry}", [INTENT])
+        self.zfs.clear(f"{self.name}/{entry}", [mark for mark in (INTENT, MOVE) if mark in dataset.marks])
         if store.config.trash_days == 0 and KEPT not in dataset.marks:
             self.destroy(entry)
         return entry
@@ -170,12 +171,14 @@ class Trash:
         """A volume, which is no device any more and whose disk has `size` bytes, is in the trash. With trash_days 0 it is gone."""
         store = self.store
         entry = self._free_entry(dataset.short)
+        end_move(self.zfs, dataset)
         self.zfs.clear(dataset.name, [mark for mark in (OPENED, INTENT, RESTORING, REPLACED) if mark in dataset.marks])
         self.zfs.set(dataset.name, {"canmount": "noauto", SIZE: str(size)})
         home = f"{store.root.path}/{dataset.short}"
         self.zfs.unmount(home, seconds=store.config.busy_seconds)
         store.unmount_elsewhere(dataset.name)
         self.zfs.rename(dataset.name, f"{self.name}/{entry}")
+        self.zfs.clear(f"{self.name}/{entry}", [mark for mark in (MOVE,) if mark in dataset.marks])
         with contextlib.suppress(OSError):
             os.rmdir(home)
         if store.config.trash_days == 0 and KEPT not in dataset.marks:
@@ -185,9 +188,13 @@ class Trash:
     def put_aside(self, dataset: str, name: str) -> str:
         """A dataset of ours that nothing uses any more is in the trash as something that was removed under that name."""
         entry = self._free_entry(name)
+        found = self.zfs.get(dataset, marks=(MOVE,))
+        if found is not None:
+            end_move(self.zfs, found)
         self.zfs.set(dataset, {"canmount": "noauto"})
         self.store.unmount_elsewhere(dataset)
         self.zfs.rename(dataset, f"{self.name}/{entry}")
+        self.zfs.clear(f"{self.name}/{entry}", found.marks if found is not None else ())
         return entry
 
     def add_clone(self, snapshot: str, name: str, marks: Mapping[str, str]) -> str:

@@ -31,6 +31,7 @@ from zfsganeti.datasets import (
     RESTORING,
     TRASH,
     VOLUME,
+    end_move,
     pack_record,
     refuse_half_back,
 )
@@ -223,6 +224,7 @@ class Volumes:
             self._forget_home(volume)
             return
         refuse_half_back(dataset)
+        end_move(self.zfs, dataset)  # the fence is read-only, and bring_home changes a mode
         if IMAGE in dataset.marks:
             self._give_back(volume, dataset)
             return

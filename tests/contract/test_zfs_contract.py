@@ -807,6 +807,18 @@ def test_holds_are_told_by_their_tags(bench: Bench) -> None:
         bench.zfs.holds([f"{name}@three"])
 
 
+def test_what_is_released_is_not_held_any_more(bench: Bench) -> None:
+    name = make_past(bench, "one")
+    bench.make_hold(f"{name}@one")
+    bench.zfs.release(f"{name}@one", "another")
+    assert bench.zfs.holds([f"{name}@one"]) == {f"{name}@one": ["keep"]}
+    for _time in range(2):
+        bench.zfs.release(f"{name}@one", "keep")
+        assert bench.zfs.holds([f"{name}@one"]) == {}
+    with pytest.raises(Missing):
+        bench.zfs.release(f"{name}@two", "keep")
+
+
 def test_several_go_back_at_once(bench: Bench) -> None:
     names = [make_past(bench, "one", "two", "three", short=short) for short in ("web1", "web2")]
     bench.zfs.roll_back(dict.fromkeys(names, "two"))

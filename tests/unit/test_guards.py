@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.rig import Rig
-from tests.unit.test_move import DISKS, KINDS, VOLUMES, go
+from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES, go
 from zfsganeti import datasets, departure, move
 from zfsganeti.datasets import MOVE, ROLLBACK
 from zfsganeti.errors import Busy
 from zfsganeti.node import PeerFailed
-from zfsganeti.rollback import BACK, State
+from zfsganeti.rollback import BACK, DECIDED, Rollback, State
+from zfsganeti.snapshots import parts_of
 
 NAMES = {"file": ["web1"], "ext": list(VOLUMES)}
 
@@ -76,3 +77,80 @@ def test_what_a_rollback_could_bring_back_is_not_given_up(rig: Rig, kind: str) -
     with pytest.raises(PeerFailed, match="a rollback to gnt-x was interrupted"):
         rig.master.call("node1", "move-leave", datasets=NAMES[kind])
     assert set(NAMES[kind]) < set(rig.master.datasets())
+
+
+# what is removed, replaced or rolled back while it is moved
+
+
+def is_on_its_way(rig: Rig, kind: str, *, fenced: bool) -> None:
+    """All of the instance has been sent, and is held here for the next pass; the fence stands if it is to."""
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind], up=False)
+    go(rig, presync_only=True)
+    if fenced:
+        rig.master.call("node1", "move-fence", datasets=NAMES[kind])
+    assert rig.master.holds()
+
+
+def assert_free(rig: Rig) -> None:
+    """What is in the trash can be restored and be emptied."""
+    entries = rig.master.trash.entries()
+    assert rig.master.holds() == []
+    for entry in entries:
+        assert MOVE not in entry.dataset.marks
+        assert rig.master.fake.local(entry.dataset.name).get("readonly", "off") == "off"
+        rig.master.trash.destroy(entry.entry)
+    assert entries
+
+
+FENCES = pytest.mark.parametrize("fenced", [False, True], ids=["sent", "fenced"])
+
+
+@KINDS
+@FENCES
+def test_what_is_removed_while_it_is_moved_can_be_emptied(rig: Rig, kind: str, fenced: bool) -> None:
+    is_on_its_way(rig, kind, fenced=fenced)
+    if kind == "file":
+        rig.master.call("node1", "discard", instance="web1")
+    else:
+        rig.master.call("node1", "remove-volumes", volumes=list(VOLUMES))
+    assert len(rig.master.trash.entries()) == len(NAMES[kind])
+    assert_free(rig)
+
+
+@FENCES
+def test_what_is_put_aside_while_it_is_moved_can_be_emptied(rig: Rig, fenced: bool) -> None:
+    is_on_its_way(rig, "file", fenced=fenced)
+    rig.master.fake.unmount(rig.master.store.home("web1"))
+    rig.master.trash.put_aside("zfs/vm/web1", "web1")
+    assert_free(rig)
+
+
+def test_what_a_fence_has_left_is_restored(rig: Rig) -> None:
+    is_on_its_way(rig, "file", fenced=True)
+    rig.master.call("node1", "discard", instance="web1")
+    (entry,) = rig.master.trash.entries()
+    rig.master.trash.swap_in(entry.entry, "web1", [("a.disk0", "new.disk0")])
+    assert rig.master.files("web1") == {"new.disk0": FILES["a.disk0"], "b.disk1": FILES["b.disk1"]}
+
+
+def test_what_is_replaced_by_its_past_hands_no_hold_on(rig: Rig) -> None:
+    """A rollback that was killed when a move was begun; what the move holds would stay on what takes the place."""
+    rig.ganeti.add("web1", "file", "node1", FILES, up=False)
+    rig.master.fake.snapshot(["zfs/vm/web1@gnt-x"])
+    disks = [{"volume": "", "file": file, "size": len(FILES[file])} for file in FILES]
+    request = {"instance": "web1", "disks": disks, "snapshot": "gnt-x"}
+    go(rig, presync_only=True)
+    pass_of_move = rig.master.holds()[0].partition("@")[2]
+    mark = rig.master.marks("web1")[MOVE]
+    rig.master.fake.clear("zfs/vm/web1", [MOVE])
+    _instance, parts = parts_of(rig.master, request)
+    half = Rollback(State("web1", pass_of_move, "x 1", "begun", (("web1", "", parts[0].files, ""),)), parts)
+    rig.master.fake.unmount(parts[0].home)
+    rig.master.fake.set("zfs/vm/web1", {ROLLBACK: half.state.pack()})
+    half._prepare(parts[0])
+    half._mark(parts[0], f"zfs/vm/{BACK}/web1", DECIDED, new=True)
+    rig.master.fake.set("zfs/vm/web1", {MOVE: mark})
+    half.forward()
+    assert rig.content("web1") == FILES
+    assert MOVE not in rig.master.marks("web1")
+    assert_free(rig)
