@@ -136,6 +136,14 @@ def refuse_half_back(dataset: Dataset) -> None:
         refuse(dataset)
 
 
+def refuse_moving(dataset: Dataset, *, fenced: bool = False) -> None:
+    """Raise Busy while a dataset is being moved, or only once another node is about to have it."""
+    if MOVE in dataset.marks:
+        from zfsganeti.departure import refuse_fenced, refuse_leaving
+
+        refuse_fenced(dataset) if fenced else refuse_leaving(dataset)
+
+
 def end_move(zfs: Backend, dataset: Dataset) -> None:
     """No move keeps a dataset from being written to, or its snapshots from being destroyed; its mark is cleared last, by the caller."""
     if MOVE in dataset.marks:

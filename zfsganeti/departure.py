@@ -114,6 +114,16 @@ def _alone(names: Sequence[str]) -> Iterator[None]:
         yield
 
 
+def refuse_leaving(dataset: Dataset) -> None:
+    """Nobody puts something else in the place of what is being moved."""
+    refuse_fenced(dataset)
+    leaving, instance = mark_of(dataset), dataset.marks.get(INSTANCE, dataset.short)
+    if leaving is None:
+        raise Busy(dataset.short, "has not landed wholly", f"the same gnt-zfs move, or gnt-instance startup {instance}, ends that")
+    way_out = f"gnt-zfs move {instance} {leaving.to} goes on, gnt-zfs move --abort {instance} goes back"
+    raise Busy(dataset.short, f"is being moved to {leaving.to}", way_out)
+
+
 # what the mover asks
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 
 from zfsganeti.contents import make_filesystem, make_swap
-from zfsganeti.datasets import DISK, INTENT, REMOVED, SAVED, locked
+from zfsganeti.datasets import DISK, INTENT, REMOVED, SAVED, locked, refuse_half_back, refuse_moving
 from zfsganeti.errors import BadInput, Busy, Missing, Refused
 from zfsganeti.ganeti import check_name
 from zfsganeti.names import check_image
@@ -104,9 +104,12 @@ class Disk:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Nobody else of us works on the disk, and no operation of Ganeti's has begun that needs its dataset where it is."""
+        """Nobody else of us works on the disk, and nothing has begun that needs its dataset where it is, or as it is."""
         with locked(self.volume or self.instance):
-            intent = self.dataset.marks.get(INTENT, "")
+            dataset = self.dataset
+            refuse_half_back(dataset)
+            refuse_moving(dataset, fenced=True)
+            intent = dataset.marks.get(INTENT, "")
             if intent:
                 raise Busy(self.title, f"an operation is at work on it ({intent.split(' ')[0]})", "gnt-zfs check --repair if it is not")
             yield

@@ -10,7 +10,23 @@ from __future__ import annotations
 import contextlib
 import os
 
-from zfsganeti.datasets import CLUSTER, COPIES, DETACH, INSTANCE, INTENT, MARKS, OLD, READY, VOLUME, locked
+from zfsganeti.datasets import (
+    CLUSTER,
+    COPIES,
+    DETACH,
+    INSTANCE,
+    INTENT,
+    KEPT,
+    MARKS,
+    MOVE,
+    OLD,
+    READY,
+    ROLLBACK,
+    VOLUME,
+    locked,
+    refuse_half_back,
+    refuse_moving,
+)
 from zfsganeti.errors import Busy, Missing, Refused, ZfsGanetiError
 from zfsganeti.names import check_dataset
 from zfsganeti.process import holding
@@ -22,7 +38,7 @@ if TYPE_CHECKING:
     from zfsganeti.zfs import Dataset
 
 ROUND = "copy-"  # after our prefix, before a number: a snapshot that was copied
-OWN = ("mountpoint", "readonly", DETACH)  # what a dataset does not hand on to its copy, of all that is set on it
+OWN = ("mountpoint", "readonly", DETACH, MOVE, KEPT, ROLLBACK)  # what a dataset does not hand on to its copy, of all that is set on it
 LITTLE = 256 << 20  # bytes that are copied while the instance must not start
 PASSES = 5
 
@@ -39,6 +55,9 @@ class Independent:
         dataset = self._get(f"{self.store.root.name}/{name}")
         if dataset is None or not self.store.is_ours(dataset):
             raise Missing(f"dataset {self.store.root.name}/{name}")
+        if dataset.origin:
+            refuse_half_back(dataset)
+            refuse_moving(dataset)
         if dataset.origin and DETACH not in dataset.marks:
             self.zfs.set(dataset.name, {DETACH: f"{self.store.now():.0f}"})
         return bool(dataset.origin)
@@ -109,10 +128,12 @@ class Independent:
         return bool(now.origin)
 
     def _must_be_idle(self, name: str) -> Dataset:
-        """Return the dataset as it is now; Busy while its instance, or an operation of Ganeti's, is at work on it."""
+        """Return the dataset as it is now; Busy while its instance, an operation of Ganeti's, a rollback or a move is at work on it."""
         now = self._get(name)
         if now is None:
             raise Missing(f"dataset {name}")
+        refuse_half_back(now)
+        refuse_moving(now)
         if INTENT in now.marks:
             raise Busy(
                 now.short, f"an operation is at work on it ({now.marks[INTENT].split(' ')[0]})", "gnt-zfs check --repair if it is not"

@@ -18,7 +18,7 @@ from typing import Any
 
 from zfsganeti import lvm
 from zfsganeti.blocks import Copied, copy, differs, length, ranges_of
-from zfsganeti.datasets import CLUSTER, DISK, INSTANCE, INTENT, MARKS, VOLUME, locked
+from zfsganeti.datasets import CLUSTER, DISK, INSTANCE, INTENT, MARKS, VOLUME, locked, refuse_half_back, refuse_moving
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
@@ -423,6 +423,8 @@ def _loosen(here: Here, request: dict[str, Any]) -> Any:
         raise BadInput(f"request: paths must be below {root}")
     with locked(old), locked(new):
         dataset = _instance_dataset(here, [old, new])
+        refuse_half_back(dataset)
+        refuse_moving(dataset)
         if dataset.short == old:
             here.zfs.set(dataset.name, {INTENT: f"adopt {new} {store.now():.0f}"})
         aside = store.aside(new)

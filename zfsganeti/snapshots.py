@@ -17,7 +17,9 @@ from zfsganeti.datasets import (
     DISK,
     INSTANCE,
     INTENT,
+    KEPT,
     MARKS,
+    MOVE,
     OPENED,
     RECORD,
     REPLACED,
@@ -29,6 +31,7 @@ from zfsganeti.datasets import (
     locked,
     pack_record,
     refuse_half_back,
+    refuse_moving,
 )
 from zfsganeti.errors import BadInput, Busy, Missing, Refused, ZfsGanetiError, one_line
 from zfsganeti.ganeti import Instance, check_name
@@ -42,7 +45,10 @@ OURS = "gnt-"
 COMMENT = PREFIX + "comment"
 COMMENT_LIMIT = 200
 # what a dataset does not hand on to a clone that replaces it, of all that is set on it
-OWN = ("canmount", "refreservation", "keylocation", "keyformat", "pbkdf2iters", ROLLBACK, INTENT, RECORD, RESTORING, OPENED, SIZE, REPLACED)
+OWN = (
+    "canmount", "refreservation", "keylocation", "keyformat", "pbkdf2iters",
+    ROLLBACK, INTENT, RECORD, RESTORING, OPENED, SIZE, REPLACED, MOVE, KEPT,
+)  # fmt: skip
 STAMP = "%Y%m%dT%H%M%SZ"
 MAKERS = ((OURS, "gnt-zfs"), ("zfsganeti-", "zfsganeti"), ("autosnap_", "sanoid"), ("syncoid_", "syncoid"))  # by how their names begin
 WANTED = ("creation", "createtxg", "used", "referenced", "clones", "userrefs", "written", COMMENT)
@@ -173,10 +179,14 @@ def alone(parts: Sequence[Part]) -> Iterator[None]:
         yield
 
 
-def must_be_quiet(part: Part) -> Dataset:
-    """Return the dataset; Busy while an operation of Ganeti's, or a rollback that was interrupted, is at work on it."""
+def must_be_quiet(part: Part, *, stays: bool = False) -> Dataset:
+    """Return the dataset; Busy while an operation of Ganeti's, a rollback that was interrupted, or a move is at work on it.
+
+    One that stays what it is may be on its way to another node until that is about to have it.
+    """
     dataset = part.dataset
     refuse_half_back(dataset)
+    refuse_moving(dataset, fenced=stays)
     if INTENT in dataset.marks:
         operation = dataset.marks[INTENT].split(" ")[0]
         raise Busy(part.short, f"an operation is at work on it ({operation})", "gnt-zfs check --repair if it is not")
@@ -210,7 +220,7 @@ def create(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
     comment = check_comment(str(request.get("comment", "")))
     with alone(parts):
         for part in parts:
-            must_be_quiet(part)
+            must_be_quiet(part, stays=True)
         taken = [part.short for part in parts if any(snap.short == short for snap in part.history())]
         if taken:
             raise Refused(f"snapshot {short} of {taken[0]}", "exists already", "choose another name")
@@ -278,7 +288,7 @@ def delete(here: Here, request: Mapping[str, Any]) -> str:
     instance, parts = parts_of(here, request)
     with alone(parts):
         for part in parts:
-            must_be_quiet(part)
+            must_be_quiet(part, stays=True)
         histories = [part.history() for part in parts]
         short = resolve(histories, str(request.get("snapshot")), instance)
         _refuse_others(short, any_maker=request.get("any") is True)
@@ -337,7 +347,9 @@ def fit(part: Part, dataset: Dataset, short: str) -> None:
 
 def handed_on(part: Part) -> dict[str, str]:
     """Return what is set on a dataset and belongs on a clone that takes its place."""
-    return {name: value for name, value in part.zfs.local(part.name).items() if name not in OWN}
+    known = part.zfs.local(part.name)
+    own = (*OWN, "readonly") if MOVE in known else OWN  # which is a fence
+    return {name: value for name, value in known.items() if name not in own}
 
 
 def clone(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:

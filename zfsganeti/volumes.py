@@ -34,6 +34,7 @@ from zfsganeti.datasets import (
     end_move,
     pack_record,
     refuse_half_back,
+    refuse_moving,
 )
 from zfsganeti.errors import BadInput, BadName, Foreign, Missing, NoSpace, Refused, human
 from zfsganeti.names import check_dataset
@@ -197,10 +198,7 @@ class Volumes:
     def attach(self, volume: str) -> str:
         """Return the path of the volume's block device; Missing when the volume is not on this node, Busy while it is moved from here."""
         dataset = self.must(volume)
-        if MOVE in dataset.marks:
-            from zfsganeti.departure import refuse_fenced
-
-            refuse_fenced(dataset)
+        refuse_moving(dataset, fenced=True)
         refuse_half_back(dataset)
         self.bring_home(volume)
         if not self.size(volume):

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.rig import Rig
 from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES, go
 from zfsganeti import datasets, departure, move
-from zfsganeti.datasets import MOVE, ROLLBACK
+from zfsganeti.datasets import DETACH, KEPT, MOVE, ROLLBACK
+from zfsganeti.disks import Disk
 from zfsganeti.errors import Busy
 from zfsganeti.node import PeerFailed
 from zfsganeti.rollback import BACK, DECIDED, Rollback, State
-from zfsganeti.snapshots import parts_of
+from zfsganeti.snapshots import handed_on, parts_of
 
 NAMES = {"file": ["web1"], "ext": list(VOLUMES)}
 
@@ -36,6 +38,12 @@ def state(kind: str) -> State:
 def is_half_back(rig: Rig, kind: str, name: str) -> None:
     """One of the instance's datasets takes part in a rollback that was interrupted."""
     rig.master.fake.set(f"zfs/vm/{name}", {ROLLBACK: state(kind).pack()})
+
+
+def asked(kind: str) -> dict[str, Any]:
+    """Return how web1 is asked about."""
+    disks = [{"volume": disk if kind == "ext" else "", "file": disk, "size": len(content)} for disk, content in DISKS[kind].items()]
+    return {"instance": "web1", "disks": disks}
 
 
 def begin(rig: Rig, kind: str, phase: str = "presync") -> None:
@@ -136,21 +144,119 @@ def test_what_a_fence_has_left_is_restored(rig: Rig) -> None:
 def test_what_is_replaced_by_its_past_hands_no_hold_on(rig: Rig) -> None:
     """A rollback that was killed when a move was begun; what the move holds would stay on what takes the place."""
     rig.ganeti.add("web1", "file", "node1", FILES, up=False)
-    rig.master.fake.snapshot(["zfs/vm/web1@gnt-x"])
-    disks = [{"volume": "", "file": file, "size": len(FILES[file])} for file in FILES]
-    request = {"instance": "web1", "disks": disks, "snapshot": "gnt-x"}
     go(rig, presync_only=True)
     pass_of_move = rig.master.holds()[0].partition("@")[2]
-    mark = rig.master.marks("web1")[MOVE]
-    rig.master.fake.clear("zfs/vm/web1", [MOVE])
-    _instance, parts = parts_of(rig.master, request)
+    _instance, parts = parts_of(rig.master, asked("file"))
     half = Rollback(State("web1", pass_of_move, "x 1", "begun", (("web1", "", parts[0].files, ""),)), parts)
     rig.master.fake.unmount(parts[0].home)
     rig.master.fake.set("zfs/vm/web1", {ROLLBACK: half.state.pack()})
     half._prepare(parts[0])
     half._mark(parts[0], f"zfs/vm/{BACK}/web1", DECIDED, new=True)
-    rig.master.fake.set("zfs/vm/web1", {MOVE: mark})
     half.forward()
     assert rig.content("web1") == FILES
     assert MOVE not in rig.master.marks("web1")
     assert_free(rig)
+
+
+# what would be lost by a move, or lose it
+
+
+WAYS_OUT = "gnt-zfs move web1 node2 goes on, gnt-zfs move --abort web1 goes back"
+
+
+@KINDS
+def test_what_is_sent_can_have_snapshots_but_nothing_else_in_its_place(rig: Rig, kind: str) -> None:
+    is_on_its_way(rig, kind, fenced=False)
+    request = asked(kind)
+    for name in ("gnt-x", "gnt-y"):
+        rig.master.call("node1", "snapshot-create", **request, snapshot=name)
+    rig.master.call("node1", "snapshot-delete", **request, snapshot="gnt-y")
+    for verb in ("rollback", "rollback-plan", "snapshot-clone"):
+        with pytest.raises(PeerFailed, match=f"is being moved to node2: {WAYS_OUT}"):
+            rig.master.call("node1", verb, **request, snapshot="gnt-x", name="web2", record={})
+    assert not [name for name in rig.master.datasets() if name.startswith((".trash", BACK))]
+    go(rig)
+    assert rig.content("web1") == DISKS[kind]
+
+
+@KINDS
+def test_what_is_fenced_has_no_new_snapshot(rig: Rig, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind], up=False)
+    request = asked(kind)
+    rig.master.call("node1", "snapshot-create", **request, snapshot="gnt-x")
+    begin(rig, kind)
+    rig.master.call("node1", "move-fence", datasets=NAMES[kind])
+    before = rig.master.fake.state()
+    for verb, name in (("snapshot-create", "gnt-y"), ("snapshot-delete", "gnt-x"), ("rollback", "gnt-x")):
+        with pytest.raises(PeerFailed, match=f"is fenced, node2 is about to have it: {WAYS_OUT}"):
+            rig.master.call("node1", verb, **request, snapshot=name)
+    assert rig.master.fake.state() == before
+
+
+def is_a_clone(rig: Rig) -> None:
+    """web1 is a clone of something."""
+    rig.ganeti.add("golden", "file", "node1", {"a.disk0": b"golden"}, up=False)
+    rig.master.fake.snapshot(["zfs/vm/golden@one"])
+    rig.master.fake.clone("zfs/vm/golden@one", "zfs/vm/web1", rig.master.store.marks("web1"))
+    rig.master.store.bring_home("web1")
+
+
+def test_a_clone_that_is_moved_does_not_become_independent(rig: Rig) -> None:
+    is_a_clone(rig)
+    here = rig.master.independent
+    begin(rig, "file")
+    with pytest.raises(Busy, match=f"^web1: is being moved to node2: {WAYS_OUT}$"):
+        here.want("web1")
+    assert DETACH not in rig.master.marks("web1")
+    rig.master.fake.set("zfs/vm/web1", {DETACH: "1"})  # which was wanted before
+    assert here.work() == {"web1": f"web1: is being moved to node2: {WAYS_OUT}"}
+    assert not here.want("golden")
+
+
+def test_a_clone_that_is_half_back_does_not_become_independent(rig: Rig) -> None:
+    is_a_clone(rig)
+    is_half_back(rig, "file", "web1")
+    with pytest.raises(Busy, match="a rollback to gnt-x was interrupted"):
+        rig.master.independent.want("web1")
+    rig.master.fake.set("zfs/vm/web1", {DETACH: "1"})
+    assert "a rollback to gnt-x was interrupted" in rig.master.independent.work()["web1"]
+
+
+def test_what_a_move_has_said_of_a_disk_is_not_said_of_another(rig: Rig) -> None:
+    is_a_clone(rig)
+    marks = {MOVE: "x", KEPT: "1", ROLLBACK: state("file").pack(), "org.example:mine": "yes", "readonly": "on"}
+    rig.master.fake.set("zfs/vm/web1", marks)
+    (part,) = parts_of(rig.master, asked("file"))[1]
+    assert set(handed_on(part)) & {*marks} == {"org.example:mine"}
+    rig.master.independent._copy("zfs/vm/web1")
+    rig.master.independent._mark_copy(part.dataset)
+    assert set(rig.master.fake.local("zfs/vm/.copies/web1")) & {*marks} == {"org.example:mine"}
+
+
+def test_a_disk_that_is_fenced_or_half_back_is_neither_saved_nor_formatted(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES, up=False)
+    disk = Disk(rig.master, {"instance": "web1", "disk": 0, "volume": "", "file": "a.disk0"})
+    begin(rig, "file")
+    rig.master.call("node1", "move-fence", datasets=["web1"])
+    for does in (disk.make_swap, lambda: disk.save("image")):
+        with pytest.raises(Busy, match="is fenced, node2 is about to have it"):
+            does()
+    rig.master.call("node1", "move-abort", datasets=["web1"])
+    is_half_back(rig, "file", "web1")
+    for does in (disk.make_swap, lambda: disk.save("image")):
+        with pytest.raises(Busy, match="a rollback to gnt-x was interrupted"):
+            does()
+    assert rig.content("web1") == FILES
+
+
+def test_what_is_moved_or_half_back_gets_no_other_name(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES, up=False)
+    request: dict[str, Any] = {"old": "web1", "new": "web2", "paths": [f"{rig.master.store.home('web1')}/a.disk0"]}
+    begin(rig, "file")
+    with pytest.raises(PeerFailed, match="web1: is being moved to node2"):
+        rig.master.call("node1", "adopt-loosen", **request)
+    rig.master.call("node1", "move-abort", datasets=["web1"])
+    is_half_back(rig, "file", "web1")
+    with pytest.raises(PeerFailed, match="a rollback to gnt-x was interrupted"):
+        rig.master.call("node1", "adopt-loosen", **request)
+    assert rig.content("web1") == FILES
