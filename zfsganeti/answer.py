@@ -121,7 +121,15 @@ def _check_space(here: Here, request: dict[str, Any]) -> Any:
     if not isinstance(asked, int) or asked < 0:
         raise BadInput("request: bytes must be a size")
     if here.has_root():
+        _refuse_change(here, _instance(request))
         here.store.check_space(_instance(request), asked)
+
+
+def _refuse_change(here: Here, instance: str) -> None:
+    """No move is in the way of a change of the instance's disks; one of its primary, which the mover asks for, does not come here."""
+    from zfsganeti.departure import refuse_change
+
+    refuse_change(here, instance)
 
 
 def _home(here: Here, request: dict[str, Any]) -> Any:
@@ -162,7 +170,10 @@ def _absorb(here: Here, request: dict[str, Any]) -> Any:
 
 def _keep_disks(here: Here, request: dict[str, Any]) -> Any:
     instance = _instance(request)
-    if not here.has_root() or here.store.find(instance) is None:
+    if not here.has_root():
+        return None
+    _refuse_change(here, instance)
+    if here.store.find(instance) is None:
         return None
     with locked(instance):
         return here.store.keep_disks(instance)

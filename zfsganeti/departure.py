@@ -25,6 +25,7 @@ from zfsganeti.datasets import (
     KEPT,
     MARKS,
     MOVE,
+    MOVING,
     OPENED,
     ROLLBACK,
     SAVED,
@@ -119,9 +120,25 @@ def refuse_leaving(dataset: Dataset) -> None:
     refuse_fenced(dataset)
     leaving, instance = mark_of(dataset), dataset.marks.get(INSTANCE, dataset.short)
     if leaving is None:
-        raise Busy(dataset.short, "has not landed wholly", f"the same gnt-zfs move, or gnt-instance startup {instance}, ends that")
+        raise _half_landed(dataset.short, instance)
     way_out = f"gnt-zfs move {instance} {leaving.to} goes on, gnt-zfs move --abort {instance} goes back"
     raise Busy(dataset.short, f"is being moved to {leaving.to}", way_out)
+
+
+def _half_landed(name: str, instance: str) -> Busy:
+    return Busy(name, "has not landed wholly", f"the same gnt-zfs move, or gnt-instance startup {instance}, ends that")
+
+
+def refuse_change(here: Here, instance: str) -> None:
+    """What Ganeti writes to or unlinks at an instance's home now is in its dataset, as far as moves go."""
+    dataset = here.zfs.get(here.store.name(instance), marks=MARKS)
+    if dataset is None:
+        if here.zfs.get(f"{here.root.name}/{MOVING}/{instance}") is not None:
+            raise _half_landed(instance, instance)
+    elif MOVE in dataset.marks:
+        refuse_fenced(dataset)
+        if mark_of(dataset) is None:
+            raise _half_landed(instance, instance)
 
 
 # what the mover asks

@@ -17,6 +17,7 @@ from zfsganeti.disks import Disk
 from zfsganeti.errors import Busy
 from zfsganeti.node import PeerFailed
 from zfsganeti.rollback import BACK, DECIDED, Rollback, State
+from zfsganeti.route import Coming
 from zfsganeti.snapshots import handed_on, parts_of
 
 NAMES = {"file": ["web1"], "ext": list(VOLUMES)}
@@ -260,3 +261,46 @@ def test_what_is_moved_or_half_back_gets_no_other_name(rig: Rig) -> None:
     with pytest.raises(PeerFailed, match="a rollback to gnt-x was interrupted"):
         rig.master.call("node1", "adopt-loosen", **request)
     assert rig.content("web1") == FILES
+
+
+def change_disks(rig: Rig, node: str) -> None:
+    """What the master asks of the primary before Ganeti adds a disk, and before it removes one."""
+    rig.master.call(node, "check-space", instance="web1", bytes=1)
+    rig.master.call(node, "keep-disks", instance="web1")
+
+
+def test_no_disk_comes_to_lie_beside_what_is_fenced(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES, up=False)
+    begin(rig, "file")
+    change_disks(rig, "node1")
+    rig.master.call("node1", "move-fence", datasets=["web1"])
+    for verb in ("check-space", "keep-disks"):
+        with pytest.raises(PeerFailed, match=f"web1: is fenced, node2 is about to have it: {WAYS_OUT}"):
+            rig.master.call("node1", verb, instance="web1", bytes=1)
+    rig.master.call("node1", "move-abort", datasets=["web1"])
+    change_disks(rig, "node1")
+
+
+def test_no_disk_comes_to_lie_beside_what_has_not_landed(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES, up=False)
+    seen = []
+
+    def before(_who: str, verb: str) -> None:
+        if verb == "move-land":
+            seen.append("is coming")
+        elif verb == "move-leave":
+            seen.append("is there")
+            rig.knots["node2"].fake.set("zfs/vm/web1", {MOVE: Coming("node1", "web1", 0, "1").pack()})
+        else:
+            return
+        rig.before = lambda _who, _verb: None
+        for verb in ("check-space", "keep-disks"):
+            with pytest.raises(PeerFailed, match="web1: has not landed wholly: the same gnt-zfs move, or gnt-instance startup web1, ends"):
+                rig.master.call("node2", verb, instance="web1", bytes=1)
+        rig.knots["node2"].fake.clear("zfs/vm/web1", [MOVE]) if seen[1:] else None
+        rig.before = before
+
+    rig.before = before
+    go(rig)
+    assert seen == ["is coming", "is there"]
+    change_disks(rig, "node2")
