@@ -280,7 +280,7 @@ def land(here: Here, request: dict[str, Any]) -> Any:
     instance, guids = check_name(str(request.get("instance"))), texts_of(request, "guids")
     places = {name: arriving(here, name) for name in guids}
     for name, place in places.items():
-        with place.alone(), locked(name):
+        with locked(name), place.alone():  # as in a start, which is alone with it before it settles
             place.land(instance, guids[name])
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zfsganeti.arrival import names_of, release, texts_of
+from zfsganeti.arrival import names_of, release, settle, texts_of
 from zfsganeti.datasets import (
     DETACH,
     DISK,
@@ -107,7 +107,7 @@ def _refuse_half_back(place: Here, dataset: Dataset) -> None:
 
 
 @contextlib.contextmanager
-def _alone(names: Sequence[str]) -> Iterator[None]:
+def alone(names: Sequence[str]) -> Iterator[None]:
     """Nobody else of us works on any of the datasets on this node."""
     with contextlib.ExitStack() as stack:
         for name in sorted(set(names)):
@@ -190,7 +190,7 @@ def begin(here: Here, request: dict[str, Any]) -> Any:
         raise BadInput("request: to must be a node, phase and ran say how far the move is")
     leaving = Leaving(str(to), str(phase), ran, int(time.time()) + LEASE_SECONDS)
     names = names_of(request)
-    with _alone(names):  # a rollback begins so as well: of both, the first one wins
+    with alone(names):  # a rollback begins so as well: of both, the first one wins
         found = [(place := here.place_of(name), get(place, name)) for name in names]
         for place, dataset in found:
             _refuse_half_back(place, dataset)
@@ -475,6 +475,16 @@ def lift(here: Here, name: str) -> None:
     place.zfs.clear(dataset.name, ["readonly"])
     place.zfs.set(dataset.name, {MOVE: Leaving(leaving.to, PRESYNC, leaving.ran, leaving.until).pack()})
     _bring_home(place, dataset)
+
+
+def end(here: Here, instance: str, names: Sequence[str]) -> None:
+    """What a move that was stopped half-way has left of these datasets is fit for use on the instance's primary, or it is refused.
+
+    The caller is alone with them.
+    """
+    settle(here, instance, names)
+    for name in names:
+        lift(here, name)
 
 
 def _bring_home(place: Here, dataset: Dataset) -> None:

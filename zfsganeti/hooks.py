@@ -297,19 +297,12 @@ def _make_ready(here: Here, event: ganeti.Event) -> None:
             if dataset is None or MOVE in dataset.marks:
                 if event.hook == "instance-modify-pre":
                     return  # as the mover does, which knows what it does
-                _end_move(here, event, [event.instance])
+                from zfsganeti.departure import end
+
+                end(here, event.instance, [event.instance])
                 dataset = here.store.find(event.instance)
             if dataset is not None:
                 here.store.bring_home(event.instance, dataset)
-
-
-def _end_move(here: Here, event: ganeti.Event, names: list[str]) -> None:
-    """What a move that was stopped half-way has left of these datasets is fit for use on the instance's primary, or it is refused."""
-    from zfsganeti import arrival, departure
-
-    arrival.settle(here, event.instance, names)
-    for name in names:
-        departure.lift(here, name)
 
 
 def _refuse_half(here: Here, instance: str) -> None:
@@ -495,7 +488,10 @@ def _refuse_elsewhere(here: Here, event: ganeti.Event) -> None:
 
 def _volumes_ready(here: Here, event: ganeti.Event) -> None:
     if here.node == event.primary and here.has_root():
-        _end_move(here, event, event.volumes)
+        from zfsganeti.departure import alone, end
+
+        with alone(event.volumes):
+            end(here, event.instance, event.volumes)
 
 
 VOLUME_HANDLERS: dict[str, tuple[Handler, ...]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 
 from tests.rig import Rig
 from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES, go
-from zfsganeti import datasets, departure, move
-from zfsganeti.datasets import DETACH, KEPT, MOVE, ROLLBACK
+from zfsganeti import arrival, datasets, departure, move, transfer
+from zfsganeti.datasets import DETACH, KEPT, MOVE, ROLLBACK, locked
 from zfsganeti.disks import Disk
-from zfsganeti.errors import Busy
+from zfsganeti.errors import Busy, Unavailable
+from zfsganeti.here import Here
 from zfsganeti.node import PeerFailed
 from zfsganeti.rollback import BACK, DECIDED, Rollback, State
 from zfsganeti.route import Coming
@@ -304,3 +306,47 @@ def test_no_disk_comes_to_lie_beside_what_has_not_landed(rig: Rig) -> None:
     go(rig)
     assert seen == ["is coming", "is there"]
     change_disks(rig, "node2")
+
+
+# who waits for whom
+
+
+@KINDS
+def test_a_start_that_ends_a_move_is_alone_with_the_disks(rig: Rig, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind], up=False)
+    begin(rig, kind)
+    rig.master.call("node1", "move-fence", datasets=NAMES[kind])
+    lift, lifted = departure.lift, []
+
+    def alone(here: Here, name: str) -> None:
+        with pytest.raises(Unavailable, match="another operation of ours is at work on it"), locked(name, seconds=0):
+            pass
+        lifted.append(name)
+        lift(here, name)
+
+    monkeypatch.setattr(departure, "lift", alone)
+    rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    assert lifted == NAMES[kind]
+    assert rig.content("web1") == DISKS[kind]
+
+
+@KINDS
+def test_what_lands_is_locked_as_a_start_locks_it(rig: Rig, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First the dataset, then its arrival: a start and a mover that come at the same moment do not wait for each other."""
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind], up=False)
+    taken: list[str] = []
+
+    @contextlib.contextmanager
+    def tells(name: str, **options: Any) -> Iterator[None]:
+        taken.append(name)
+        with locked(name, **options):
+            yield
+
+    def before(_who: str, verb: str) -> None:
+        if verb == "move-land":
+            monkeypatch.setattr(arrival, "locked", tells)
+            monkeypatch.setattr(transfer, "locked", tells)
+
+    rig.before = before
+    go(rig)
+    assert taken == [lock for name in NAMES[kind] for lock in (name, f".arrival.{name}")]
