@@ -127,7 +127,7 @@ def _check_space(here: Here, request: dict[str, Any]) -> Any:
 
 def _refuse_change(here: Here, instance: str) -> None:
     """No move is in the way of a change of the instance's disks; one of its primary, which the mover asks for, does not come here."""
-    from zfsganeti.departure import refuse_change
+    from zfsganeti.moving import refuse_change
 
     refuse_change(here, instance)
 

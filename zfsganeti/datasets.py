@@ -139,7 +139,7 @@ def refuse_half_back(dataset: Dataset) -> None:
 def refuse_moving(dataset: Dataset, *, fenced: bool = False) -> None:
     """Raise Busy while a dataset is being moved, or only once another node is about to have it."""
     if MOVE in dataset.marks:
-        from zfsganeti.departure import refuse_fenced, refuse_leaving
+        from zfsganeti.moving import refuse_fenced, refuse_leaving
 
         refuse_fenced(dataset) if fenced else refuse_leaving(dataset)
 
@@ -147,7 +147,7 @@ def refuse_moving(dataset: Dataset, *, fenced: bool = False) -> None:
 def end_move(zfs: Backend, dataset: Dataset) -> None:
     """No move keeps a dataset from being written to, or its snapshots from being destroyed; its mark is cleared last, by the caller."""
     if MOVE in dataset.marks:
-        from zfsganeti.departure import give_up
+        from zfsganeti.moving import give_up
 
         give_up(zfs, dataset)
 

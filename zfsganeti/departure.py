@@ -25,7 +25,6 @@ from zfsganeti.datasets import (
     KEPT,
     MARKS,
     MOVE,
-    MOVING,
     OPENED,
     ROLLBACK,
     SAVED,
@@ -36,6 +35,7 @@ from zfsganeti.datasets import (
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
+from zfsganeti.moving import mark_of
 from zfsganeti.names import PREFIX
 from zfsganeti.node import PeerFailed
 from zfsganeti.process import holding
@@ -59,7 +59,6 @@ from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from zfsganeti.datasets import Backend
     from zfsganeti.transfer import Step
 
 Tell = Callable[[dict[str, Any]], None]  # what is told while it goes on
@@ -80,21 +79,8 @@ def get(place: Here, name: str) -> Dataset:
     return dataset
 
 
-def mark_of(dataset: Dataset) -> Leaving | None:
-    return Leaving.parse(dataset.marks.get(MOVE, ""))
-
-
 def home_of(place: Here, dataset: Dataset) -> str:
     return f"{place.root.path}/{dataset.short}"
-
-
-def refuse_fenced(dataset: Dataset) -> None:
-    """Nobody changes what another node is about to have."""
-    leaving = mark_of(dataset)
-    if leaving is not None and leaving.phase in (FENCED, LEFT):
-        instance = dataset.marks.get(INSTANCE, dataset.short)
-        way_out = f"gnt-zfs move {instance} {leaving.to} goes on, gnt-zfs move --abort {instance} goes back"
-        raise Busy(dataset.short, f"is fenced, {leaving.to} is about to have it", way_out)
 
 
 def _refuse_half_back(place: Here, dataset: Dataset) -> None:
@@ -113,32 +99,6 @@ def alone(names: Sequence[str]) -> Iterator[None]:
         for name in sorted(set(names)):
             stack.enter_context(locked(name))
         yield
-
-
-def refuse_leaving(dataset: Dataset) -> None:
-    """Nobody puts something else in the place of what is being moved."""
-    refuse_fenced(dataset)
-    leaving, instance = mark_of(dataset), dataset.marks.get(INSTANCE, dataset.short)
-    if leaving is None:
-        raise _half_landed(dataset.short, instance)
-    way_out = f"gnt-zfs move {instance} {leaving.to} goes on, gnt-zfs move --abort {instance} goes back"
-    raise Busy(dataset.short, f"is being moved to {leaving.to}", way_out)
-
-
-def _half_landed(name: str, instance: str) -> Busy:
-    return Busy(name, "has not landed wholly", f"the same gnt-zfs move, or gnt-instance startup {instance}, ends that")
-
-
-def refuse_change(here: Here, instance: str) -> None:
-    """What Ganeti writes to or unlinks at an instance's home now is in its dataset, as far as moves go."""
-    dataset = here.zfs.get(here.store.name(instance), marks=MARKS)
-    if dataset is None:
-        if here.zfs.get(f"{here.root.name}/{MOVING}/{instance}") is not None:
-            raise _half_landed(instance, instance)
-    elif MOVE in dataset.marks:
-        refuse_fenced(dataset)
-        if mark_of(dataset) is None:
-            raise _half_landed(instance, instance)
 
 
 # what the mover asks
@@ -530,16 +490,6 @@ def _values(place: Here, dataset: str) -> dict[str, str]:
 
 
 # the ends
-
-
-def give_up(zfs: Backend, dataset: Dataset) -> None:
-    """Nothing of a move stands in the way of what becomes of the dataset now: no hold of ours on a snapshot, no fence."""
-    facts = zfs.snapshot_facts(dataset.name, ("userrefs",), depth=1)
-    for snapshot, tags in zfs.holds([name for name, known in facts.items() if known["userrefs"] not in ("0", "-")]).items():
-        for tag in tags:
-            if expiry(tag) is not None:
-                zfs.release(snapshot, tag)
-    zfs.clear(dataset.name, ["readonly"])
 
 
 def abort(here: Here, request: dict[str, Any]) -> Any:

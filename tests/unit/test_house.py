@@ -46,6 +46,7 @@ LEVELS = {
             "patch",
             "transfer",
             "route",
+            "moving",
             "departure",
             "arrival",
             "move",

@@ -1,0 +1,62 @@
+"""What a move's mark on a dataset keeps others from, and how what is removed all the same leaves its move."""
+
+from __future__ import annotations
+
+from zfsganeti.datasets import INSTANCE, MARKS, MOVE, MOVING
+from zfsganeti.errors import Busy
+from zfsganeti.route import FENCED, LEFT, Leaving, expiry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zfsganeti.datasets import Backend
+    from zfsganeti.here import Here
+    from zfsganeti.zfs import Dataset
+
+
+def mark_of(dataset: Dataset) -> Leaving | None:
+    return Leaving.parse(dataset.marks.get(MOVE, ""))
+
+
+def refuse_fenced(dataset: Dataset) -> None:
+    """Nobody changes what another node is about to have."""
+    leaving = mark_of(dataset)
+    if leaving is not None and leaving.phase in (FENCED, LEFT):
+        instance = dataset.marks.get(INSTANCE, dataset.short)
+        way_out = f"gnt-zfs move {instance} {leaving.to} goes on, gnt-zfs move --abort {instance} goes back"
+        raise Busy(dataset.short, f"is fenced, {leaving.to} is about to have it", way_out)
+
+
+def refuse_leaving(dataset: Dataset) -> None:
+    """Nobody puts something else in the place of what is being moved."""
+    refuse_fenced(dataset)
+    leaving, instance = mark_of(dataset), dataset.marks.get(INSTANCE, dataset.short)
+    if leaving is None:
+        raise _half_landed(dataset.short, instance)
+    way_out = f"gnt-zfs move {instance} {leaving.to} goes on, gnt-zfs move --abort {instance} goes back"
+    raise Busy(dataset.short, f"is being moved to {leaving.to}", way_out)
+
+
+def _half_landed(name: str, instance: str) -> Busy:
+    return Busy(name, "has not landed wholly", f"the same gnt-zfs move, or gnt-instance startup {instance}, ends that")
+
+
+def refuse_change(here: Here, instance: str) -> None:
+    """What Ganeti writes to or unlinks at an instance's home now is in its dataset, as far as moves go."""
+    dataset = here.zfs.get(here.store.name(instance), marks=MARKS)
+    if dataset is None:
+        if here.zfs.get(f"{here.root.name}/{MOVING}/{instance}") is not None:
+            raise _half_landed(instance, instance)
+    elif MOVE in dataset.marks:
+        refuse_fenced(dataset)
+        if mark_of(dataset) is None:
+            raise _half_landed(instance, instance)
+
+
+def give_up(zfs: Backend, dataset: Dataset) -> None:
+    """Nothing of a move stands in the way of what becomes of the dataset now: no hold of ours on a snapshot, no fence."""
+    facts = zfs.snapshot_facts(dataset.name, ("userrefs",), depth=1)
+    for snapshot, tags in zfs.holds([name for name, known in facts.items() if known["userrefs"] not in ("0", "-")]).items():
+        for tag in tags:
+            if expiry(tag) is not None:
+                zfs.release(snapshot, tag)
+    zfs.clear(dataset.name, ["readonly"])
