@@ -12,7 +12,7 @@ from .cluster import Cluster
 from .conftest import GENERATION
 from .machine import Machine
 from .product import ROOT
-from .test_13_package import build
+from .test_9_package import build
 
 GUIDE = ROOT / "docs/getting-started.md"
 IMAGE = "qemu-img create -q -f qcow2 /root/debian-12.qcow2 2G && qemu-io -c 'write -P 7 1M 1M' /root/debian-12.qcow2 >/dev/null"
