@@ -307,7 +307,14 @@ class Zfs(History):
     # changing
 
     def _direct(self, name: str, function: Callable[..., int], *arguments: object) -> None:
-        """Call libzfs_core without the binding; an errno becomes an exception of ours, which names the dataset."""
+        """Call libzfs_core without the binding; an errno becomes an exception of ours, which names the dataset.
+
+        The binding must be there all the same: what is made on a node without it could be neither snapshotted nor destroyed there.
+        """
+        from importlib.machinery import PathFinder
+
+        if PathFinder.find_spec("libzfs_core") is None:
+            raise Unavailable("libzfs_core", "python3-pyzfs is not installed (No module named 'libzfs_core')", "apt install python3-pyzfs")
         try:
             code = function(*arguments)
         except OSError as error:
