@@ -58,7 +58,7 @@ def test_a_pool_that_is_not_healthy_vetoes(lab: Lab) -> None:
     lab.node3.run("zpool detach tank /var/tmp/second; rm /var/tmp/second")
 
 
-@pytest.mark.on("bookworm")
+@pytest.mark.on("trixie")
 def test_a_dry_run_and_an_add_that_fails_later(lab: Lab) -> None:
     lab.run(lab.add_command("maybe", more="--dry-run"))
     assert "maybe" not in lab.datasets(), "a master candidate knows that it is a dry run"
