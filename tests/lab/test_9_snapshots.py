@@ -171,7 +171,7 @@ def test_files_are_cloned(lab: Lab) -> None:
     lab.well()
 
 
-@pytest.mark.on("bookworm")
+@pytest.mark.on()
 def test_sanoid_and_syncoid_beside_us(lab: Lab) -> None:
     lab.add("web1")
     lab.add_ext("ext1", disks=("32M",))
