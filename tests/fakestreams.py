@@ -10,9 +10,9 @@ from typing import Any
 
 from tests.fakezfs import FakeZfs, Filesystem, Snapshot, read_files
 from zfsganeti.errors import BadInput, CommandFailed, Missing, Unavailable
-from zfsganeti.names import check_dataset, check_snapshot
+from zfsganeti.names import check_dataset, check_hold, check_snapshot
 from zfsganeti.process import Done
-from zfsganeti.streams import Resumable, Snap, Streams, _check_tag, check_token, receive_command, receive_error, send_command
+from zfsganeti.streams import Resumable, Snap, Streams, check_token, receive_command, receive_error, send_command
 
 Door = Callable[[str, dict[str, Any], int], dict[str, Any]]  # a peer's answer to a verb with a stream behind it
 MODIFIED = "destination has been modified\nsince most recent snapshot"
@@ -49,12 +49,12 @@ class FakeStreams(Streams):
 
     def hold(self, snapshot: str, tag: str) -> None:
         self.fake.reaper.point()
-        self._snapshot(snapshot).holds.add(_check_tag(tag))
+        self._snapshot(snapshot).holds.add(check_hold(tag))
         self.fake.reaper.point()
 
     def release(self, snapshot: str, tag: str) -> None:
         self.fake.reaper.point()
-        self._snapshot(snapshot).holds.discard(_check_tag(tag))
+        self._snapshot(snapshot).holds.discard(check_hold(tag))
         self.fake.reaper.point()
 
     def _snapshot(self, name: str) -> Snapshot:

@@ -10,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from tests.fakeloop import FakeLoop
 from tests.fakestreams import FakeStreams
 from tests.fakezfs import FakeZfs
 from tests.node import CLUSTER_NAME
-from zfsganeti import departure, hooks, transfer
+from zfsganeti import datasets, departure, hooks, move, transfer
 from zfsganeti.answer import VERBS, answer
 from zfsganeti.config import Config
 from zfsganeti.datasets import CLUSTER, Store
@@ -268,3 +270,12 @@ class Rig:
         known = self.ganeti.data[name]
         assert not known["up"]
         return [known["primary"]]
+
+
+def make_rig(place: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """Return three nodes whose Ganeti the mover reaches, until the test ends."""
+    monkeypatch.setattr(datasets, "LOCKS", str(place / "locks"))
+    monkeypatch.setattr(departure, "WAIT_SECONDS", 0.0)
+    made = Rig(place)
+    monkeypatch.setattr(move, "run", made.ganeti.gnt)
+    return made

@@ -363,13 +363,13 @@ def _setup_apply(here: Here, request: dict[str, Any]) -> Any:
     setup.apply_step(here, _text(request, "action"), {key: str(value) for key, value in request.items() if key != "action"})
 
 
-def _transfer(name: str) -> Verb:
-    """Return a verb of the room that moves snapshots; the room is imported when it is asked for."""
+def _listed(room: str, name: str) -> Verb:
+    """Return a verb of a room that has a table of its own, which is imported when it is asked for."""
 
     def verb(here: Here, request: dict[str, Any]) -> Any:
-        from zfsganeti import transfer
+        from importlib import import_module
 
-        return transfer.VERBS[name](here, request)
+        return import_module(f"zfsganeti.{room}").VERBS[name](here, request)
 
     return verb
 
@@ -381,17 +381,6 @@ def _of(room: str, name: str) -> Verb:
         from importlib import import_module
 
         return getattr(import_module(f"zfsganeti.{room}"), name)(here, request)
-
-    return verb
-
-
-def _adopt(name: str) -> Verb:
-    """Return a verb of the room that takes LVM disks in; the room is imported when it is asked for."""
-
-    def verb(here: Here, request: dict[str, Any]) -> Any:
-        from zfsganeti import intake
-
-        return intake.VERBS[name](here, request)
 
     return verb
 
@@ -479,14 +468,14 @@ VERBS: dict[str, Verb] = {
     "rollback-plan": _of("rollback", "ask"),
     "rollback": _of("rollback", "execute"),
     "rollback-finish": _of("rollback", "finish"),
-    **{name: _transfer(name) for name in ("receive", "receive-state", "receive-done", "receive-abort")},
+    **{name: _listed("transfer", name) for name in ("receive", "receive-state", "receive-done", "receive-abort")},
     "move-send": _move_send,
     **{f"move-{name}": _of("departure", name) for name in ("begin", "fence", "check", "abort", "leave")},
     **{f"move-{name}": _of("arrival", name) for name in ("ready", "land", "drop")},
     "move-lift": _of("departure", "unfence"),
     "move-source": _of("departure", "facts"),
     "move-target": _of("arrival", "facts"),
-    **{f"adopt-{name}": _adopt(f"adopt-{name}") for name in ADOPT},
+    **{f"adopt-{name}": _listed("intake", f"adopt-{name}") for name in ADOPT},
 }
 
 

@@ -5,8 +5,8 @@ Mixed into `zfsganeti.zfs.Zfs`, through which everything here reaches libzfs_cor
 
 from __future__ import annotations
 
-from zfsganeti.errors import BadInput, Busy, CommandFailed
-from zfsganeti.names import check_dataset, check_snapshot, is_component
+from zfsganeti.errors import Busy, CommandFailed
+from zfsganeti.names import check_dataset, check_hold, check_snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,10 +71,8 @@ class History:
 
     def release(self, snapshot: str, tag: str) -> None:
         """The snapshot has no hold of that tag."""
-        if not is_component(tag) or tag.startswith("-"):
-            raise BadInput(f"hold {tag[:80]!r}: must be letters, digits, '.', '-', '_' and ':'")
         try:
-            self._command("zfs", "release", tag, check_snapshot(snapshot))
+            self._command("zfs", "release", check_hold(tag), check_snapshot(snapshot))
         except CommandFailed as error:
             if "no such tag" not in error.said:
                 raise

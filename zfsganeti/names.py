@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zfsganeti.errors import BadName
+from zfsganeti.errors import BadInput, BadName
 
 PREFIX = "org.zfsganeti:"  # of our user properties
 NAME_LIMIT = 255  # ZFS_MAX_DATASET_NAME_LEN less the NUL
@@ -42,6 +42,13 @@ def check_label(name: str) -> str:
     if not name or len(name) > IMAGE_LIMIT or name[0] not in ALPHANUMERIC or not IMAGE.issuperset(name):
         raise BadName("snapshot", name, f"must be 1 to {IMAGE_LIMIT} letters, digits, '.', '-' and '_', and begin with a letter or digit")
     return name
+
+
+def check_hold(tag: str) -> str:
+    """Return what can be the tag of a hold, and is no option where it is an argument."""
+    if not is_component(tag) or tag.startswith("-"):
+        raise BadInput(f"hold {tag[:80]!r}: must be letters, digits, '.', '-', '_' and ':'")
+    return tag
 
 
 def check_image(name: str) -> str:

@@ -11,7 +11,7 @@ import os
 import re
 
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.names import PREFIX, check_dataset, check_snapshot, is_component
+from zfsganeti.names import PREFIX, check_dataset, check_hold, check_snapshot, is_component
 from zfsganeti.process import feed, query, relay
 
 TYPE_CHECKING = False
@@ -69,12 +69,6 @@ def check_token(token: str) -> str:
     if not TOKEN.fullmatch(token):
         raise BadInput(f"resume token {token[:40]!r}: is none")
     return token
-
-
-def _check_tag(tag: str) -> str:
-    if not is_component(tag):
-        raise BadInput(f"hold {tag[:80]!r}: must be letters, digits, '.', '-', '_' and ':'")
-    return tag
 
 
 def _check_base(base: str) -> str:
@@ -145,7 +139,7 @@ class Streams:
     def hold(self, snapshot: str, tag: str) -> None:
         """The snapshot cannot be destroyed before the hold of that tag is released; holding it twice is holding it once."""
         try:
-            _zfs("hold", _check_tag(tag), check_snapshot(snapshot))
+            _zfs("hold", check_hold(tag), check_snapshot(snapshot))
         except CommandFailed as error:
             if "tag already exists" not in error.said:
                 raise
@@ -153,7 +147,7 @@ class Streams:
     def release(self, snapshot: str, tag: str) -> None:
         """The snapshot has no hold of that tag."""
         try:
-            _zfs("release", _check_tag(tag), check_snapshot(snapshot))
+            _zfs("release", check_hold(tag), check_snapshot(snapshot))
         except CommandFailed as error:
             if "no such tag" not in error.said:
                 raise

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.rig import Rig
+from tests.rig import Rig, make_rig
 from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES, go
-from zfsganeti import arrival, datasets, departure, move, transfer
+from zfsganeti import arrival, departure, transfer
 from zfsganeti.datasets import DETACH, KEPT, MOVE, ROLLBACK, locked
 from zfsganeti.disks import Disk
 from zfsganeti.errors import Busy, Unavailable
@@ -27,11 +27,7 @@ NAMES = {"file": ["web1"], "ext": list(VOLUMES)}
 
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    monkeypatch.setattr(datasets, "LOCKS", str(tmp_path / "locks"))
-    monkeypatch.setattr(departure, "WAIT_SECONDS", 0.0)
-    made = Rig(tmp_path)
-    monkeypatch.setattr(move, "run", made.ganeti.gnt)
-    yield made
+    yield make_rig(tmp_path, monkeypatch)
 
 
 def state(kind: str) -> State:

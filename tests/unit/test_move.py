@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig import Rig
+from tests.rig import Rig, make_rig
 from zfsganeti import adopt_cli, adoption, arrival, datasets, departure, move
 from zfsganeti.answer import VERBS
 from zfsganeti.cli import parser
@@ -26,11 +26,7 @@ KINDS = pytest.mark.parametrize("kind", list(DISKS))
 
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    monkeypatch.setattr(datasets, "LOCKS", str(tmp_path / "locks"))
-    monkeypatch.setattr(departure, "WAIT_SECONDS", 0.0)
-    made = Rig(tmp_path)
-    monkeypatch.setattr(move, "run", made.ganeti.gnt)
-    yield made
+    yield make_rig(tmp_path, monkeypatch)
 
 
 def go(rig: Rig, target: str = "node2", name: str = "web1", said: list[str] | None = None, **options: object) -> Result:
