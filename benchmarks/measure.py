@@ -1,6 +1,6 @@
 """On a node: what takes how long against what, as rows of a table; ways that are compared take turns, and medians are kept.
 
-Every other file here has a function `rows`, which takes a Place and yields rows; `python3 -m benchmarks` finds it by that.
+Every file here that has a function `rows`, which takes a Place and yields rows, is a table; `python3 -m benchmarks` finds it by that.
 Run on a node: python3 -m benchmarks.measure ROOT DIRECTORY [FILE...], for example zfs/vm /zfs/vm verbs; it prints JSON.
 """
 
@@ -30,16 +30,21 @@ class Place:
     root: str
     directory: str
 
+    @property
+    def pool(self) -> str:
+        return self.root.partition("/")[0]
+
 
 @dataclass(frozen=True)
 class Row:
-    """What of ours was compared with what, in seconds, and what keeps ours from being faster."""
+    """What of ours was compared with what, in ms or another unit, and what keeps ours from being less."""
 
     ours: str
-    seconds: float
+    figure: float
     theirs: str
-    their_seconds: float
+    their_figure: float
     limit: str = ""
+    unit: str = "ms"
 
 
 def run(*command: str, **environment: str) -> float:
@@ -57,10 +62,16 @@ def shell(text: str) -> float:
     return run("/bin/sh", "-c", text)
 
 
-def verb(name: str, volume: str, size_mib: int, **parameters: str) -> float:
+def verb(name: str, volume: str, size_mib: int, snapshot: str = "", **parameters: str) -> float:
     """Return how long one of the provider's verbs took, called as Ganeti calls it."""
     given = {f"EXTP_{key.upper()}": value for key, value in parameters.items()}
-    return run(f"{PROVIDER}/{name}", VOL_NAME=volume, VOL_SIZE=str(size_mib), EXTP_PROVIDER="zfs", **given)
+    taken = {"VOL_SNAPSHOT_NAME": snapshot, "VOL_SNAPSHOT_SIZE": str(size_mib)} if snapshot else {}
+    return run(f"{PROVIDER}/{name}", VOL_NAME=volume, VOL_SIZE=str(size_mib), EXTP_PROVIDER="zfs", **taken, **given)
+
+
+def empty_trash(place: Place) -> None:
+    """Nothing of ours is in the trash, whatever else is."""
+    shell(f"for d in $(zfs list -H -o name -d 1 -r {place.root}/.trash | grep /.trash/bench); do zfs destroy -r $d; done")
 
 
 def medians(rounds: int, ways: dict[str, Way]) -> dict[str, float]:
@@ -73,9 +84,9 @@ def medians(rounds: int, ways: dict[str, Way]) -> dict[str, float]:
 
 
 def against(found: dict[str, float], ours: str, limit: str) -> Iterator[Row]:
-    """Yield a row for ours against each other way."""
+    """Yield a row in ms for ours against each other way, whose figures are in seconds."""
     for number, theirs in enumerate(name for name in found if name != ours):
-        yield Row(ours, found[ours], theirs, found[theirs], "" if number else limit)
+        yield Row(ours, 1000 * found[ours], theirs, 1000 * found[theirs], "" if number else limit)
 
 
 def files() -> list[str]:

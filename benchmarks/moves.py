@@ -1,148 +1,128 @@
-"""How long an instance is down while it moves, against gnt-instance move, and how fast disks travel, against a bare pipe.
+"""How long an instance is down while it moves, against gnt-instance move, and how fast disks travel, against a bare pipe
 
-python3 -m benchmarks.moves [--generation G]: on a cluster of its own, all of whose nodes take part. Every disk has as much in it and
-is written to a little all the while; ways that are compared take turns in one run. gnt-instance move works on bookworm alone.
+All nodes of the cluster take part. Every disk has as much in it and is written to a little all the while; the ways that are compared
+take turns. gnt-instance move works on bookworm alone.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import re
+import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from tests.lab import host, image
-from tests.lab.cluster import Cluster
+from benchmarks.measure import Row
 from tests.lab.host import say
 from tests.lab.machine import Machine
-from tests.lab.product import install
 
-SETUP = "gnt-zfs setup --yes zfs/vm node3=tank/vm"
 SIZES_GIB = (1, 4, 16)
 THEIRS_GIB = (1, 4)
 USED_MIB = 200
+ROUNDS = 3
+OURS, THEIRS = "gnt-zfs move", "gnt-instance move"
 SSH = (
     "ssh -oBatchMode=yes -oGlobalKnownHostsFile=/var/lib/ganeti/known_hosts -oHostKeyAlias=cluster.example.com "
     "-c aes128-gcm@openssh.com root@node3.example.com"
 )
 WRITER = "while [ -e {0} ]; do dd if=/dev/urandom of={0} bs=64K count=1 seek=$((RANDOM % 1000)) conv=notrunc status=none; sleep 0.2; done"
-
-
-@dataclass(frozen=True)
-class Moved:
-    """One move: how long the instance was down, by which way, and for how large a disk (GiB)."""
-
-    way: str
-    size: int
-    down: float
+END_WRITER = "#!/bin/sh\npkill -f RANDOM; pkill -f of=/zfs/vm/moved; true\n"  # as a guest ends that is shut down
+HOOK = "/etc/ganeti/hooks/instance-stop-pre.d/zzz-writer"
+PASS = re.compile(r"pass 1: .* in ([0-9.]+) s")
 
 
 class Bench:
     def __init__(self, generation: str, nodes: list[Machine]) -> None:
         self.generation, self.nodes = generation, nodes
-        self.master, self.source = nodes[0], nodes[1]
+        self.master, self.source, self.target = nodes
+        for node in nodes:
+            node.run(f"mkdir -p $(dirname {HOOK}); cat > {HOOK}; chmod 755 {HOOK}", stdin=END_WRITER.encode())
 
     def add(self, size: int) -> str:
-        """A running instance of one disk with data in it is on node2, and is written to; return the disk's path."""
+        """A running instance of one disk with data in it is on node2; return the disk's path."""
         unchecked = "--no-name-check --no-ip-check" if self.generation == "bookworm" else ""
         self.master.run(
             f"gnt-instance add -t file -o noop+default -H fake -B memory=64M --no-install --no-start {unchecked} "
             f"--disk 0:size={size}G -n node2.example.com moved"
         )
         path = self.source.run("ls /zfs/vm/moved/*").strip()
-        self.source.run(f"dd if=/dev/urandom of={path} bs=1M count={USED_MIB} conv=notrunc status=none; sync -f {path}")
+        self.source.run(f"dd if=/dev/urandom of={path} bs=1M count={USED_MIB} conv=notrunc status=none; sync -f {path}", seconds=600)
         self.master.run("gnt-instance start moved")
-        self.source.run(f"setsid bash -c '{WRITER.format(path)}' > /dev/null 2>&1 < /dev/null &")
         return path
+
+    def write(self, path: str) -> None:
+        """Something writes to the disk until it is gone or its instance is stopped."""
+        self.source.run(f"setsid bash -c '{WRITER.format(path)}' > /dev/null 2>&1 < /dev/null &")
 
     def remove(self) -> None:
         self.master.run("gnt-instance remove -f moved")
         for node in self.nodes:
-            node.execute("pkill -f if=/dev/urandom")
+            node.execute(END_WRITER.splitlines()[1])
         self.master.run("gnt-zfs trash empty --yes")
 
-    def stop_writing(self) -> None:
-        """The guest is stopped: nobody writes, and nobody has the disk open."""
-        self.source.execute("pkill -f 'setsid bash|of=/zfs/vm/moved'")
-
-    def ours(self, size: int) -> Moved:
-        self.add(size)
-        hook = "/etc/ganeti/hooks/instance-stop-pre.d"
-        self.source.run(f"mkdir -p {hook}; printf '#!/bin/sh\\npkill -f of=/zfs/vm/moved; pkill -f RANDOM; true\\n' > {hook}/zzz-writer")
-        self.source.run(f"chmod 755 {hook}/zzz-writer")
+    def ours(self, size: int) -> float:
+        """Return the seconds for which the instance was down, as the mover measured."""
+        self.write(self.add(size))
         (result,) = json.loads(self.master.run("gnt-zfs move --yes --json moved node3 2>/dev/null", seconds=3000))
         self.remove()
-        return Moved("gnt-zfs move", size, float(result["downtime"]))
+        return float(result["downtime"])
 
-    def theirs(self, size: int) -> Moved:
-        """gnt-instance move shuts down first and starts at the end: all of it is downtime."""
-        self.add(size)
+    def theirs(self, size: int) -> float:
+        """Return the seconds that gnt-instance move takes, which shuts down first and starts last."""
+        self.write(self.add(size))
         began = time.monotonic()
         self.master.run("gnt-instance move -f -n node3.example.com moved", seconds=3000)
-        down = time.monotonic() - began
+        taken = time.monotonic() - began
         self.remove()
-        return Moved("gnt-instance move", size, down)
+        return taken
 
     def throughput(self) -> tuple[float, float]:
         """Return the bytes a second of the first pass of a move, and of a bare pipe with the same data."""
         self.add(1)
-        self.stop_writing()
         self.source.run("zfs snapshot zfs/vm/moved@bare")
         size = int(self.source.run("zfs send -nP -L -e -c zfs/vm/moved@bare | awk '$1 == \"size\" {print $2}'"))
+        pipe = f"bash -o pipefail -c 'zfs send -L -e -c zfs/vm/moved@bare | {SSH} zfs receive -s -u tank/bare'"
 
         def bare() -> float:
             began = time.monotonic()
-            self.source.run(f"bash -o pipefail -c 'zfs send -L -e -c zfs/vm/moved@bare | {SSH} zfs receive -s -u tank/bare'", seconds=3000)
+            self.source.run(pipe, seconds=3000)
             taken = time.monotonic() - began
-            self.nodes[2].run("zfs destroy -r tank/bare")
+            self.target.run("zfs destroy -r tank/bare")
             return taken
 
         def ours() -> float:
             said = self.master.run("gnt-zfs move --yes --presync-only moved node3", seconds=3000)
-            seconds = float(said.split(" in ")[1].split(" s")[0])
-            self.master.run("gnt-zfs move --abort moved")
-            return seconds
+            self.master.run("gnt-zfs move --abort --yes moved")
+            found = PASS.search(said)
+            assert found, said
+            return float(found[1])
 
-        taken = {way: sorted(way() for _round in range(3))[1] for way in (bare, ours)}
+        taken = {way: statistics.median(way() for _round in range(ROUNDS)) for way in (bare, ours)}
         self.source.run("zfs destroy zfs/vm/moved@bare")
         self.remove()
         return size / taken[ours], size / taken[bare]
 
 
-def measure(generation: str) -> Iterator[str]:
-    lab = Cluster(generation, "bench")
-    lab.stop()
-    try:
-        nodes = lab.up()
-        install(nodes)
-        nodes[0].run(SETUP)
-        bench = Bench(generation, nodes)
-        ways: list[tuple[Callable[[int], Moved], tuple[int, ...]]] = [(bench.ours, SIZES_GIB)]
-        if generation == "bookworm":  # trixie's cannot, with its socat
-            ways.append((bench.theirs, THEIRS_GIB))
-        for size in SIZES_GIB:
-            for way, sizes in ways:
-                if size in sizes:
-                    moved = way(size)
-                    say(f"{generation}: {moved}")
-                    yield f"| {generation} | {moved.way} | {moved.size} GiB, {USED_MIB} MiB used | {moved.down:.1f} s down |"
-        ours, bare = bench.throughput()
-        yield f"| {generation} | first pass against zfs send, ssh, zfs receive | {ours / 1e6:.1f} MB/s | {bare / 1e6:.1f} MB/s bare |"
-    finally:
-        lab.stop()
+def rows(generation: str, nodes: list[Machine]) -> Iterator[Row]:
+    bench = Bench(generation, nodes)
+    theirs_gib = THEIRS_GIB if generation == "bookworm" else ()
+    ways: list[tuple[str, Callable[[int], float], tuple[int, ...]]] = [(OURS, bench.ours, SIZES_GIB), (THEIRS, bench.theirs, theirs_gib)]
+    down: dict[tuple[str, int], float] = {}
+    for size in SIZES_GIB:
+        for name, way, sizes in ways:
+            if size in sizes:
+                down[name, size] = way(size)
+                say(f"{generation}: {name}, {size} GiB: {down[name, size]:.1f} s down")
+    yield from told(down)
+    ours, bare = bench.throughput()
+    limit = "the node's emulated processor: sending, encrypting, receiving"
+    yield Row("first pass of a move", ours / 1e6, "zfs send, ssh, zfs receive", bare / 1e6, limit, "MB/s")
 
 
-def main() -> int:
-    top = argparse.ArgumentParser(prog="python3 -m benchmarks.moves", description=(__doc__ or "").splitlines()[0])
-    top.add_argument("--generation", choices=image.GENERATIONS, action="append", help="default: each")
-    options = top.parse_args()
-    host.install_missing()
-    for generation in options.generation or image.GENERATIONS:
-        for line in measure(generation):
-            print(line, flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def told(down: dict[tuple[str, int], float]) -> Iterator[Row]:
+    """Yield a row for each size: against gnt-instance move where that was measured, else against our smallest."""
+    for size in SIZES_GIB:
+        other = (THEIRS, size) if (THEIRS, size) in down else (OURS, SIZES_GIB[0])
+        if other != (OURS, size):
+            limit = "Ganeti's own shutdown, change of the primary and start" if size == SIZES_GIB[-1] else ""
+            yield Row(f"{OURS}, {size} GiB", down[OURS, size], f"{other[0]}, {other[1]} GiB", down[other], limit, "s")
