@@ -514,9 +514,23 @@ class Store:
         if there:
             yield there[-1]
             return
-        path = f"{self.root.path}/{ASIDE}/{dataset.short}"
+        with self._mounted_aside(dataset.name) as path:
+            yield path
+
+    @contextlib.contextmanager
+    def looking_into_snapshot(self, dataset: Dataset, short: str) -> Iterator[str]:
+        """Yield a directory with what was in the dataset at that snapshot.
+
+        `.zfs/snapshot` would mount it below where the dataset was mounted first, which may be another place by now.
+        """
+        with self._mounted_aside(f"{dataset.name}@{short}") as path:
+            yield path
+
+    @contextlib.contextmanager
+    def _mounted_aside(self, name: str) -> Iterator[str]:
+        path = f"{self.root.path}/{ASIDE}/{name.rsplit('/', 1)[1]}"
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        self.zfs.mount(dataset.name, path)
+        self.zfs.mount(name, path)
         try:
             yield path
         finally:

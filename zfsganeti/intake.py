@@ -270,9 +270,7 @@ class Job:
         """The copy as it was when it was switched to is compared with the old disk, from an offset on."""
         end = time.monotonic() + seconds
         disk, done = self.lvm.find(self.vg, self.lv), Copied(offset)
-        dataset = self.dataset()
-        with self.store.looking_into(dataset) as directory:
-            kept = f"{directory}/.zfs/snapshot/{self.zfs.ours}{VERIFIED}"
+        with self.store.looking_into_snapshot(self.dataset(), f"{self.zfs.ours}{VERIFIED}") as kept:
             path = f"{kept}/{_same_disk(os.listdir(kept), self.file) if not self.volume else DISK}"
             source, target = self.lvm.open_device(disk.path), os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:

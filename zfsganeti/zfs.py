@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 COMMAND_SECONDS = 60
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MNT_DETACH = 2, 4, 8, 1024, 2
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MNT_DETACH = 1, 2, 4, 8, 1024, 2
 COMPRESSION = {"on": 1, "off": 2, "zle": 14, "lz4": 15, "zstd": 16}  # enum zio_compress, include/sys/zio_compress.h
 NATIVE = ("mountpoint", "canmount", "mounted", "used", "referenced", "available", "written", "creation", "guid", "origin")
 SNAPSHOTS_PER_TXG = 100  # a program destroys in one txg and stalls it; more are destroyed before, in batches
@@ -484,7 +484,7 @@ class Zfs(History):
     # mounting
 
     def mount(self, name: str, path: str) -> None:
-        """The filesystem is mounted at the path, which is made if missing; Foreign when something is there already."""
+        """The filesystem, or snapshot, is mounted at the path, which is made if missing; Foreign when something is there already."""
         if "," in path:
             raise BadInput(f"path {path}: a comma cannot be passed to mount(2)")
         there = self.mounted_at(path)
@@ -496,7 +496,8 @@ class Zfs(History):
         if os.listdir(path):
             raise Foreign(path, f"the directory is not empty, {name} is not mounted over it", "move away what is in it")
         try:
-            core.libc("mount", name, path, "zfs", MS_NOATIME | MS_NOSUID | MS_NODEV | MS_NOEXEC, f"zfsutil,mntpoint={path}")
+            flags = MS_NOATIME | MS_NOSUID | MS_NODEV | MS_NOEXEC | (MS_RDONLY if "@" in name else 0)
+            core.libc("mount", name, path, "zfs", flags, f"zfsutil,mntpoint={path}")
         except OSError as error:
             if error.errno == errno.ENOENT:
                 raise Missing(f"dataset {name}") from error

@@ -66,7 +66,12 @@ class Bench:
         raise NotImplementedError
 
     def snapshot_files(self, snapshot: str) -> dict[str, bytes]:
-        raise NotImplementedError
+        place = f"{self.directory}/look"
+        self.zfs.mount(snapshot, place)
+        try:
+            return {entry.name: entry.read_bytes() for entry in Path(place).iterdir()}
+        finally:
+            self.zfs.unmount(place)
 
 
 class FakeBench(Bench):
@@ -82,9 +87,6 @@ class FakeBench(Bench):
         with open(f"{path}/held", "wb"), self.fake.held_open(name, f"process python3 ({os.getpid()}) with {path}/held"):
             yield
 
-    def snapshot_files(self, snapshot: str) -> dict[str, bytes]:
-        return self.fake.snapshot_files(snapshot)
-
 
 class RealBench(Bench):
     def make_hold(self, snapshot: str) -> None:
@@ -95,15 +97,6 @@ class RealBench(Bench):
         assert self.zfs.mounted_at(path) == name
         with open(f"{path}/held", "wb"):
             yield
-
-    def snapshot_files(self, snapshot: str) -> dict[str, bytes]:
-        dataset, short = snapshot.split("@")
-        place = f"{self.directory}/look"
-        self.zfs.mount(dataset, place)
-        try:
-            return {entry.name: entry.read_bytes() for entry in Path(place, ".zfs/snapshot", short).iterdir()}
-        finally:
-            self.zfs.unmount(place, lazy=True)
 
     def clean(self) -> None:
         """Nothing of the test is left on the pool."""
@@ -514,6 +507,25 @@ def test_a_snapshot_keeps_the_files_of_its_moment(bench: Bench) -> None:
     Path(bench.path("web1"), "disk0").write_bytes(b"after")
     bench.zfs.unmount(bench.path("web1"))
     assert bench.snapshot_files(f"{name}@one") == {"disk0": b"before"}
+
+
+def test_a_snapshot_is_mounted_wherever_its_dataset_is(bench: Bench) -> None:
+    name = bench.make_mounted("web1")
+    Path(bench.path("web1"), "disk0").write_bytes(b"before")
+    bench.zfs.snapshot([f"{name}@one"])
+    Path(bench.path("web1"), "disk0").write_bytes(b"after")
+    bench.zfs.unmount(bench.path("web1"))
+    bench.zfs.mount(name, bench.path("elsewhere"))
+    bench.zfs.mount(f"{name}@one", bench.path("web1"))
+    assert Path(bench.path("web1"), "disk0").read_bytes() == b"before"
+    assert Path(bench.path("elsewhere"), "disk0").read_bytes() == b"after"
+    assert bench.zfs.mounted_at(bench.path("web1")) == f"{name}@one"
+    with pytest.raises(Busy):
+        bench.zfs.destroy_snapshots([f"{name}@one"])
+    bench.zfs.unmount(bench.path("web1"))
+    bench.zfs.destroy_snapshots([f"{name}@one"])
+    with pytest.raises(Missing):
+        bench.zfs.mount(f"{name}@one", bench.path("web1"))
 
 
 def test_snapshots_are_made_all_or_none(bench: Bench) -> None:

@@ -68,7 +68,7 @@ def test_the_package_comes_and_goes_beside_running_instances(lab: Lab, debs: tup
     # removed, nothing is in the way of an instance that is ours or is not
     for node in lab.nodes:
         node.run("dpkg --remove zfsganeti")
-    assert "zfsganeti" not in lab.node2.run(f"cat /usr/share/ganeti/{series}/ganeti/backend.py; find /etc/ganeti/hooks -type l")
+    assert "zfsganeti" not in lab.node2.run(f"cat /usr/share/ganeti/{series}/ganeti/backend.py; find /etc/ganeti -type l")
     lab.run("gnt-instance shutdown web1")
     lab.run("gnt-instance startup web1")
     lab.run("gnt-cluster verify")

@@ -125,6 +125,18 @@ def test_a_snapshot_that_overflows_while_it_is_read_is_dropped(bench: Bench) -> 
     assert bench.new() == bench.lvm.content(LV)
 
 
+def test_the_copy_is_compared_as_it_was_when_it_was_kept(bench: Bench) -> None:
+    bench.finish()
+    ours = {"instance": "adopt-web1"}
+    intake.VERBS["adopt-keep"](bench.here, ours)
+    Path(bench.path).write_bytes(b"the guest goes on")
+    assert bench.job.verify(0, 60) == {"ended": True, "offset": SIZE, "total": SIZE, "differs": -1}
+    bench.lvm.write(LV, 70_000, b"other")
+    assert 0 <= bench.job.verify(0, 60)["differs"] <= 70_000
+    intake.VERBS["adopt-keep"](bench.here, {**ours, "gone": True})
+    assert bench.node.fake.snapshots("zfs/vm") == []
+
+
 def test_a_disk_that_is_in_use_is_not_taken_for_stopped(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "CLOSING_SECONDS", 0)
     bench.lvm.busy = ["process qemu-system-x86 (7)"]
