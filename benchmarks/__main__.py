@@ -76,8 +76,6 @@ def measure(generation: str, wanted: list[str]) -> None:
         nodes = lab.up()
         install(nodes)
         nodes[0].run(SETUP)
-        for node in nodes:
-            node.run("systemctl stop cron")  # Ganeti's watcher would start amid it
         _put(nodes[:2])
         _alone(generation, nodes, [name for name in wanted if name not in WITH_OTHERS])
         if "lists" in wanted:

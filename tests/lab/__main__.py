@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -129,23 +130,28 @@ def test(options: argparse.Namespace) -> int:
 
 
 def table(options: argparse.Namespace) -> None:
-    """The file has a row for each story with its result on each generation, as the logs of the last runs have them."""
-    generations = image.GENERATIONS
-    results = {generation: _results(_log(generation, "rest")) | _results(_log(generation, "test")) for generation in generations}
-    names = sorted({name for found in results.values() for name in found})
+    """The file has a row for each story there is, with how it last ended on each generation and of which commit."""
+    known = {generation: _remembered(generation) for generation in image.GENERATIONS}
+    names = sorted({name for found in known.values() for name in found if _exists(name)})
     lines = [
         "# What the lab has seen",
         "",
-        "Written by `make lab-table` after `make test` and `make lab-rest`: every story, on real Ganeti and real ZFS, on each generation.",
+        "Written by `make lab-table` after `make test` and `make lab-rest`: every story, on real Ganeti and real ZFS, how it ended when it",
+        "was last told on each generation, and of which commit.",
         "",
+        f"| story | {' | '.join(image.GENERATIONS)} |",
+        f"|---|{'---|' * len(image.GENERATIONS)}",
     ]
-    lines += [f"| story | {' | '.join(generations)} |", f"|---|{'---|' * len(generations)}"]
-    lines += [
-        f"| {name.removeprefix('test_').replace('_', ' ')} | {' | '.join(results[g].get(name, '-').lower() for g in generations)} |"
-        for name in names
-    ]
+    for name in names:
+        told = " | ".join(known[generation].get(name, "-") for generation in image.GENERATIONS)
+        lines.append(f"| {name.removeprefix('test_').replace('_', ' ')} | {told} |")
     options.file.parent.mkdir(exist_ok=True)
     options.file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _exists(story: str) -> bool:
+    function = story.partition("[")[0]
+    return any(f"def {function}(" in path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
 
 
 def _results(log: Path) -> dict[str, str]:
@@ -153,6 +159,21 @@ def _results(log: Path) -> dict[str, str]:
     if not log.exists():
         return {}
     return dict(RESULT.findall(log.read_text(encoding="utf-8", errors="replace").split("= PASSES =")[0]))
+
+
+def _remember(generation: str, results: dict[str, str]) -> None:
+    """What the stories of a run have ended in is known beside that of earlier ones."""
+    commit = host.run("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*").strip()
+    known = _remembered(generation) | {name: f"{result.lower()} ({commit})" for name, result in results.items()}
+    _memory(generation).write_text(json.dumps(known, indent=1), encoding="utf-8")
+
+
+def _remembered(generation: str) -> dict[str, str]:
+    return dict(json.loads(_memory(generation).read_text(encoding="utf-8"))) if _memory(generation).exists() else {}
+
+
+def _memory(generation: str) -> Path:
+    return host.cache() / f"told-{generation}.json"
 
 
 def _log(generation: str, stories: str = "") -> Path:
@@ -181,6 +202,7 @@ def _wait(runs: list[tuple[str, subprocess.Popen[bytes], Path]]) -> list[int]:
             break
         time.sleep(2)
     for generation, process, log in runs:
+        _remember(generation, _results(log))
         text = log.read_text(encoding="utf-8", errors="replace")
         if process.returncode != 0:
             print(f"{generation}: the log is {log}\n" + "\n".join(line for line in text.splitlines() if not line.startswith("PASSED")))
