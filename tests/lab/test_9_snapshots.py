@@ -80,7 +80,7 @@ def test_files_go_back_and_forth(lab: Lab) -> None:
     lab.well()
 
 
-@pytest.mark.on("trixie")
+@pytest.mark.on()
 def test_volumes_go_back_together_or_not_at_all(lab: Lab) -> None:
     lab.add_ext("ext1", disks=("64M,compression=zstd", "32M"))
     first_volume, second_volume = lab.volumes("ext1")
