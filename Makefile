@@ -80,7 +80,7 @@ install: install-data
 # everything but the library, which the package installs its own way
 install-data:
 	install -d $(SHARE)/hooks $(SHARE)/patches $(PROVIDER) $(DESTDIR)/usr/sbin $(UDEV) $(OS) $(STATE) $(COMPLETIONS)
-	install -m 755 hooks/zfsganeti $(SHARE)/hooks
+	install -m 755 hooks/zfsganeti hooks/handle $(SHARE)/hooks
 	install -m 644 patches/*.patch $(SHARE)/patches
 	install -m 755 gnt-zfs $(DESTDIR)/usr/sbin
 	install -m 755 extstorage/zfs/provider $(PROVIDER)
