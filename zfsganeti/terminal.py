@@ -76,6 +76,8 @@ def fail(text: str, who: str = "gnt-zfs") -> None:
 
 
 def _tell(text: str, who: str, colour: str) -> None:
+    if getattr(sys, "stderr", None) is None:  # it was closed, and print would take standard output for it
+        return
     try:
         print(f"{colours.painted(f'{who}:', colour, sys.stderr)} {text}", file=sys.stderr, flush=True)
     except OSError:  # nobody listens: the exit status says it all

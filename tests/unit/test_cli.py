@@ -98,6 +98,12 @@ def test_nobody_reads_a_help_or_a_complaint(words: list[str], status: int) -> No
     assert done.returncode == status
 
 
+def test_a_complaint_never_gets_among_what_programs_read() -> None:
+    closed = f"{shlex.join(HELP)} chekc 2>&-; echo $?"
+    done = subprocess.run(["bash", "-c", closed], cwd=HOUSE, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("2\n", "")
+
+
 def test_the_first_line_of_a_help_is_all_that_head_gets() -> None:
     piped = f"{shlex.join(HELP)} --help | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", piped], cwd=HOUSE, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
