@@ -1,7 +1,7 @@
 """Man pages and shell completion out of what the program itself knows: its parser, its settings, its provider's parameters.
 
 A page is Markdown in this directory. Below a heading that is a command, such as `## image import`, its synopsis and options are put in
-from the parser; `@SETTINGS@` and `@PARAMETERS@` become the tables of the program. lowdown(1) makes roff of it.
+from the parser; `@SETTINGS@`, `@PARAMETERS@`, `@HOOKS@` and `@STATUS@` become the tables of the program. lowdown(1) makes roff of it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from zfsganeti import __version__
 from zfsganeti.cli import parser
 from zfsganeti.config import SETTINGS
 from zfsganeti.contents import PARAMETERS
+from zfsganeti.errors import EXIT_STATUS
 from zfsganeti.links import LINKS
 
 HERE = Path(__file__).parent
@@ -44,7 +45,7 @@ def page(text: str) -> str:
     """Return a page's Markdown with what the program knows put into it."""
     known = dict(commands())
     text = HEADING.sub(lambda found: _command(found[1], known[found[1]]) if found[1] in known else found[0], text)
-    for mark, made in (("@SETTINGS@", _settings), ("@PARAMETERS@", _parameters), ("@HOOKS@", _hooks)):
+    for mark, made in (("@SETTINGS@", _settings), ("@PARAMETERS@", _parameters), ("@HOOKS@", _hooks), ("@STATUS@", _statuses)):
         text = text.replace(mark, made())
     return text
 
@@ -93,6 +94,10 @@ def _parameters() -> str:
 
 def _hooks() -> str:
     return ", ".join(f"*{link.rpartition('/')[0]}*" for link in sorted(LINKS)) + "\n"
+
+
+def _statuses() -> str:
+    return "\n".join(f"**{status}**\n\n:   {_sentence(text)}\n" for status, text in EXIT_STATUS.items())
 
 
 def write_pages(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zfsganeti.colours import Odd
 from zfsganeti.errors import BadInput, ZfsGanetiError, one_line
 from zfsganeti.terminal import Meter, command, complain, confirm, must_be_master, print_json, say, table
 
@@ -108,8 +109,11 @@ def _list(here: Here, options: argparse.Namespace) -> int:
         print_json(rows)
     elif rows:
         titles = ("INSTANCE", "NODE", "BECOMES", "STATE", "OTHER DISKS OF")
-        keys = ("instance", "node", "template", "state", "shadow")
-        say(table(titles, [[row[key] for key in keys] for row in rows]))
+        shown = [
+            (row["instance"], row["node"], row["template"], row["state"] if row["state"] == "kept" else Odd(row["state"]), row["shadow"])
+            for row in rows
+        ]
+        say(table(titles, shown))
     else:
         say("No instance is being adopted.")
     return 0

@@ -18,6 +18,7 @@ from zfsganeti.disks import find_instance
 from zfsganeti.errors import BadInput, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.ganeti import DRBD, EXT, PLAIN, Instance
 from zfsganeti.here import Here
+from zfsganeti.names import meant
 
 SHADOW = "adopt-"  # before the instance's name; behind it, Ganeti would take the short name for both
 TAG = "zfsganeti:adopt"
@@ -257,7 +258,7 @@ class Adoption:
     def _read(self) -> None:
         instances = self.here.master.instances()
         if self.name not in instances:
-            raise Missing(f"instance {self.name}")
+            raise Missing(f"instance {self.name}", meant(self.name, instances))
         self.instance, self.shadow = instances[self.name], instances.get(self.shadow_name)
         self.tags = parse_tags(self.shadow.record()["tags"]) if self.shadow else Tags()
         self.disks = self.here.master.disks()

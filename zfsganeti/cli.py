@@ -7,9 +7,11 @@ import sys
 import time
 
 from zfsganeti import __version__
-from zfsganeti.errors import Missing, Unavailable, ZfsGanetiError, human, one_line
+from zfsganeti.colours import Bad, Odd, cell
+from zfsganeti.errors import EXIT_STATUS, Missing, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
-from zfsganeti.terminal import command, confirm, day, must_be_master, print_json, say, table
+from zfsganeti.names import meant
+from zfsganeti.terminal import command, complain, confirm, day, fail, group, must_be_master, print_json, say, say_no_more, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,20 +29,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status of the command that was typed; what went wrong is one line on standard error."""
     try:
         status = _run(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()  # not by the interpreter on its way out, which would say more than a line
+        print(end="", flush=True)  # not by the interpreter on its way out, which would say more than a line
         return status
     except BrokenPipeError:
-        _say_no_more()
+        say_no_more(sys.stdout)
         return 141  # what a shell says of a program whose reader has gone
     except ZfsGanetiError as error:
-        print(f"gnt-zfs: {one_line(error)}", file=sys.stderr)
+        fail(one_line(error))
         return error.exit_code
     except OSError as error:
-        print(f"gnt-zfs: {one_line(error)}", file=sys.stderr)
-        _say_no_more()
+        fail(one_line(error))
+        say_no_more(sys.stdout)
         return 1
     except KeyboardInterrupt:
-        print("gnt-zfs: interrupted; the same command goes on from where it was", file=sys.stderr)
+        fail("interrupted; the same command goes on from where it was")
         return 130
 
 
@@ -48,17 +50,14 @@ def _run(words: list[str]) -> int:
     here = Here(_verbs)
     if len(words) == 2 and words[0] == "node":
         return _answer(here, words[1])
-    options = parser().parse_args(words)
+    try:
+        options = parser().parse_args(words)
+    except SystemExit as said:  # all of it: a help, the version, or what was wrong
+        return int(said.code or 0)
     if os.geteuid() != 0:
         raise Unavailable("this command", "works with pools and mounts", "run it as root")
     run: Command = options.run
     return run(here, options)
-
-
-def _say_no_more() -> None:
-    """What is still to be written to standard output is thrown away: it can be written nowhere."""
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _verbs() -> dict[str, Verb]:
@@ -84,16 +83,34 @@ def _answer(here: Here, verb: str) -> int:
     return int(result.get("code", 0))
 
 
+NOT_REPAIRED = "not repaired"
+TOP = """Examples:
+  gnt-zfs setup zfs/vm               make a cluster ready
+  gnt-zfs list                       where each instance's disks are
+  gnt-zfs trash restore web1         the undo of gnt-instance remove
+  gnt-zfs image import --help        how a command is used, with an example
+
+Exit status:
+"""
+
+
 def parser() -> argparse.ArgumentParser:
-    import argparse
+    from argparse import RawDescriptionHelpFormatter
 
     from zfsganeti.adopt_cli import adopt_parser
     from zfsganeti.image_cli import detach_parser, disk_parser, image_parser
     from zfsganeti.move_cli import move_parser
+    from zfsganeti.parsing import Parser
     from zfsganeti.patch_cli import patch_parser
     from zfsganeti.snapshot_cli import snapshot_parser
 
-    top = argparse.ArgumentParser(prog="gnt-zfs", description="Ganeti instances on the node's own ZFS.")
+    statuses = "\n".join(f"  {status:<4} {text}" for status, text in EXIT_STATUS.items())
+    top = Parser(
+        prog="gnt-zfs",
+        description="Ganeti instances on the node's own ZFS.",
+        epilog=TOP + statuses,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
     top.add_argument("--version", action="version", version=f"gnt-zfs {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     _setup_parser(commands)
@@ -126,10 +143,8 @@ def _setup_parser(commands: Any) -> None:
 
 
 def _trash_parser(commands: Any) -> None:
-    trash = commands.add_parser(
-        "trash", help="list, restore or destroy what was removed", description="What was removed and can come back."
-    )
-    verbs = trash.add_subparsers(metavar="VERB", required=True)
+    text = "What was removed and can come back."
+    verbs = group(commands, "trash", "list, restore or destroy what was removed", text, "gnt-zfs trash restore web1")
     made = command(verbs, "list", _trash_list, "show what can be restored", "gnt-zfs trash list")
     made.add_argument("--json", action="store_true", help="for programs")
     made = command(verbs, "restore", _trash_restore, "bring a removed instance back, ready to start", "gnt-zfs trash restore web1")
@@ -219,23 +234,23 @@ def _check(here: Here, options: argparse.Namespace) -> int:
     if options.json:
         print_json([{**finding.as_json(), "result": result} for finding, result in lines])
     elif lines:
-        print(
-            "\n".join(
-                f"{finding.node}: {finding.subject + ': ' if finding.subject else ''}{finding.text}{f' ({result})' if result else ''}"
-                for finding, result in lines
-            )
-        )
+        print("\n".join(_line(finding, result) for finding, result in lines))
     else:
         print(f"All is well on {len(reports)} node{'s' if len(reports) != 1 else ''}.")
     left = failed or any(not (options.repair and finding.repairable) for finding in found)
     return 1 if left else 0
 
 
+def _line(finding: Finding, result: str) -> str:
+    told = cell(Bad(result), result) if result.startswith(NOT_REPAIRED) else result
+    return f"{finding.node}: {finding.subject + ': ' if finding.subject else ''}{finding.text}{f' ({told})' if result else ''}"
+
+
 def _repair(here: Here, finding: Finding) -> str:
     try:
         here.call(finding.node, finding.verb, **finding.request)
     except ZfsGanetiError as error:
-        return f"not repaired: {one_line(error)}"
+        return f"{NOT_REPAIRED}: {one_line(error)}"
     return "repaired"
 
 
@@ -245,15 +260,16 @@ def _list(here: Here, options: argparse.Namespace) -> int:
     reports = here.call_all("report")
     for node, facts in reports.items():
         if isinstance(facts, ZfsGanetiError):
-            print(f"gnt-zfs: {one_line(facts)}", file=sys.stderr)
+            complain(one_line(facts))
             continue
         if facts["root_problem"]:
-            print(f"gnt-zfs: {node}: {facts['root_problem']}", file=sys.stderr)
+            complain(f"{node}: {facts['root_problem']}")
         rows += [{"node": node, "mounted": dataset["home"], **dataset} for dataset in facts["datasets"] if dataset["ours"]]
         rows += [{"node": node, "aside": False, **volume} for volume in facts["volumes"] if volume["ours"]]
     for wanted in options.instance:
         if not any(wanted in (row["instance"], row["instance"].split(".")[0]) for row in rows):
-            raise Missing(f"a dataset of {wanted} on the nodes that answer", "gnt-zfs list shows all")
+            near = meant(wanted, [row["instance"] for row in rows], "gnt-zfs list shows all")
+            raise Missing(f"a dataset of {wanted} on the nodes that answer", near)
     if options.instance:
         rows = [row for row in rows if row["instance"] in options.instance or row["instance"].split(".")[0] in options.instance]
     rows.sort(key=lambda row: (row["instance"], row["node"], row["name"]))
@@ -278,7 +294,7 @@ def _table_of_datasets(rows: list[dict[str, Any]]) -> str:
                 human(row["used"]),
                 human(row["referenced"]),
                 str(row["snapshots"]),
-                "yes" if row["mounted"] else "aside" if row["aside"] else "NO",
+                "yes" if row["mounted"] else Odd("aside") if row["aside"] else Bad("NO"),
             )
             for row in rows
         ],
@@ -295,7 +311,7 @@ def _trash_list(here: Here, options: argparse.Namespace) -> int:
     must_be_master(here)
     found, problems = undo.entries_by_node(here)
     for problem in problems + [f"{node} is offline: its trash is not shown" for node in here.ssconf.offline_nodes]:
-        print(f"gnt-zfs: {problem}", file=sys.stderr)
+        complain(problem)
     rows = sorted(
         ({**entry, "node": node} for node, entries in found.items() for entry in entries), key=lambda row: (row["removed"], row["entry"])
     )
@@ -359,7 +375,8 @@ def _trash_empty(here: Here, options: argparse.Namespace) -> int:
             missing or "the trash", f"not every trash can be looked into: {'; '.join(problems)}", "name entries of gnt-zfs trash list"
         )
     if missing:
-        raise Missing(f"{missing} in the trash", "gnt-zfs trash list shows what is there")
+        known = [entry["entry"] for entries in found.values() for entry in entries]
+        raise Missing(f"{missing} in the trash", meant(missing, known, "gnt-zfs trash list shows what is there"))
     if not doomed:
         say("The trash is empty.")
         return 0
@@ -373,10 +390,7 @@ def _trash_empty(here: Here, options: argparse.Namespace) -> int:
         try:
             here.call(node, "trash-destroy", entry=entry["entry"], strangers=options.with_snapshots)
         except ZfsGanetiError as error:
-            print(
-                f"gnt-zfs: {one_line(error)}" + (": --with-snapshots destroys those too" if "not ours" in str(error) else ""),
-                file=sys.stderr,
-            )
+            complain(one_line(error) + (": --with-snapshots destroys those too" if "not ours" in str(error) else ""))
             status = error.exit_code
     return status
 
@@ -385,12 +399,12 @@ def _give_up(here: Here) -> int:
     status = 0
     for node, result in here.call_all("trash-give-up").items():
         if isinstance(result, ZfsGanetiError):
-            print(f"gnt-zfs: {one_line(result)}", file=sys.stderr)
+            complain(one_line(result))
             status = result.exit_code
             continue
         for entry in result["gone"]:
             say(f"{node}: {entry} is gone")
         for entry in result["kept"]:
-            print(f"gnt-zfs: {node}: {entry}", file=sys.stderr)
+            complain(f"{node}: {entry}")
             status = 6
     return status

@@ -9,7 +9,7 @@ from zfsganeti.contents import make_filesystem, make_swap
 from zfsganeti.datasets import DISK, INTENT, REMOVED, SAVED, locked, refuse_half_back, refuse_moving
 from zfsganeti.errors import BadInput, Busy, Missing, Refused
 from zfsganeti.ganeti import check_name
-from zfsganeti.names import check_image
+from zfsganeti.names import check_image, meant
 from zfsganeti.process import holding
 from zfsganeti.volumes import check_volume
 
@@ -49,7 +49,7 @@ def find_instance(instances: Mapping[str, Instance], name: str) -> Instance:
         return instances[name]
     found = [instance for known, instance in instances.items() if known.split(".")[0] == name]
     if not found:
-        raise Missing(f"instance {name}")
+        raise Missing(f"instance {name}", meant(name, instances))
     if len(found) > 1:
         raise BadInput(f"{name}: could be any of {', '.join(instance.name for instance in found)}")
     return found[0]

@@ -17,6 +17,19 @@ ZfsGanetiError
 
 from __future__ import annotations
 
+EXIT_STATUS = {
+    0: "done, nothing is wrong",
+    1: "something is wrong, or the answer to a question was no",
+    2: "bad input: nothing was changed",
+    3: "something does not answer: a node, a pool, a lock",
+    4: "something named does not exist",
+    5: "refused: it would lose something, or belongs to somebody else",
+    6: "in use",
+    7: "not enough space",
+    130: "interrupted: the same command goes on",
+    141: "whoever was to read the output has gone",
+}
+
 
 class ZfsGanetiError(Exception):
     """Something went wrong that a person can understand; `exit_code` is what the command ends with."""

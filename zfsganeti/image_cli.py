@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
+from zfsganeti.colours import Bad, Odd
 from zfsganeti.errors import BadInput, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
 from zfsganeti.images import GOLDEN, holder
-from zfsganeti.names import check_image, means
-from zfsganeti.terminal import Meter, command, complain, confirm, day, must_be_master, print_json, say, table
+from zfsganeti.names import check_image, means, meant
+from zfsganeti.terminal import Meter, command, complain, confirm, day, group, must_be_master, print_json, say, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,15 +20,16 @@ if TYPE_CHECKING:
     from zfsganeti.images import Image
 
 POLL_SECONDS = 1.0
+SHOWN = (  # to programs, as the man page promises it
+    *("name", "node", "datastore", "guid", "size", "used", "referenced", "clones", "source", "sha256", "format", "imported"),
+    *("retired", "lendable", "deleted", "goes"),
+)
 SAVE_SECONDS = 86400.0  # a copy of a whole disk; the peer ends it when it fails
 
 
 def image_parser(commands: Any) -> None:
-    image = commands.add_parser(
-        "image", help="golden images: disks to begin from", description="Golden images, of which disks are instant clones."
-    )
-    verbs = image.add_subparsers(metavar="VERB", required=True)
     example = "gnt-zfs image import debian-12 https://example.com/debian-12.qcow2"
+    verbs = group(commands, "image", "golden images: disks to begin from", "Golden images, of which disks are instant clones.", example)
     made = command(verbs, "import", _import, "make an image of a file or URL, on this node", example)
     made.add_argument("name", help="NAME or NAME:VERSION, such as debian-12:2026-11-01")
     made.add_argument(
@@ -48,7 +50,7 @@ def image_parser(commands: Any) -> None:
     made = _one(verbs, "rename", _rename, "give an image another name", "gnt-zfs image rename debian-12 debian-12:2026-11-01")
     made.add_argument("new")
     made = _one(verbs, "push", _push, "send an image from this node to others", "gnt-zfs image push debian-12 node2 node3")
-    made.add_argument("node", nargs="*", help="to these (default: every other node)")
+    made.add_argument("node", nargs="*", default=[], help="to these (default: every other node)")
     made.add_argument("--bwlimit", type=int, default=0, metavar="MIB", help="at most so many MiB a second to each node")
     _one(verbs, "pull", _pull, "bring an image to this node from one that has it", "gnt-zfs image pull debian-12")
     _one(verbs, "retire", _retire, "make no more disks of an image, which stays", "gnt-zfs image retire debian-12:2026-10-01")
@@ -71,8 +73,8 @@ def image_parser(commands: Any) -> None:
 
 
 def disk_parser(commands: Any) -> None:
-    disk = commands.add_parser("disk", help="format a disk of an instance", description="What is done with one disk of a stopped instance.")
-    verbs = disk.add_subparsers(metavar="VERB", required=True)
+    text = "What is done with one disk of a stopped instance."
+    verbs = group(commands, "disk", "format a disk of an instance", text, "gnt-zfs disk swap web1/1")
     swap = command(verbs, "swap", _swap, "format a disk as swap", "gnt-zfs disk swap web1/1")
     fill = command(verbs, "fill", _fill, "make an ext4 filesystem with what is in a directory", "gnt-zfs disk fill web1/1 /srv/rescue")
     for made in (swap, fill):
@@ -147,7 +149,7 @@ def _list(here: Here, options: argparse.Namespace) -> int:
         ({**image, "node": node} for node, images in found.items() for image in images), key=lambda row: (row["name"], row["node"])
     )
     if options.json:
-        print_json(rows)
+        print_json([{key: row[key] for key in SHOWN} for row in rows])
         return 3 if problems else 0
     arrivals = _arrivals(here, None if options.all_nodes else [here.node], rows)
     if not rows and not arrivals:
@@ -182,9 +184,9 @@ def _state_of_arrival(arrival: Mapping[str, Any], size: int) -> str:
     if arrival["owner"]:
         return f"used by {arrival['owner']} alone"
     if arrival["source"]:
-        return "being made" if arrival["moving"] else f"cut, the same import goes on until {day(arrival['until'])}"
+        return "being made" if arrival["moving"] else Odd(f"cut, the same import goes on until {day(arrival['until'])}")
     far = f"{min(99, 100 * arrival['used'] // size)}%" if size else human(arrival["used"])
-    return f"arriving, {far}" if arrival["moving"] else f"cut at {far}, image pull goes on until {day(arrival['until'])}"
+    return f"arriving, {far}" if arrival["moving"] else Odd(f"cut at {far}, image pull goes on until {day(arrival['until'])}")
 
 
 def _table_of_images(rows: Sequence[Mapping[str, Any]], arrivals: Sequence[Mapping[str, Any]]) -> str:
@@ -222,8 +224,8 @@ def _table_of_images(rows: Sequence[Mapping[str, Any]], arrivals: Sequence[Mappi
 
 def _state(row: Mapping[str, Any]) -> str:
     if row["deleted"]:
-        return "goes with its clones" if row["clones"] else f"goes {day(row['goes'])}"
-    return "retired" if row["retired"] else "ready"
+        return Odd("goes with its clones" if row["clones"] else f"goes {day(row['goes'])}")
+    return Odd("retired") if row["retired"] else "ready"
 
 
 def _table_of_nodes(rows: Sequence[Mapping[str, Any]], arrivals: Sequence[Mapping[str, Any]]) -> str:
@@ -235,7 +237,7 @@ def _table_of_nodes(rows: Sequence[Mapping[str, Any]], arrivals: Sequence[Mappin
     lines = []
     for (name, guid), alike in same.items():
         nodes = ", ".join(row["node"].split(".")[0] for row in alike)
-        differs = "differs from another of this name" if names.count(name) > 1 else ""
+        differs = Bad("differs from another of this name") if names.count(name) > 1 else ""
         lines.append((name, human(alike[0]["size"]), str(sum(len(row["clones"]) for row in alike)), guid, nodes, differs))
     lines += [(each["name"], "-", "-", "-", each["node"].split(".")[0], each["state"]) for each in arrivals]
     return table(("IMAGE", "SIZE", "CLONES", "GUID", "NODES", ""), lines, right=(1, 2))
@@ -247,14 +249,15 @@ def _row(here: Here, name: str) -> dict[str, Any]:
     row = next((image for image in images if image["name"] == name), None)
     if row is None:
         alike = ", ".join(image["name"] for image in images if means(name, image["name"]))
-        raise Missing(f"image {name} on this node", f"there is {alike}" if alike else "gnt-zfs image list --all-nodes shows who has which")
-    return row
+        near = meant(name, [image["name"] for image in images], "gnt-zfs image list --all-nodes shows who has which")
+        raise Missing(f"image {name} on this node", f"there is {alike}" if alike else near)
+    return {**row, "node": here.node}
 
 
 def _show(here: Here, options: argparse.Namespace) -> int:
     row = _row(here, options.name)
     if options.json:
-        print_json(row)
+        print_json({key: row[key] for key in SHOWN})
         return 0
     facts = {
         "image": row["name"],
@@ -351,7 +354,7 @@ def _place_to_use(here: Here, name: str) -> Here:
 def _full(node: str, known: Sequence[str]) -> str:
     found = [name for name in known if name == node or name.split(".")[0] == node]
     if len(found) != 1:
-        raise Missing(f"node {node}", f"online are {', '.join(known)}")
+        raise Missing(f"node {node}", meant(node, known, f"online are {', '.join(known)}"))
     return found[0]
 
 
@@ -362,7 +365,8 @@ def _pull(here: Here, options: argparse.Namespace) -> int:
         complain(problem)
     source = next_source(found, options.name)
     if source is None:
-        raise Missing(f"image {options.name} on any other node that answers", "gnt-zfs image import makes one")
+        known = [image["name"] for images in found.values() for image in images]
+        raise Missing(f"image {options.name} on any other node that answers", meant(options.name, known, "gnt-zfs image import makes one"))
     peer, image = source
     request = {"image": image["name"], "node": here.node, "datastore": image["datastore"]}
     _wait(here, image, lambda: here.call(peer, "image-push", seconds=SAVE_SECONDS, **request))

@@ -28,7 +28,7 @@ from zfsganeti.datasets import (
 )
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, human
 from zfsganeti.files import content_digest, copy_sparse, digest_of
-from zfsganeti.names import PREFIX, check_dataset, check_image, family, means
+from zfsganeti.names import PREFIX, check_dataset, check_image, family, means, meant
 from zfsganeti.process import reading
 from zfsganeti.zfs import Dataset
 
@@ -161,9 +161,8 @@ class Images:
         if image is None:
             self.check_not_lent(name)
             alike = [other.name for other in self.all() if means(name, other.name)]
-            raise Missing(
-                f"image {name} on this node", f"there is {', '.join(alike)}" if alike else "gnt-zfs image list shows what is here"
-            )
+            near = meant(name, [other.name for other in self.all()], "gnt-zfs image list shows what is here")
+            raise Missing(f"image {name} on this node", f"there is {', '.join(alike)}" if alike else near)
         return image
 
     def resolve(self, name: str, *, pull: bool = True) -> Image:
@@ -177,7 +176,8 @@ class Images:
             if unused:
                 raise Refused(f"image {unused[-1]}", "is retired", f"gnt-zfs image restore {unused[-1]} lets disks be made of it")
             way_out = f"gnt-zfs image push {name} on a node that has it brings it here"
-            raise Missing(f"image {name} on this node", self._on_its_way(name) or (self._pulled(name) if pull else "") or way_out)
+            near = f"{meant(name, [other.name for other in known])} {way_out}".strip()
+            raise Missing(f"image {name} on this node", self._on_its_way(name) or (self._pulled(name) if pull else "") or near)
         return image
 
     def _pulled(self, name: str) -> str:

@@ -20,6 +20,7 @@ from zfsganeti.adoption import refuse_move
 from zfsganeti.disks import datasets_of, find_instance
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
+from zfsganeti.names import meant
 from zfsganeti.node import run
 from zfsganeti.route import FENCED, LEFT, PRESYNC, STOPPING, Coming, Leaving, Pass, Plan, choose_target, downtime, go_on, make_plan
 
@@ -398,7 +399,7 @@ def full_name(node: str, known: Sequence[str]) -> str:
     """Return a node's name in the cluster; what was typed may lack the domain."""
     found = [name for name in known if node in (name, name.split(".")[0])]
     if len(found) != 1:
-        raise Missing(f"node {node}", f"the cluster has {', '.join(known)}")
+        raise Missing(f"node {node}", meant(node, known, f"the cluster has {', '.join(known)}"))
     return found[0]
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 
+from zfsganeti.colours import Bad
 from zfsganeti.errors import BadInput, Missing, ZfsGanetiError, human, one_line
 from zfsganeti.terminal import Meter, command, complain, confirm, must_be_master, print_json, say, table
 
@@ -227,7 +228,7 @@ def _table(results: Sequence[Result], *, dry_run: bool) -> str:
                 result.target.split(".")[0],
                 human(result.moved),
                 "-" if result.down is None else f"{result.down:.1f} s",
-                result.problem or done,
+                Bad(result.problem) if result.problem else done,
             )
             for result in results
         ],

@@ -1,8 +1,12 @@
-"""What may be a name: of a dataset, of a snapshot, of an image. None that passed leads out of its place."""
+"""What may be a name: of a dataset, of a snapshot, of an image; which one was meant. None that passed leads out of its place."""
 
 from __future__ import annotations
 
 from zfsganeti.errors import BadInput, BadName
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 PREFIX = "org.zfsganeti:"  # of our user properties
 NAME_LIMIT = 255  # ZFS_MAX_DATASET_NAME_LEN less the NUL
@@ -11,6 +15,8 @@ IMAGE_LIMIT = 100  # leaves room for the root before it and a snapshot behind it
 ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 IMAGE = ALPHANUMERIC | frozenset("._-")
 COMPONENT = IMAGE | {":"}
+ALIKE = 0.65  # of 1, by difflib's measure: `mv` is `move` still
+GUESSES = 2  # more are no help
 
 
 def is_component(text: str) -> bool:
@@ -71,3 +77,35 @@ def family(name: str) -> str:
 def means(wanted: str, name: str) -> bool:
     """Tell whether a name that somebody gives can mean an image: without a version it means every version."""
     return wanted in (name, family(name))
+
+
+def meant(typed: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return a question, such as 'did you mean web1?', for a name that does not exist, or what to say when no known one is like it.
+
+    Fingers slip on letters: what differs in its digits only is another thing, and what has the same digits is meant rather than what
+    has not. Without a domain or a version a name stands for the whole one.
+    """
+    import difflib  # not when names are right
+
+    others = [name for name in sorted(known) if _without_digits(typed) not in map(_without_digits, _forms(typed, name))]
+    meanings = {form: name for name in others for form in _forms(typed, name)}
+    close = difflib.get_close_matches(typed, meanings, GUESSES * 2, ALIKE)
+    close = [form for form in close if _digits(form) == _digits(typed)] or close
+    return guess(list(dict.fromkeys(meanings[form] for form in close))[:GUESSES]) or otherwise
+
+
+def guess(names: Sequence[str]) -> str:
+    return f"did you mean {' or '.join(names)}?" if names else ""
+
+
+def _forms(typed: str, name: str) -> list[str]:
+    """Return a name, and what it is without what was not typed either."""
+    return [name, *(name.partition(mark)[0] for mark in ".:" if mark not in typed)]
+
+
+def _digits(name: str) -> str:
+    return "".join(character for character in name if character.isdigit())
+
+
+def _without_digits(name: str) -> str:
+    return "".join(character for character in name if not character.isdigit())

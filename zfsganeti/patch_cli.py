@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from zfsganeti import patch
+from zfsganeti.colours import Bad
 from zfsganeti.config import save
 from zfsganeti.errors import Missing, ZfsGanetiError, one_line
 from zfsganeti.node import run
-from zfsganeti.terminal import command, complain, print_json, say, table
+from zfsganeti.terminal import command, complain, group, print_json, say, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,12 +18,9 @@ if TYPE_CHECKING:
 
 
 def patch_parser(commands: Any) -> None:
-    made = commands.add_parser(
-        "patch",
-        help="the optional patch of Ganeti's backend on this node",
-        description="The optional patch of Ganeti's backend on this node; nothing here needs it, see the README of patches/.",
-    )
-    verbs = made.add_subparsers(metavar="VERB", required=True)
+    text = "the optional patch of Ganeti's backend on this node"
+    about = "The optional patch of Ganeti's backend on this node; nothing here needs it, see the README of patches/."
+    verbs = group(commands, "patch", text, about, "gnt-zfs patch status")
     status = command(verbs, "status", _status, "show every installed series of Ganeti", "gnt-zfs patch status")
     status.add_argument("--json", action="store_true", help="for programs")
     for name, function, text in (
@@ -42,9 +40,14 @@ def _status(here: Here, options: argparse.Namespace) -> int:
         rows = [{"series": one.series, "state": one.state, "running": one.running, "file": one.path} for one in found]
         print_json({"enabled": bool(here.config.patch), "series": rows})
         return 0
-    say(table(("SERIES", "STATE", "RUNNING", "FILE"), [(one.series, one.state, "yes" if one.running else "no", one.path) for one in found]))
+    shown = [(one.series, _shown(one.state), "yes" if one.running else "no", one.path) for one in found]
+    say(table(("SERIES", "STATE", "RUNNING", "FILE"), shown))
     say("It is enabled: applied again after every upgrade of Ganeti." if here.config.patch else "It is not enabled: gnt-zfs patch enable.")
     return 0
+
+
+def _shown(state: str) -> str:
+    return state if state in (patch.PATCHED, patch.UNPATCHED) else Bad(state)
 
 
 def _apply(_here: Here, options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from zfsganeti.config import PATH, replace, save
 from zfsganeti.datasets import CLUSTER
 from zfsganeti.errors import BadInput, Foreign, Missing, Refused, Unavailable
 from zfsganeti.here import Here
-from zfsganeti.names import check_dataset
+from zfsganeti.names import check_dataset, meant
 from zfsganeti.node import run
 from zfsganeti.roots import guard
 
@@ -292,7 +292,8 @@ def parse_roots(words: list[str], nodes: list[str]) -> dict[str, str]:
             name, _equals, root = word.partition("=")
             matching = [node for node in nodes if node == name or node.split(".")[0] == name]
             if len(matching) != 1:
-                raise BadInput(f"setup: {name} is no node, there are {', '.join(nodes)}")
+                otherwise = f"there are {', '.join(nodes)}"
+                raise BadInput(f"setup: {name} is no node, {meant(name, nodes, otherwise)}")
             roots[matching[0]] = check_dataset(root)
     for root in roots.values():
         if "/" not in root:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from zfsganeti.colours import Odd
 from zfsganeti.errors import Unavailable, ZfsGanetiError, human, one_line
-from zfsganeti.terminal import command, complain, confirm, day, must_be_master, print_json, say, table
+from zfsganeti.terminal import command, complain, confirm, day, group, must_be_master, print_json, say, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,13 +20,10 @@ KEPT = ("instance", "node", "snapshot", "created", "used", "referenced", "by", "
 
 
 def snapshot_parser(commands: Any) -> None:
-    snapshot = commands.add_parser(
-        "snapshot",
-        help="snapshots of an instance: taken, listed, gone back to, cloned",
-        description="Snapshots of all disks of an instance at one moment. These commands run on the master, policy on each node.",
-    )
-    verbs = snapshot.add_subparsers(metavar="VERB", required=True)
-    made = command(verbs, "create", _create, "take a snapshot of all disks, also while it runs", "gnt-zfs snapshot create web1 upgrade")
+    text = "Snapshots of all disks of an instance at one moment. These commands run on the master, policy on each node."
+    example = "gnt-zfs snapshot create web1 upgrade"
+    verbs = group(commands, "snapshot", "snapshots of an instance: taken, listed, gone back to, cloned", text, example)
+    made = command(verbs, "create", _create, "take a snapshot of all disks, also while it runs", example)
     made.add_argument("instance")
     made.add_argument("name", nargs="?", default="", help="what it is called behind gnt- (default: the time in UTC)")
     made.add_argument("--comment", default="", help="a line that list shows")
@@ -150,7 +148,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _state(row: Mapping[str, Any]) -> str:
     states = (("partial", not row["whole"]), ("cloned", bool(row["clones"])), ("held", row["held"]))
-    return ", ".join(state for state, holds in states if holds) or "whole"
+    told = ", ".join(state for state, holds in states if holds) or "whole"
+    return told if row["whole"] else Odd(told)
 
 
 def _plan_of(here: Here, instance: Instance, request: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:

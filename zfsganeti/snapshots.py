@@ -36,7 +36,7 @@ from zfsganeti.datasets import (
 from zfsganeti.errors import BadInput, Busy, Missing, Refused, ZfsGanetiError, one_line
 from zfsganeti.ganeti import Instance, check_name
 from zfsganeti.here import Here
-from zfsganeti.names import PREFIX, check_label
+from zfsganeti.names import PREFIX, check_label, meant
 from zfsganeti.process import holding
 from zfsganeti.volumes import check_volume
 from zfsganeti.zfs import Dataset
@@ -204,7 +204,8 @@ def resolve(histories: Sequence[Sequence[Snap]], wanted: str, instance: str) -> 
     for short in (wanted, OURS + wanted):
         if short in known:
             return short
-    raise Missing(f"snapshot {wanted} of {instance}", f"gnt-zfs snapshot list {instance} shows what there is")
+    way_out = f"gnt-zfs snapshot list {instance} shows what there is"
+    raise Missing(f"snapshot {wanted} of {instance}", meant(wanted, [short.removeprefix(OURS) for short in known], way_out))
 
 
 # what can be done

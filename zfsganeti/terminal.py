@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
+from zfsganeti import colours
 from zfsganeti.errors import BadInput, Unavailable, human
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Any
+    from typing import Any, TextIO
 
     from zfsganeti.here import Here
 
@@ -29,15 +31,22 @@ def command(commands: Any, name: str, function: Command, text: str, example: str
     return made
 
 
+def group(commands: Any, name: str, text: str, about: str, example: str) -> Any:
+    """Return what the verbs below a command are declared with."""
+    made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=about, epilog=f"Example: {example}")
+    return made.add_subparsers(metavar="VERB", required=True)
+
+
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Return rows as aligned columns under their titles; the columns of `right` are numbers."""
+    """Return rows as aligned columns under their titles, for standard output; the columns of `right` are numbers."""
     lines = [list(titles), *[list(row) for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
     shown = []
     for line in lines:
-        cells = [cell.rjust(widths[index]) if index in right else cell.ljust(widths[index]) for index, cell in enumerate(line)]
-        shown.append("  ".join(cells).rstrip())
-    return "\n".join(shown)
+        cells = [text.rjust(widths[index]) if index in right else text.ljust(widths[index]) for index, text in enumerate(line)]
+        cells[-1] = cells[-1].rstrip()
+        shown.append("  ".join(colours.cell(text, filled) for text, filled in zip(line, cells, strict=True)).rstrip())
+    return "\n".join([colours.heading(shown[0]), *shown[1:]])
 
 
 def print_json(value: object) -> None:
@@ -57,7 +66,28 @@ def confirm(question: str) -> bool:
 
 
 def complain(text: str) -> None:
-    print(f"gnt-zfs: {text}", file=sys.stderr, flush=True)
+    """A line says what the command could not do, or had to leave out, and goes on without."""
+    _tell(text, "gnt-zfs", colours.YELLOW)
+
+
+def fail(text: str, who: str = "gnt-zfs") -> None:
+    """A line says why the command has ended."""
+    _tell(text, who, colours.RED)
+
+
+def _tell(text: str, who: str, colour: str) -> None:
+    if getattr(sys, "stderr", None) is None:  # it was closed, and print would take standard output for it
+        return
+    try:
+        print(f"{colours.painted(f'{who}:', colour, sys.stderr)} {text}", file=sys.stderr, flush=True)
+    except OSError:  # nobody listens: the exit status says it all
+        say_no_more(sys.stderr)
+
+
+def say_no_more(stream: TextIO) -> None:
+    """What is still to be written to a stream is thrown away: it can be written nowhere."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def say(text: str) -> None:

@@ -25,6 +25,7 @@ from zfsganeti.datasets import (
     unpack_record,
 )
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
+from zfsganeti.names import meant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def choose(entries: Sequence[Mapping[str, Any]], wanted: str) -> str:
         if len({entry["instance"] for entry in matching}) > 1:
             raise BadInput(f"{wanted}: could be any of {', '.join(sorted(entry['entry'] for entry in matching))}")
     if not matching:
-        raise Missing(f"{wanted} in the trash", "gnt-zfs trash list shows what is there")
+        known = {entry["entry" if ":" in wanted else "instance"] for entry in entries} - {""}
+        raise Missing(f"{wanted} in the trash", meant(wanted, known, "gnt-zfs trash list shows what is there"))
     return str(max(matching, key=lambda entry: (entry["restorable"], entry["removed"], entry["entry"]))["entry"])
 
 

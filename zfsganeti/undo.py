@@ -16,6 +16,7 @@ from zfsganeti import ganeti
 from zfsganeti.contents import PARAMETERS
 from zfsganeti.errors import BadInput, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.here import Here
+from zfsganeti.names import meant
 from zfsganeti.node import run
 from zfsganeti.trash import DAY, choose
 
@@ -176,7 +177,7 @@ def restore_into(here: Here, wanted: str, instance: str, say: Callable[[str], No
     found = next(found for found in here.call(node, "report")["trash"] if found["entry"] == entry)
     target = here.master.instances().get(instance)
     if target is None:
-        raise Missing(f"instance {instance}")
+        raise Missing(f"instance {instance}", meant(instance, here.master.instances()))
     if not found["volume"] or target.template != ganeti.EXT:
         raise Refused(entry, f"is not a -t ext disk, or {instance} has none", "only those can be put into another instance")
     if target.primary != node:

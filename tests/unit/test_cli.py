@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,31 @@ def test_what_cannot_be_written_is_said_in_one_line() -> None:
         done = subprocess.run(ANSWER, cwd=HOUSE, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
     assert done.stderr.startswith(b"gnt-zfs: ")
+
+
+HELP = [sys.executable, "-c", "import sys; from zfsganeti import cli; raise SystemExit(cli.main(sys.argv[1:]))"]
+
+
+@pytest.mark.parametrize(("words", "status"), [(["image", "--help"], 141), (["chekc"], 2)])
+def test_nobody_reads_a_help_or_a_complaint(words: list[str], status: int) -> None:
+    """Standard output and error are one pipe that nobody reads: it ends as it would have, without a word."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*HELP, *words], cwd=HOUSE, stdin=subprocess.DEVNULL, stdout=writing, stderr=writing, check=False)
+    os.close(writing)
+    assert done.returncode == status
+
+
+def test_a_complaint_never_gets_among_what_programs_read() -> None:
+    closed = f"{shlex.join(HELP)} chekc 2>&-; echo $?"
+    done = subprocess.run(["bash", "-c", closed], cwd=HOUSE, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("2\n", "")
+
+
+def test_the_first_line_of_a_help_is_all_that_head_gets() -> None:
+    piped = f"{shlex.join(HELP)} --help | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", piped], cwd=HOUSE, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    first, status = done.stdout.splitlines()
+    assert first.startswith("usage: gnt-zfs")
+    assert status in ("0", "141"), "who is quicker decides"
+    assert done.stderr == ""

@@ -1,4 +1,4 @@
-"""Every command that the README or a message names is one that gnt-zfs knows."""
+"""Every command that the README, a guide or a message names is one that gnt-zfs knows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from zfsganeti.cli import parser
 
 HOUSE = Path(__file__).parents[2]
-TEXTS = [HOUSE / "README.md", *sorted((HOUSE / "zfsganeti").glob("*.py"))]
+TEXTS = [HOUSE / "README.md", *sorted((HOUSE / "docs").glob("*.md")), *sorted((HOUSE / "zfsganeti").glob("*.py"))]
 NAMED = sorted(
     {
         words

@@ -6,13 +6,16 @@ import argparse
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from docs import generate
+from zfsganeti.cli import parser
 from zfsganeti.config import SETTINGS
 from zfsganeti.contents import PARAMETERS
+from zfsganeti.errors import EXIT_STATUS, ZfsGanetiError
 from zfsganeti.extstorage import NAMES
 
 PAGE = (generate.HERE / "man/gnt-zfs.8.md").read_text(encoding="utf-8")
@@ -39,6 +42,33 @@ def test_every_command_has_an_example_that_can_be_parsed(name: str) -> None:
     example = str(COMMANDS[name].epilog).removeprefix("Example: ").partition(" > ")[0].split()
     assert example[0] == "gnt-zfs"
     COMMANDS[name].parse_args(example[1 + len(name.split()) :])
+
+
+def every_parser(made: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield what --help can be typed after: every command, and what commands are below."""
+    yield made
+    for action in made._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from every_parser(below)
+
+
+@pytest.mark.parametrize("made", list(every_parser(parser())), ids=lambda made: made.prog)
+def test_every_help_has_an_example_of_what_it_is_the_help_of(made: argparse.ArgumentParser) -> None:
+    told = made.format_help()
+    assert re.search(r"^Examples?:", told, re.MULTILINE)
+    assert re.search(rf"{made.prog}\b", told.partition("Example")[2])
+
+
+def test_exit_statuses_are_those_of_the_errors_and_told_in_help_and_man_page() -> None:
+    def kinds(of: type[ZfsGanetiError]) -> Iterator[type[ZfsGanetiError]]:
+        yield of
+        for kind in of.__subclasses__():
+            yield from kinds(kind)
+
+    assert {kind.exit_code for kind in kinds(ZfsGanetiError)} <= set(EXIT_STATUS)
+    told, page = parser().format_help(), generate.page(PAGE)
+    assert [text for status, text in EXIT_STATUS.items() if f"{status:<4} {text}" not in told or f"**{status}**" not in page] == []
 
 
 def options(made: argparse.ArgumentParser) -> list[argparse.Action]:

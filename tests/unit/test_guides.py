@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab import demo
 from zfsganeti.cli import parser
 
 HOUSE = Path(__file__).parents[2]
-GUIDES = sorted((HOUSE / "docs").glob("*.md"))
+GUIDES = [HOUSE / "README.md", *sorted((HOUSE / "docs").glob("*.md"))]
 SAID = "\n".join(path.read_text(encoding="utf-8") for path in [*(HOUSE / "zfsganeti").glob("*.py"), *(HOUSE / "hooks").iterdir()])
 TYPED = [
     (guide.name, line)
     for guide in GUIDES
-    for line in re.findall(r"^node\d# (gnt-zfs .+)$", guide.read_text(encoding="utf-8"), re.MULTILINE)
+    for line in re.findall(r"^(?:node\d# )?(gnt-zfs .+)$", guide.read_text(encoding="utf-8"), re.MULTILINE)
 ]
 
 
@@ -29,10 +30,23 @@ def test_what_is_quoted_is_said(row: str) -> None:
 @pytest.mark.parametrize(("guide", "line"), TYPED)
 def test_what_is_to_be_typed_can_be_parsed(guide: str, line: str) -> None:
     assert guide
-    parser().parse_args(shlex.split(line.partition(" > ")[0])[1:])
+    parser().parse_args(shlex.split(line.partition(" > ")[0], comments=True)[1:])
 
 
-@pytest.mark.parametrize("guide", [HOUSE / "README.md", *GUIDES], ids=lambda path: path.name)
+def test_the_session_tells_the_story_of_the_demo() -> None:
+    session = (HOUSE / "README.md").read_text(encoding="utf-8")
+    told = [session.find(words) for words, _command in demo.STORY]
+    assert -1 not in told
+    assert told == sorted(told)
+    typed = [command.replace("{on_node2}", "ssh node2") for _words, command in demo.STORY if command != "{add}"]
+    assert [command for command in typed if f"\nnode1# {command}\n" not in session] == []
+
+
+def test_much_is_to_be_typed() -> None:
+    assert len(TYPED) > 20, "or the pattern has become blind"
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
 def test_links_lead_somewhere(guide: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", guide.read_text(encoding="utf-8")):
         assert (guide.parent / target).exists(), target

@@ -23,6 +23,8 @@ LEVELS = {
             "snapshot_cli",
             "adopt_cli",
             "terminal",
+            "parsing",
+            "colours",
             "answer",
         ),
         3,

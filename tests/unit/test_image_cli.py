@@ -262,6 +262,9 @@ def test_what_is_meant_and_what_has_it_is_said(cluster: Cluster, capsys: pytest.
     cluster.make("node1", "debian-13:1")
     with pytest.raises(Missing, match="^image debian-13 on this node does not exist: there is debian-13:1$"):
         images.verify("debian-13")
+    for look in (["show", "debain-12"], ["verify", "debain-12"]):
+        with pytest.raises(Missing, match=r"^image debain-12 on this node does not exist: did you mean debian-12\?$"):
+            cluster.type(*look)
     images.set_lendable("debian-12", True)
     images.lend(images.must("debian-12"), "zfs/vm/volume", {VOLUME: "volume", INSTANCE: "web1"}, {})
     for words in (["list"], ["list", "--all-nodes"]):

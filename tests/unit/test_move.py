@@ -587,6 +587,8 @@ def test_what_is_typed_wrongly(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Non
     for words, error, text in (
         (["web1"], BadInput, "say INSTANCE and NODE"),
         (["web1", "node9"], Missing, "node node9 does not exist: the cluster has node1, node2, node3"),
+        (["web1", "ndoe3"], Missing, r"^node ndoe3 does not exist: did you mean node3\?$"),
+        (["wbe1", "node3"], Missing, r"^instance wbe1 does not exist: did you mean web1\?$"),
         (["web1", "node1"], Refused, "web1: is on node1 already"),
         (["--abort", "web1", "node2"], BadInput, "say INSTANCE alone"),
         (["--from", "node1", "node1"], BadInput, "is to be emptied and cannot take anything"),

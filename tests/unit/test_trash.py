@@ -94,6 +94,8 @@ def test_what_is_in_no_trash_is_missing() -> None:
     with pytest.raises(Missing) as caught:
         choose(ENTRIES, "web2")
     assert str(caught.value) == "web2 in the trash does not exist: gnt-zfs trash list shows what is there"
+    with pytest.raises(Missing, match=r"^wbe1 in the trash does not exist: did you mean web1.example.com\?$"):
+        choose(ENTRIES, "wbe1")
 
 
 # what is given up
