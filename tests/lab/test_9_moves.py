@@ -258,3 +258,58 @@ def test_what_cannot_move_says_so_and_what_was_begun_can_be_taken_back(lab: Lab)
     assert lab.run("gnt-zfs trash list").count("it is emptied") == 2
     nothing_left(lab)
     lab.well()
+
+
+@pytest.mark.on()
+def test_a_target_that_is_full_in_the_middle_and_a_downtime_that_is_too_long(lab: Lab) -> None:
+    sums = big(lab)
+    said = lab.fails("gnt-zfs move --yes --max-downtime 0.01 web1 node3")
+    assert "longer than --max-downtime" in said
+    assert runs(lab, "web1", "node2")
+    lab.run("gnt-zfs move --abort web1")
+    nothing_left(lab)
+
+    pid = begun(lab, "--bwlimit 6 web1 node3", "web1", least=60)
+    lab.node3.run("zfs set quota=90M tank/vm")
+    said = ended(lab, pid).stdout
+    assert "space" in said
+    assert runs(lab, "web1", "node2")
+    lab.node3.run("zfs set quota=none tank/vm")
+    (result,) = move(lab, "web1 node3")
+    assert runs(lab, "web1", "node3")
+    assert lab.sums("web1", "node3") == sums
+    assert isinstance(result["moved"], int)
+    assert result["moved"] < 130 * MIB, "it began anew"
+    nothing_left(lab)
+    lab.well()
+
+
+@pytest.mark.on()
+def test_encrypted_disks_in_another_datastore_move_to_where_they_stay_encrypted(lab: Lab) -> None:
+    create = "zfs create -o mountpoint=/{0} {1} {2}/{0} {3}"
+    encrypted = "-o encryption=on -o keyformat=passphrase"
+    lab.node2.run(create.format("safe", encrypted, "zfs", "<<< 'a long passphrase'"))
+    lab.node3.run(create.format("safe", "", "tank", ""))
+    lab.configure("datastores = safe=zfs/safe\n", "node2")
+    lab.configure("datastores = safe=tank/safe\n", "node3")
+    lab.add_ext("vol", disks=("64M,datastore=safe", "32M"))
+    lab.run("gnt-instance start vol")
+    (one,) = [name for name in lab.node2.run("ls /dev/zfsganeti").split() if name.endswith("disk0")]
+    (two,) = lab.volumes("vol")
+    texts = {name: f"{name} is what it was" for name in (one, two)}
+    for name, text in texts.items():
+        lab.node2.run(f"echo {text} | dd of=/dev/zfsganeti/{name} conv=notrunc,fsync status=none")
+
+    said = lab.fails("gnt-zfs move --yes vol node3")
+    assert f"dataset zfs/safe/{one}: is encrypted and tank/safe on node3.example.com is not" in said
+    assert runs(lab, "vol", "node2")
+    lab.node3.run("zfs destroy tank/safe")
+    lab.node3.run(create.format("safe", encrypted, "tank", "<<< 'another passphrase'"))
+    move(lab, "vol node3")
+    assert runs(lab, "vol", "node3")
+    for name, text in texts.items():
+        assert lab.node3.run(f"head -n 1 /dev/zfsganeti/{name}").strip("\0\n") == text
+    assert lab.node3.run(f"zfs get -Hp -o value encryption tank/safe/{one}").strip() != "off"
+    assert lab.node3.run(f"zfs get -Hp -o value encryption tank/vm/{two}").strip() == "off"
+    nothing_left(lab)
+    lab.well()
