@@ -20,7 +20,7 @@ def rows(place: Place) -> Iterator[Row]:
         _least(place, verbs.create, verbs.remove),
         "zfs create, truncate, losetup",
         _least(place, hand.make, hand.destroy),
-        "the dataset, its properties, and the fsync of the disk's size",
+        "the dataset with its properties; zpool(8) and zfs(8) are asked for health, room and strangers",
     )
     yield from _told(
         hooks.ADD,

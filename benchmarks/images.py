@@ -11,7 +11,7 @@ VOLUME = "bench.ext.disk0"
 SIZES_GIB = (1, 10, 25, 100)
 TOLD = 25  # the size that is compared with other ways
 USED_MIB = {1: 50, 10: 200, TOLD: 800, 100: 800}
-LIMIT = "the start of Python, one zfs get of the catalogue, and three transaction groups: the clone, its properties, the fsync of its size"
+LIMIT = "the start of Python; the catalogue, the pool and its room are looked at first, with zfs(8)"
 
 
 def rows(place: Place) -> Iterator[Row]:
