@@ -7,7 +7,7 @@ GENERATION ?= trixie
 NODE ?= node1
 LAB := tests/lab/lab
 
-.PHONY: check test bench lab-rest lab-table demo lab lab-shell lab-run lab-stop lab-clean install install-data deps venv deb man
+.PHONY: check test bench chaos lab-rest lab-table demo lab lab-shell lab-run lab-stop lab-clean install install-data deps venv deb man
 
 check: venv
 	$(VENV)/bin/python -m ruff check .
@@ -40,6 +40,11 @@ lab-table: venv
 # how long things take on a node of each generation, as ratios to what does the same by hand; the page is committed
 bench: deps venv
 	$(VENV)/bin/python -m benchmarks docs/performance.md
+
+# every operation interrupted at every point, for HOURS; the page is committed
+HOURS ?= 8
+chaos: deps venv
+	$(VENV)/bin/python -m tests.chaos --hours $(HOURS) docs/reliability.md
 
 demo: deps
 	$(LAB) demo --generation $(GENERATION)

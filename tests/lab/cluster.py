@@ -220,7 +220,7 @@ def both(action: Callable[[str], object], generations: tuple[str, ...] = image.G
             result.result()
 
 
-PURPOSES = ("lab", "test", "demo", "bench", "guide", "build")
+PURPOSES = ("lab", "test", "demo", "bench", "chaos", "guide", "build")
 
 
 def stop_everything(purposes: tuple[str, ...] = PURPOSES) -> None:

@@ -1,0 +1,201 @@
+"""Interrupts every operation at every point, in the lab: python3 -m tests.chaos [--generation G] [--hours H] [--only NAME] [FILE]
+
+Each fault begins with a cluster as it was before the operation. One process of ours is killed, one call in it fails, or the node loses
+its power; then the same command is given again, `gnt-zfs check --repair` puts right what is left, and every disk must hold what it may
+hold, with nothing leaked. What was tried is kept beside the lab's images, so that later runs go on; FILE is written from all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.chaos import points
+from tests.chaos.scenarios import Scenario, State, scenarios
+from tests.lab import host, image
+from tests.lab.cluster import Cluster
+from tests.lab.conftest import SETUP, Lab
+from tests.lab.host import LabError, say
+from tests.lab.machine import Machine, qmp
+from tests.lab.product import install
+
+KINDS = ("kill", "error", "power")
+MODULES = "/usr/lib/python3/dist-packages"
+COMMAND = "make chaos"
+OPERATION_SECONDS = 900
+
+
+def main() -> int:
+    options = parser().parse_args()
+    host.install_missing()
+    generations = tuple(options.generation or image.GENERATIONS)
+    deadline = time.monotonic() + 3600 * options.hours
+    with ThreadPoolExecutor(max_workers=len(generations)) as pool:
+        list(pool.map(lambda generation: Chaos(generation, options.only).until(deadline), generations))
+    found = {generation: known(generation) for generation in image.GENERATIONS}
+    if options.file is not None:
+        options.file.write_text(page(found), encoding="utf-8")
+    return int(any(result != "survived" for faults in found.values() for result in faults.values()))
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python3 -m tests.chaos", description=(__doc__ or "").splitlines()[0])
+    top.add_argument("--generation", choices=image.GENERATIONS, action="append", help="default: each, side by side")
+    top.add_argument("--hours", type=float, default=8, help="how long faults are begun (default 8)")
+    top.add_argument("--only", action="append", help="scenarios whose names contain this")
+    top.add_argument("file", type=Path, nargs="?", help="the page; without it none is written")
+    return top
+
+
+class Chaos:
+    """A cluster of one generation that is struck again and again."""
+
+    def __init__(self, generation: str, only: list[str] | None) -> None:
+        self.generation, self.only = generation, only or [""]
+        self.cluster = Cluster(generation, "chaos")
+
+    def until(self, deadline: float) -> None:
+        """Faults have been tried until then, or all of them."""
+        self.cluster.stop()
+        try:
+            nodes = self.cluster.up()
+            install(nodes)
+            lab = Lab(self.cluster, nodes)
+            lab.run(SETUP)
+            for node in nodes:
+                inject(node)
+            begin = self.cluster.place / "begin"
+            self.cluster.freeze(nodes, begin)
+            for scenario in scenarios(lab):
+                if any(part in scenario.name for part in self.only):
+                    self.cluster.back_to(nodes, begin)
+                    self.strike(lab, scenario, deadline)
+        finally:
+            self.cluster.stop()
+
+    def strike(self, lab: Lab, scenario: Scenario, deadline: float) -> None:
+        """The operation was interrupted at each point that is not known yet, those first that chance puts first."""
+        state = scenario.prepare(lab)
+        place = self.cluster.place / hashlib.sha256(scenario.name.encode()).hexdigest()[:8]
+        self.cluster.freeze(lab.nodes, place)
+        self.cluster.back_to(lab.nodes, place)
+        count = self.count(lab, scenario)
+        say(f"{self.generation}: {scenario.name}: {count} points")
+        remember(self.generation, f"{scenario.name}/points/{count}", "survived")
+        for kind, number in order(scenario.name, count):
+            key = f"{scenario.name}/{kind}/{number}"
+            if time.monotonic() > deadline:
+                return
+            if known(self.generation).get(key) == "survived":
+                continue
+            self.cluster.back_to(lab.nodes, place)
+            result = self.fault(lab, scenario, state, kind, number)
+            say(f"{self.generation}: {key}: {result}")
+            remember(self.generation, key, result)
+
+    def count(self, lab: Lab, scenario: Scenario) -> int:
+        """Return how many points the operation has on the node that is to be struck."""
+        lab.node(scenario.on).run(scenario.operation, seconds=OPERATION_SECONDS)
+        return int(lab.node(scenario.struck).run(f"cat {points.PLACE}/points 2>/dev/null | wc -l"))
+
+    def fault(self, lab: Lab, scenario: Scenario, state: State, kind: str, number: int) -> str:
+        """Return `survived`, or what was wrong after the same command."""
+        struck = lab.node(scenario.struck)
+        struck.run(f"echo {number} {kind} > {points.PLACE}/armed")
+        try:
+            self.operate(lab, scenario, struck, kind)
+            struck.run(f"rm -f {points.PLACE}/armed")
+            lab.node(scenario.on).wait(scenario.again, seconds=OPERATION_SECONDS)
+            lab.master.wait("gnt-zfs check --repair; gnt-zfs check", seconds=300)
+            scenario.check(lab, state)
+            lab.well()
+        except (AssertionError, LabError) as error:
+            return " ".join(str(error).split())[:2000] or type(error).__name__
+        return "survived"
+
+    def operate(self, lab: Lab, scenario: Scenario, struck: Machine, kind: str) -> None:
+        """The operation was begun and has ended; a node that lost its power runs again."""
+        if kind == "power":
+            qmp(struck.path("qmp"), "set-action", reboot="shutdown")
+        with ThreadPoolExecutor() as pool:
+            running = pool.submit(
+                lab.node(scenario.on).execute, f"timeout 600 sh -c {quoted(scenario.operation)}", seconds=OPERATION_SECONDS
+            )
+            while not running.done():
+                if struck.pid() is None:
+                    self.cluster.boot(struck)
+                time.sleep(0.5)
+        if struck.pid() is None:
+            self.cluster.boot(struck)
+        struck.wait(f"mkdir -p {points.PLACE}; mountpoint -q /zfs/vm")
+        lab.master.wait('gnt-cluster getmaster && test -z "$(gnt-job list --no-headers --running -o id)"', seconds=300)
+
+
+def quoted(command: str) -> str:
+    return "'" + command.replace("'", "'\\''") + "'"
+
+
+def inject(node: Machine) -> None:
+    """The node's Python reads points.py when it starts."""
+    node.write(f"{MODULES}/zfsganeti_points.py", Path(points.__file__).read_text(encoding="utf-8"))
+    node.write(f"{MODULES}/zfsganeti_points.pth", "import zfsganeti_points; zfsganeti_points.begin()\n")
+    node.run(f"mkdir -p {points.PLACE}")
+
+
+def order(name: str, count: int) -> Iterator[tuple[str, int]]:
+    """Yield every kind at every point, in an order that is the same each time and spreads over all of them."""
+    faults = [(kind, number) for kind in KINDS for number in range(1, count + 1)]
+    yield from sorted(faults, key=lambda fault: hashlib.sha256(f"{name} {fault}".encode()).digest())
+
+
+def known(generation: str) -> dict[str, str]:
+    """Return what every fault that was tried has ended in."""
+    return dict(json.loads(_place(generation).read_text(encoding="utf-8"))) if _place(generation).exists() else {}
+
+
+def remember(generation: str, key: str, result: str) -> None:
+    _place(generation).write_text(json.dumps({**known(generation), key: result}, indent=1), encoding="utf-8")
+
+
+def _place(generation: str) -> Path:
+    return host.cache() / f"chaos-{generation}.json"
+
+
+def page(found: dict[str, dict[str, str]]) -> str:
+    """Return the page as Markdown."""
+    lines = [
+        "# What was interrupted, and what was lost",
+        "",
+        f"Written by `{COMMAND}`, in the lab, on real Ganeti and real ZFS. At each point at which a program of ours is about to change",
+        "something, it is killed, its call fails, or the node loses its power; then the same command is given again, and `gnt-zfs check",
+        "--repair`. Survived is what ends with every disk as it may be, nothing leaked, and a check that finds nothing.",
+        "",
+    ]
+    for generation, faults in found.items():
+        lines += [
+            f"## {generation}",
+            "",
+            "| operation | points | killed | failed | power cut | survived | lost |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+        ]
+        lines += [*_rows(faults), ""]
+    return "\n".join(lines)
+
+
+def _rows(faults: dict[str, str]) -> Iterator[str]:
+    names = dict.fromkeys(key.split("/")[0] for key in faults)
+    for name in names:
+        counts = [int(key.split("/")[2]) for key in faults if key.startswith(f"{name}/points/")]
+        tried = {kind: [result for key, result in faults.items() if key.startswith(f"{name}/{kind}/")] for kind in KINDS}
+        results = [result for those in tried.values() for result in those]
+        figures = (max(counts, default=0), *(len(tried[kind]) for kind in KINDS), results.count("survived"))
+        yield f"| {name} | {' | '.join(map(str, figures))} | {len(results) - results.count('survived')} |"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
