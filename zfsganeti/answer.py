@@ -6,7 +6,7 @@ import os
 import sys
 
 from zfsganeti.datasets import ABSORB_LIMIT, INTENT, TRASH, locked
-from zfsganeti.errors import BadInput, Busy, Missing, Unavailable, ZfsGanetiError, one_line
+from zfsganeti.errors import BadInput, Busy, Missing, Unavailable, ZfsGanetiError, of_system, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 
@@ -490,4 +490,5 @@ def answer(here: Here, verb: str, text: str) -> dict[str, Any]:
     except ZfsGanetiError as error:
         return {"error": one_line(error), "code": error.exit_code}
     except OSError as error:
-        return {"error": one_line(error), "code": 1}
+        known = of_system(error)
+        return {"error": one_line(known), "code": known.exit_code}

@@ -8,7 +8,7 @@ import time
 
 from zfsganeti import __version__
 from zfsganeti.colours import Bad, Odd, cell
-from zfsganeti.errors import EXIT_STATUS, Missing, Unavailable, ZfsGanetiError, human, one_line
+from zfsganeti.errors import EXIT_STATUS, Missing, Unavailable, ZfsGanetiError, human, of_system, one_line
 from zfsganeti.here import Here
 from zfsganeti.names import meant
 from zfsganeti.terminal import command, complain, confirm, day, fail, group, must_be_master, print_json, say, say_no_more, table
@@ -38,9 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fail(one_line(error))
         return error.exit_code
     except OSError as error:
-        fail(one_line(error))
+        known = of_system(error)
+        fail(one_line(known))
         say_no_more(sys.stdout)
-        return 1
+        return known.exit_code
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on from where it was")
         return 130

@@ -9,7 +9,7 @@ import os
 
 from zfsganeti.config import compression, recordsize
 from zfsganeti.datasets import DETACH, IMAGE, INTENT
-from zfsganeti.errors import BadInput, BadName, CommandFailed, Missing, Refused, human
+from zfsganeti.errors import BadInput, BadName, Missing, Refused, human, of_command
 from zfsganeti.names import check_image
 from zfsganeti.process import query
 
@@ -190,7 +190,7 @@ class Content:
 def _format(*command: str) -> None:
     done = query(command, seconds=FORMAT_SECONDS)
     if done.status != 0:
-        raise CommandFailed(command[0], done.status, done.stderr or done.stdout)
+        raise of_command(command[0], done.status, done.stderr or done.stdout)
 
 
 def make_swap(disk: str, size: int | None) -> None:

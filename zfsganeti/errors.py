@@ -12,11 +12,15 @@ ZfsGanetiError
  │   ├─ Conflict         two nodes hold what cannot become one without losing some of it
  │   └─ Busy             still in use, by whom is said
  ├─ NoSpace              the pool has too little room, with figures
+ ├─ Full                 there was no room for one more byte
  └─ CommandFailed        a command exited non-zero
 """
 
 from __future__ import annotations
 
+import errno
+
+ROOM = "gnt-zfs trash empty may make room"
 EXIT_STATUS = {
     0: "done, nothing is wrong",
     1: "something is wrong, or the answer to a question was no",
@@ -144,6 +148,15 @@ class NoSpace(Refused):
         self.asked, self.available = asked, available
 
 
+class Full(Refused):
+    """The pool, a quota or a filesystem has no room left; how much is lacking is not known."""
+
+    exit_code = 7
+
+    def __init__(self, what: str, why: str = "no space is left", way_out: str = ROOM) -> None:
+        super().__init__(what, why, way_out)
+
+
 class CommandFailed(ZfsGanetiError):
     """A command exited non-zero; `said` is the end of what it printed."""
 
@@ -157,6 +170,27 @@ class CommandFailed(ZfsGanetiError):
 
     def __str__(self) -> str:
         return f"{self.command}: {self.reason}"
+
+
+def of_system(error: OSError, what: str = "") -> ZfsGanetiError:
+    """Return what the kernel has refused as an error that says it in a line, with a way out where there is one."""
+    what = what or str(error.filename or "this node")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Full(what)
+    if error.errno == errno.EROFS:
+        return Refused(what, "is read-only", "zfs get readonly says whether that was set, gnt-zfs check whether a move has left it so")
+    if error.errno == errno.EIO:
+        return Unavailable(what, "cannot be read or written", "zpool status says what is broken")
+    if error.errno == errno.EBUSY:
+        return Busy(what, "is in use")
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return Unavailable(what, "permission denied", "gnt-zfs check says whether what belongs there is mounted")
+    return ZfsGanetiError(f"{what}: {error.strerror.lower()}" if error.strerror else one_line(error))
+
+
+def of_command(command: str, status: int, said: str) -> ZfsGanetiError:
+    """Return what a program that writes a disk failed of."""
+    return Full(command) if "No space left on device" in said else CommandFailed(command, status, said)
 
 
 def last_line(text: str) -> str:

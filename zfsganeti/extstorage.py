@@ -11,7 +11,7 @@ import sys
 import time
 
 from zfsganeti import loop
-from zfsganeti.errors import BadEnvironment, BadInput, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
+from zfsganeti.errors import BadEnvironment, BadInput, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, of_system, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def main() -> int:
     except ZfsGanetiError as error:
         return _fail(one_line(error), error.exit_code)
     except OSError as error:
-        return _fail(one_line(error), 1)
+        known = of_system(error)
+        return _fail(one_line(known), known.exit_code)
     except Exception as error:  # a defect of ours: Ganeti shows the last line, so that one must say it
         return _fail(f"zfsganeti failed: {one_line(error)}: please report this", 1)
     sys.stdout.write(said)

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 
-from zfsganeti.errors import BadInput, Missing, Refused, Unavailable, human
+from zfsganeti.errors import BadInput, Full, Missing, Refused, Unavailable, human
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def told(name: str, directory: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Refused(name, f"no space left on {directory}") from error
+            raise Full(name, f"no space left on {directory}") from error
         raise Unavailable(name, f"{error.filename or directory}: {os.strerror(error.errno or errno.EIO)}") from error
 
 

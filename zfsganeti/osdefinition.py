@@ -9,7 +9,7 @@ import os
 import sys
 
 from zfsganeti import ganeti
-from zfsganeti.errors import BadEnvironment, BadInput, ZfsGanetiError, one_line
+from zfsganeti.errors import BadEnvironment, BadInput, ZfsGanetiError, of_system, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def main() -> int:
     except ZfsGanetiError as error:
         return _fail(one_line(error), error.exit_code)
     except OSError as error:
-        return _fail(one_line(error), 1)
+        known = of_system(error)
+        return _fail(one_line(known), known.exit_code)
     except Exception as error:  # a defect of ours, told in one line like everything else
         return _fail(f"zfsganeti failed: {one_line(error)}: please report this", 1)
     if said:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Full, Missing, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.names import PREFIX, check_dataset, check_hold, check_snapshot, is_component
 from zfsganeti.process import feed, query, relay
 
@@ -246,7 +246,7 @@ def receive_error(target: str, status: int, said: str) -> ZfsGanetiError:
     if "busy" in said:
         return Busy(what, "is in use, perhaps by another receive")
     if "out of space" in said or "quota exceeded" in said:
-        return Refused(what, "the pool or a quota is full", "gnt-zfs trash empty may make room")
+        return Full(what, "the pool or a quota is full")
     return CommandFailed(f"zfs receive {target}", status, first)
 
 

@@ -13,7 +13,7 @@ import os
 import time
 
 from zfsganeti import core
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Full, Missing, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.history import History
 from zfsganeti.mounts import Mount, holding_processes, mounting_processes, parse_mounts, senders
 from zfsganeti.names import check_dataset, check_snapshot
@@ -358,7 +358,7 @@ class Zfs(History):
         if code == errno.EBUSY:
             return Busy(f"dataset {name}", "is in use")
         if code == errno.ENOSPC or code == errno.EDQUOT:
-            return Refused(f"dataset {name}", "the pool or a quota is full")
+            return Full(f"dataset {name}", "the pool or a quota is full")
         if code in (errno.EPERM, errno.EACCES):
             return Unavailable(f"dataset {name}", "permission denied", "run this as root")
         return CommandFailed(f"libzfs_core on {name}", code or 0, f"{type(error).__name__}: {os.strerror(code) if code else error}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +17,7 @@ from zfsganeti.errors import (
     Busy,
     CommandFailed,
     Foreign,
+    Full,
     Missing,
     NoSpace,
     Refused,
@@ -21,6 +25,8 @@ from zfsganeti.errors import (
     ZfsGanetiError,
     human,
     last_line,
+    of_command,
+    of_system,
     one_line,
 )
 
@@ -38,6 +44,7 @@ MESSAGES = [
     (Foreign("a", "b", "c"), 5, "a: b: c"),
     (Busy("dataset a/b", "has the clone c"), 6, "dataset a/b: has the clone c"),
     (NoSpace("web1 on zfs/vm", 3 << 30, 1 << 29, "make room"), 7, "web1 on zfs/vm: 3.00G asked for, 512M available: make room"),
+    (Full("dataset a/b"), 7, "dataset a/b: no space is left: gnt-zfs trash empty may make room"),
     (CommandFailed("zfs set", 1, "usage\n  cannot set\n\n"), 1, "zfs set: cannot set"),
     (CommandFailed("zfs set", 9, " \n"), 1, "zfs set: exit status 9"),
     (ZfsGanetiError("plain"), 1, "plain"),
@@ -47,6 +54,33 @@ MESSAGES = [
 @pytest.mark.parametrize(("error", "code", "text"), MESSAGES, ids=lambda value: type(value).__name__)
 def test_every_error_says_its_line_and_ends_with_its_code(error: ZfsGanetiError, code: int, text: str) -> None:
     assert (str(error), error.exit_code, one_line(error)) == (text, code, text)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "text"),
+    [
+        (errno.ENOSPC, 7, "/vm/x: no space is left: gnt-zfs trash empty may make room"),
+        (errno.EDQUOT, 7, "/vm/x: no space is left: gnt-zfs trash empty may make room"),
+        (errno.EROFS, 5, "/vm/x: is read-only: zfs get readonly says whether that was set, gnt-zfs check whether a move has left it so"),
+        (errno.EIO, 3, "/vm/x: cannot be read or written: zpool status says what is broken"),
+        (errno.EBUSY, 6, "/vm/x: is in use"),
+        (errno.EPERM, 3, "/vm/x: permission denied: gnt-zfs check says whether what belongs there is mounted"),
+        (errno.ENOENT, 1, "/vm/x: no such file or directory"),
+    ],
+)
+def test_what_the_kernel_refuses_is_said_with_a_way_out(number: int, code: int, text: str) -> None:
+    known = of_system(OSError(number, os.strerror(number), "/vm/x"))
+    assert (one_line(known), known.exit_code) == (text, code)
+    assert str(of_system(OSError(number, os.strerror(number)), "image a")) == text.replace("/vm/x", "image a")
+    assert str(of_system(OSError("nothing known"))) == "OSError: nothing known"
+
+
+def test_a_program_that_found_no_room_is_told_from_one_that_failed() -> None:
+    assert (
+        str(of_command("mke2fs", 1, "x\nmke2fs: No space left on device\n"))
+        == "mke2fs: no space is left: gnt-zfs trash empty may make room"
+    )
+    assert isinstance(of_command("mke2fs", 1, "bad block"), CommandFailed)
 
 
 def test_a_long_name_or_value_is_cut() -> None:

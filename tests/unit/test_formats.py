@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zfsganeti import formats
-from zfsganeti.errors import BadInput, Missing, Refused, ZfsGanetiError
+from zfsganeti.errors import BadInput, Full, Missing, NoSpace, Refused, ZfsGanetiError
 from zfsganeti.files import content_digest, told
 from zfsganeti.formats import FORMATS, Raw, convert, to_raw
 
@@ -460,6 +460,7 @@ def test_any_header_makes_a_disk_or_a_line(small: bytes, flips: list[tuple[int, 
 
 
 def test_a_full_disk_is_said_in_a_line() -> None:
-    with pytest.raises(Refused) as caught, told("debian", "/srv"):
+    with pytest.raises(Full) as caught, told("debian", "/srv"):
         raise OSError(errno.ENOSPC, "whatever")
-    assert str(caught.value) == "debian: no space left on /srv"
+    assert str(caught.value) == "debian: no space left on /srv: gnt-zfs trash empty may make room"
+    assert caught.value.exit_code == NoSpace.exit_code

@@ -15,7 +15,7 @@ from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES, go
 from zfsganeti import arrival, departure, transfer
 from zfsganeti.datasets import DETACH, KEPT, MOVE, ROLLBACK, locked
 from zfsganeti.disks import Disk
-from zfsganeti.errors import Busy, Unavailable
+from zfsganeti.errors import Busy, Refused, Unavailable
 from zfsganeti.here import Here
 from zfsganeti.node import PeerFailed
 from zfsganeti.rollback import BACK, DECIDED, Rollback, State
@@ -346,3 +346,16 @@ def test_what_lands_is_locked_as_a_start_locks_it(rig: Rig, kind: str, monkeypat
     rig.before = before
     go(rig)
     assert taken == [lock for name in NAMES[kind] for lock in (name, f".arrival.{name}")]
+
+
+# what the kernel refuses
+
+
+def test_what_a_read_only_dataset_refuses_is_a_line_with_the_way_out(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES, up=False)
+    rig.master.fake.set("zfs/vm/web1", {"readonly": "on"})
+    with pytest.raises(PeerFailed) as caught:
+        rig.master.call("node1", "home", instance="web1")
+    home = f"{rig.master.root.path}/web1"
+    assert caught.value.exit_code == Refused.exit_code
+    assert f"{home}: is read-only: zfs get readonly says whether that was set, gnt-zfs check" in str(caught.value)

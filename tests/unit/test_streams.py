@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zfsganeti import process
-from zfsganeti.errors import BadInput, BadName, CommandFailed, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.errors import BadInput, BadName, CommandFailed, NoSpace, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.node import PeerFailed, read_answer
 from zfsganeti.streams import FLAGS, Streams, read_line, receive_command, receive_error, send_command
 
@@ -238,7 +238,7 @@ def test_a_receiver_that_dies_says_why_and_ends_the_sender(world: World) -> None
     world.zfs(send="exec cat {0}/stream /dev/zero", receive="head -c 100000 >{0}/got; echo cannot receive: out of space >&2; exit 1")
     with pytest.raises(PeerFailed, match="^node2: dataset x: the pool or a quota is full: ") as caught:
         read_answer("node2", world.pump())
-    assert caught.value.exit_code == 5
+    assert caught.value.exit_code == NoSpace.exit_code
     assert world.took < 15
     world.nothing_runs()
 
