@@ -353,6 +353,7 @@ def prepare(here: Here, name: str, template: str, *, offline: bool) -> Plan | No
         "adopt-facts",
         instance=instance.name,
         free_name=template == FILE and not exists,
+        shadow=ganeti.check_name(found.shadow_name),
         disks=[{"vg": disk.lvm[0], "lv": disk.lvm[1]} for disk in instance.disks],
     )
     if not exists:

@@ -18,7 +18,7 @@ from zfsganeti.errors import BadInput, Busy, Conflict, Foreign, Missing, Refused
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 from zfsganeti.images import GOLDEN
-from zfsganeti.names import PREFIX, check_dataset
+from zfsganeti.names import PREFIX, check_dataset, check_fits
 from zfsganeti.route import LEASE_SECONDS, SETTINGS, Coming, expiry, is_pass, tag_until
 from zfsganeti.streams import PROPERTIES, receive_command
 from zfsganeti.transfer import Place
@@ -73,7 +73,8 @@ class Arriving(Place):
         return dataset, mark
 
     def _check_free(self) -> None:
-        self.coming()
+        if self.coming() is None:
+            check_fits("dataset", self.name, self.here.root.name)
 
     def command(self, request: Mapping[str, Any]) -> list[str]:
         """Return the command that receives the stream; what begins anew gets its marks with its first byte."""
@@ -205,6 +206,7 @@ def facts(here: Here, request: dict[str, Any]) -> Any:
         found["origins"].update(dict.fromkeys(_image_snapshots(place).values(), datastore))
     for name, datastore in wanted.items():
         if found["stores"][datastore] is not None:
+            check_fits("dataset", name, here.at(datastore).root.name)
             found["placed"][name] = _dataset_facts(here.place_of(name), name)
             found["coming"][name] = _dataset_facts(here.at(datastore), f"{MOVING}/{name}")
     return found

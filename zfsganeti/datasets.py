@@ -18,7 +18,7 @@ from zfsganeti.config import Config
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.files import copy_sparse, plain_files, same_content
 from zfsganeti.ganeti import check_name
-from zfsganeti.names import PREFIX, check_dataset
+from zfsganeti.names import PREFIX, check_dataset, check_fits
 from zfsganeti.process import holding
 from zfsganeti.roots import Root
 from zfsganeti.zfs import Dataset
@@ -243,6 +243,7 @@ class Store:
         """
         existing = self.find(instance, CHOOSE)
         if existing is None:
+            check_fits("instance", instance, self.root.name)
             if self.zfs.get(f"{self.root.name}/{MOVING}/{instance}") is not None:
                 raise Foreign(f"{instance} below {MOVING}", "comes from another node", f"gnt-zfs move --abort {instance} gives that up")
             self._check_way_is_free(instance)
@@ -470,6 +471,7 @@ class Store:
         """The name is free for an instance that is to be renamed to it."""
         if self.find(instance, CHOOSE) is not None:
             raise Foreign(f"dataset {self.name(instance)}", "exists already", "gnt-zfs check says whose it is")
+        check_fits("instance", instance, self.root.name)
         self._check_way_is_free(instance)
 
     def snapshot_name(self, dataset: str, purpose: str) -> str:

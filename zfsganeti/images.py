@@ -26,9 +26,9 @@ from zfsganeti.datasets import (
     VOLUME,
     locked,
 )
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, human
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, human, of_command, of_system
 from zfsganeti.files import content_digest, copy_sparse, digest_of
-from zfsganeti.names import PREFIX, check_dataset, check_image, family, means, meant
+from zfsganeti.names import PREFIX, check_dataset, check_image, check_image_fits, family, means, meant
 from zfsganeti.process import reading
 from zfsganeti.zfs import Dataset
 
@@ -242,7 +242,7 @@ class Images:
         `fill` returns what is known of the image. When the source cannot be reached the half-made one is kept for a day, so
         that the same import goes on from there.
         """
-        with self._alone(name):
+        with self._alone(check_image_fits(name, self.store.root.name)):
             self.check_not_lent(name)
             if self.find(name) is not None:
                 raise Refused(f"image {name}", "exists already", f"choose another version, such as {family(name)}:{self._today()}")
@@ -255,7 +255,7 @@ class Images:
                 raise
             except OSError as error:
                 self._drop(name)
-                raise Refused(f"image {name}", os.strerror(error.errno or 0)) from error
+                raise of_system(error, f"image {name}") from error
             except Exception:
                 self._drop(name)
                 raise
@@ -461,7 +461,7 @@ class Images:
         """The image bears the new name; its clones go on as they are."""
         if name == new:
             raise BadInput(f"image {name}: is called so already")
-        with self._alone(name, LOCK_SECONDS), self._alone(new):
+        with self._alone(name, LOCK_SECONDS), self._alone(check_image_fits(new, self.store.root.name)):
             self.check_not_lent(new)
             image = self.must(name)
             if self.find(new) is not None:
@@ -553,7 +553,7 @@ class Images:
                 _convert(path, kind, partial, lambda percent: progress("convert", percent * size // 100, size))
                 os.rename(partial, file)
         except OSError as error:
-            raise Refused(file, os.strerror(error.errno or 0)) from error
+            raise of_system(error, file) from error
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(partial)
@@ -587,4 +587,4 @@ def _convert(path: str, kind: str, target: str, percent: Callable[[int], None]) 
                 percent(int(found[-1]))
         done = child.ended(END_SECONDS)
     if done.status != 0:
-        raise CommandFailed("qemu-img convert", done.status, done.stderr)
+        raise of_command("qemu-img convert", done.status, done.stderr)

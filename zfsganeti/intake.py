@@ -23,7 +23,7 @@ from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 from zfsganeti.lvm import Logical, NoTable
-from zfsganeti.names import PREFIX
+from zfsganeti.names import PREFIX, check_fits
 from zfsganeti.volumes import check_volume
 from zfsganeti.zfs import Dataset
 
@@ -356,6 +356,7 @@ def _facts(here: Here, request: dict[str, Any]) -> Any:
     name = check_name(_text(request, "instance"))
     if request.get("free_name") is True:
         here.store.refuse_taken(name)
+        check_fits("instance", check_name(_text(request, "shadow")), here.root.name)
     here.store.check_pool()
     return {
         "sizes": [known[disk].size if disk in known else 0 for disk in wanted],

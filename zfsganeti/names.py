@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 PREFIX = "org.zfsganeti:"  # of our user properties
 NAME_LIMIT = 255  # ZFS_MAX_DATASET_NAME_LEN less the NUL
 IMAGE_LIMIT = 100  # leaves room for the root before it and a snapshot behind it
+IN_TRASH = "{}/.trash/{}:00000000T000000Z.99"  # the longest name that what is below a root can get
+SNAPSHOT_BYTES = 64  # kept for snapshots: sanoid's have 40, ours less than these unless somebody names them
+SNAPSHOT_VOLUME = ".snap"  # what Ganeti appends to a volume's name for a snapshot of it, which is a volume as well
+NEEDED_BYTES = 63  # the least that a root must leave for names: a volume's have 46, and a label of a host's name may have 63
 # sets, for every verb of a disk comes here and importing `re` takes longer than what it does
 ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 IMAGE = ALPHANUMERIC | frozenset("._-")
@@ -40,6 +44,41 @@ def check_snapshot(name: str) -> str:
     if not at or not is_component(short) or len(name.encode()) > NAME_LIMIT:
         raise BadName("snapshot", name, "must be dataset@snapshot of letters, digits, '.', '-', '_' and ':'")
     check_dataset(dataset)
+    return name
+
+
+def longest_below(root: str) -> int:
+    """Return how many characters a name below a root may have so that all that is ever made of it has a name as well."""
+    return max(0, NAME_LIMIT - len(IN_TRASH.format(root, SNAPSHOT_VOLUME)) - 1 - SNAPSHOT_BYTES)
+
+
+def check_fits(kind: str, name: str, root: str) -> str:
+    """Return a name that something new below a root may have; BadName says how long it may be: it must fit into the trash, too."""
+    if len(name) > longest_below(root):
+        raise BadName(kind, name, f"is too long, {longest_below(root)} characters are the most below {root}")
+    return name
+
+
+def check_root(root: str) -> str:
+    """Return a name that can be a root's: it leaves room for those of what is below it."""
+    if longest_below(check_dataset(root)) < NEEDED_BYTES:
+        raise BadName("root", root, f"is too long, {longest_below('') - NEEDED_BYTES} characters are the most")
+    return root
+
+
+def check_kept(dataset: str, short: str) -> str:
+    """Return the short name of a snapshot with which its dataset, which lies below a root, can go into the trash."""
+    spare = NAME_LIMIT - len(IN_TRASH.format(*dataset.rsplit("/", 1))) - 1
+    if len(short) > spare:
+        raise BadName("snapshot", short, f"is too long to follow {dataset} into the trash, {max(0, spare)} characters are the most")
+    return short
+
+
+def check_image_fits(name: str, root: str) -> str:
+    """Return a name that a new image may have below a root, where it is made beside its place."""
+    spare = NAME_LIMIT - len(f"{root}/.images/.partial/..look@golden")
+    if len(check_image(name)) > spare:
+        raise BadName("image", name, f"is too long, {max(0, spare)} characters are the most below {root}")
     return name
 
 

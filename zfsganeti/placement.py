@@ -10,7 +10,7 @@ from zfsganeti.check import Finding, is_busy
 from zfsganeti.datasets import INSTANCE, MARKS, MOVE, VOLUME
 from zfsganeti.errors import human
 from zfsganeti.here import Here
-from zfsganeti.volumes import SNAPSHOT
+from zfsganeti.names import SNAPSHOT_VOLUME
 
 REMOVE = "/usr/share/ganeti/extstorage/zfs/remove"
 
@@ -97,7 +97,7 @@ def _interrupted_restores(node: str, trash: list[Mapping[str, Any]]) -> list[Fin
 
 
 def _is_worked_on(volume: str, claims: Mapping[str, ganeti.Instance], busy: set[str]) -> bool:
-    owner = claims.get(volume.removesuffix(SNAPSHOT))
+    owner = claims.get(volume.removesuffix(SNAPSHOT_VOLUME))
     return is_busy(owner.name, busy) if owner is not None else bool(busy)
 
 

@@ -32,9 +32,9 @@ from zfsganeti.datasets import (
     end_move,
     pack_record,
 )
-from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, Refused, human
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, human
 from zfsganeti.here import Here
-from zfsganeti.names import NAME_LIMIT, check_dataset, check_snapshot
+from zfsganeti.names import check_dataset, check_kept, check_snapshot
 from zfsganeti.snapshots import Part, Snap, alone, fit, handed_on, must_be_quiet, parts_of, place, refuse_kept, resolve, users
 from zfsganeti.trash import Trash
 from zfsganeti.zfs import Dataset
@@ -112,12 +112,9 @@ def plan(instance: str, snapshot: str, pasts: Sequence[Past], *, discard: bool) 
     if lacking:
         why = f"{lacking[0]} has no such snapshot, and all disks go back or none"
         raise Refused(f"snapshot {snapshot} of {instance}", why, f"gnt-zfs snapshot list {instance} shows which are whole")
-    for past in pasts:
-        root, _slash, short = past.name.rpartition("/")
+    for past in pasts if not discard else ():
         for snap in past.snaps:  # before anything is moved: ZFS would refuse the long name half-way
-            name = f"{root}/{TRASH}/{short}:00000000T000000Z.99@{snap.short}"
-            if len(name.encode()) > NAME_LIMIT and not discard:
-                raise BadName("snapshot", snap.short, f"is too long to follow {past.name} into the trash: zfs rename or destroy it")
+            check_kept(past.name, snap.short)
     return Plan(instance, snapshot, discard, tuple(pasts))
 
 

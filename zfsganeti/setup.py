@@ -12,7 +12,7 @@ from zfsganeti.config import PATH, replace, save
 from zfsganeti.datasets import CLUSTER
 from zfsganeti.errors import BadInput, Foreign, Missing, Refused, Unavailable
 from zfsganeti.here import Here
-from zfsganeti.names import check_dataset, meant
+from zfsganeti.names import check_root, meant
 from zfsganeti.node import run
 from zfsganeti.roots import guard
 
@@ -38,7 +38,7 @@ class Step:
 
 def node_facts(here: Here, root: str, directory: str) -> dict[str, Any]:
     """Return what setup must know of this node, nothing changed."""
-    check_dataset(root)
+    check_root(root)
     dataset = here.zfs.get(root, marks=(CLUSTER,))
     parent = root.rsplit("/", 1)[0] if "/" in root else ""
     return {
@@ -286,7 +286,7 @@ def parse_roots(words: list[str], nodes: list[str]) -> dict[str, str]:
     plain = [word for word in words if "=" not in word]
     if len(plain) != 1:
         raise BadInput(f"setup: one ROOT for all nodes is needed, then NODE=ROOT for those that differ, not {' '.join(words) or 'nothing'}")
-    roots = dict.fromkeys(nodes, check_dataset(plain[0]))
+    roots = dict.fromkeys(nodes, check_root(plain[0]))
     for word in words:
         if "=" in word:
             name, _equals, root = word.partition("=")
@@ -294,7 +294,7 @@ def parse_roots(words: list[str], nodes: list[str]) -> dict[str, str]:
             if len(matching) != 1:
                 otherwise = f"there are {', '.join(nodes)}"
                 raise BadInput(f"setup: {name} is no node, {meant(name, nodes, otherwise)}")
-            roots[matching[0]] = check_dataset(root)
+            roots[matching[0]] = check_root(root)
     for root in roots.values():
         if "/" not in root:
             raise BadInput(f"setup: {root} is a whole pool: name a dataset in it, such as {root}/vm")

@@ -36,7 +36,7 @@ from zfsganeti.datasets import (
 from zfsganeti.errors import BadInput, Busy, Missing, Refused, ZfsGanetiError, one_line
 from zfsganeti.ganeti import Instance, check_name
 from zfsganeti.here import Here
-from zfsganeti.names import PREFIX, check_label, meant
+from zfsganeti.names import PREFIX, check_fits, check_kept, check_label, meant
 from zfsganeti.process import holding
 from zfsganeti.volumes import check_volume
 from zfsganeti.zfs import Dataset
@@ -222,6 +222,7 @@ def create(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
     with alone(parts):
         for part in parts:
             must_be_quiet(part, stays=True)
+            check_kept(part.name, short)
         taken = [part.short for part in parts if any(snap.short == short for snap in part.history())]
         if taken:
             raise Refused(f"snapshot {short} of {taken[0]}", "exists already", "choose another name")
@@ -363,8 +364,9 @@ def clone(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
         raise BadInput("request: record must be an object")
     entries: list[tuple[Part, str]] = []
     with alone(parts):
-        for part in parts:
+        for index, part in enumerate(parts):
             must_be_quiet(part)
+            check_fits("instance", f"{new}.disk{index}" if part.volume else new, part.store.root.name)
         histories = [part.history() for part in parts]
         short = resolve(histories, str(request.get("snapshot")), instance)
         if any(all(snap.short != short for snap in snaps) for snaps in histories):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from zfsganeti.datasets import CLUSTER, IMAGES, KEPT_FREE_PERCENT, PARTIAL, locked
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Conflict, Missing, NoSpace, Unavailable, ZfsGanetiError
 from zfsganeti.images import PROVENANCE, lock_name
-from zfsganeti.names import check_dataset, check_image
+from zfsganeti.names import check_dataset, check_image, check_image_fits
 from zfsganeti.node import read_answer
 from zfsganeti.streams import PROPERTIES, Snap, receive_command, send_command
 from zfsganeti.volumes import check_volume
@@ -331,6 +331,7 @@ class Place:
                 self.zfs.create(parent, {"canmount": "off"}, self.mark())
 
     def _check_free(self) -> None:
+        check_image_fits(self.name, self.here.root.name)
         self.here.images.check_not_lent(self.name)
 
     def mark(self) -> dict[str, str]:

@@ -32,12 +32,13 @@ from zfsganeti.datasets import (
     TRASH,
     VOLUME,
     end_move,
+    locked,
     pack_record,
     refuse_half_back,
     refuse_moving,
 )
 from zfsganeti.errors import BadInput, BadName, Foreign, Missing, NoSpace, Refused, human
-from zfsganeti.names import check_dataset
+from zfsganeti.names import SNAPSHOT_VOLUME, check_dataset, check_fits
 from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
         def flush(self, volume: str) -> None: ...
 
 
-SNAPSHOT = ".snap"  # what Ganeti appends to a volume's name for a snapshot of it, which is a volume as well
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
 NEVER_WRITTEN = 4096  # bytes that an empty file may occupy
 
@@ -129,6 +129,8 @@ class Volumes:
     def create(self, volume: str, size: int, parameters: Mapping[str, Any]) -> str:
         """The volume exists with a disk of `size` bytes, attached; nothing is left of one that fails. Return its device."""
         existing = self.find(volume)
+        if existing is None:
+            check_fits("volume", volume, self.store.root.name)
         self._refuse_used(volume, existing, parameters)
         self.store.check_pool()
         if token := parameters.get("trash"):
@@ -137,26 +139,34 @@ class Volumes:
             # not while it is in the trash, where a boot would mount it
             self.zfs.set(self.name(volume), {"canmount": "on"})
             return self.attach(volume)
-        self.check_room(volume, size)
         content = Content(self, parameters)
-        if existing is not None and content.is_begun(existing):
-            return self._complete(volume, size, content)
-        content.check(size)
-        if existing is not None:
-            self.destroy(volume)  # nothing was ever written to it, and it may have been made with other parameters
-        content.begin(volume, size)
-        try:
-            return self._complete(volume, size, content)
-        except BaseException:
-            with contextlib.suppress(Refused, Missing):
-                self.remove(volume) if content.outlives else self.destroy(volume)
-            raise
+        begun = existing is not None and content.is_begun(existing)
+        if not begun:
+            content.check(size)
+        with contextlib.ExitStack() as failed:
+            with self.counted():
+                self.check_room(volume, size)
+                if not begun:
+                    if existing is not None:
+                        self.destroy(volume)  # nothing was ever written to it, and it may have been made with other parameters
+                    content.begin(volume, size)
+                    failed.callback(self._give_up, volume, content)
+                self.bring_home(volume)
+                self._make_disk(volume, size)
+            content.end(volume)
+            device = self.devices.attach(volume, self.disk(volume))
+            failed.pop_all()
+        return device
 
-    def _complete(self, volume: str, size: int, content: Content) -> str:
-        self.bring_home(volume)
-        self._make_disk(volume, size)
-        content.end(volume)
-        return self.devices.attach(volume, self.disk(volume))
+    def _give_up(self, volume: str, content: Content) -> None:
+        """Nothing is left of a volume whose making has failed."""
+        with contextlib.suppress(Refused, Missing):
+            self.remove(volume) if content.outlives else self.destroy(volume)
+
+    def counted(self) -> contextlib.AbstractContextManager[None]:
+        """Nobody else of us gives away room of this pool: who comes next counts what is made or grown meanwhile."""
+        pool = self.store.root.name.split("/")[0]
+        return locked(f".room.{pool}", what=f"pool {pool}")
 
     def _refuse_used(self, volume: str, dataset: Dataset | None, parameters: Mapping[str, Any]) -> None:
         if dataset is None or (parameters.get("trash") and dataset.marks.get(RESTORING) == parameters["trash"]):
@@ -221,7 +231,7 @@ class Volumes:
         """The volume is in the trash, a snapshot made for an export is gone; one that is gone already is fine."""
         self.detach(volume)
         dataset = self.find(volume)
-        if volume.endswith(SNAPSHOT) and (dataset is None or dataset.origin):
+        if volume.endswith(SNAPSHOT_VOLUME) and (dataset is None or dataset.origin):
             self._destroy_snapshot(volume, dataset)
             return
         if dataset is None:
@@ -271,10 +281,11 @@ class Volumes:
         if size < before:
             raise Refused(f"volume {volume}", f"has {human(before)} and cannot shrink to {human(size)}")
         if size > before:
-            self.check_room(volume, size - before)
-            if self.zfs.local(dataset.name).get("refreservation", "0") not in ("0", "none"):
-                self.zfs.set(dataset.name, {"refreservation": str(reservation(size))})
-            self._make_disk(volume, size, sync=True)
+            with self.counted():
+                self.check_room(volume, size - before)
+                if self.zfs.local(dataset.name).get("refreservation", "0") not in ("0", "none"):
+                    self.zfs.set(dataset.name, {"refreservation": str(reservation(size))})
+                self._make_disk(volume, size, sync=True)
         self.devices.grow(volume)
 
     def set_instance(self, volume: str, instance: str) -> None:
@@ -307,8 +318,8 @@ class Volumes:
 
     def snapshot(self, volume: str, snapshot: str) -> None:
         """A volume of the snapshot's name holds what the volume held now; one left by an export that was killed is gone."""
-        if snapshot != f"{volume}{SNAPSHOT}":
-            raise BadInput(f"snapshot name {snapshot[:80]!r}: must be {volume}{SNAPSHOT}")
+        if snapshot != f"{volume}{SNAPSHOT_VOLUME}":
+            raise BadInput(f"snapshot name {snapshot[:80]!r}: must be {volume}{SNAPSHOT_VOLUME}")
         self.must(volume)
         self.detach(snapshot)
         self._destroy_snapshot(snapshot, self.find(snapshot))
@@ -320,7 +331,7 @@ class Volumes:
 
     def _origin(self, snapshot: str) -> str:
         """Return the snapshot of ZFS that a volume made for an export is a clone of."""
-        return f"{self.name(snapshot.removesuffix(SNAPSHOT))}@{self.zfs.ours}export"
+        return f"{self.name(snapshot.removesuffix(SNAPSHOT_VOLUME))}@{self.zfs.ours}export"
 
     def _destroy_snapshot(self, snapshot: str, dataset: Dataset | None) -> None:
         """The clone and what it was made from are gone, whichever of them is left."""

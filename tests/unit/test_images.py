@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from tests.unit.test_sources import CONTENT, SHA256, serving
 from zfsganeti import formats, images
 from zfsganeti.contents import find_directory, parse_parameters
 from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT
-from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
+from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.images import FORMAT, Image, Images, newest
 from zfsganeti.names import check_image, family
 from zfsganeti.volumes import Volumes
@@ -89,6 +90,17 @@ class Bench:
 @pytest.fixture
 def bench(node: Node) -> Bench:
     return Bench(node)
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 7), (errno.EDQUOT, 7), (errno.EIO, 3)])
+def test_an_image_for_which_there_is_no_room_says_so(bench: Bench, number: int, code: int) -> None:
+    def fill(home: str) -> Mapping[str, str]:
+        raise OSError(number, os.strerror(number), f"{home}/disk.raw")
+
+    with pytest.raises(ZfsGanetiError, match="^image debian-12: ") as caught:
+        bench.images.make("debian-12", "file:/x", fill)
+    assert caught.value.exit_code == code
+    assert bench.names() == []
 
 
 # names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,35 @@ def test_a_create_whose_device_fails_leaves_nothing(bench: Bench) -> None:
     with pytest.raises(Unavailable):
         bench.create()
     assert bench.state() == before
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_of_two_that_ask_for_the_last_room_at_once_the_second_counts_the_first(bench: Bench, grows: bool) -> None:
+    """While one is being made, or grown, another waits until its disk is there to be counted."""
+    bench.node.fake.available = 100 * MIB
+    if grows:
+        bench.create(size=MIB)
+    ended: list[object] = []
+
+    def ask() -> None:
+        try:
+            ended.append(bench.volumes.grow(DISK0, 150 * MIB) if grows else bench.create(size=90 * MIB))
+        except NoSpace as error:
+            ended.append(error)
+
+    second = threading.Thread(target=ask)
+    with bench.volumes.counted():
+        second.start()
+        second.join(0.2)
+        assert ended == [], "it did not wait"
+        other = Path(bench.node.root.path, "other")
+        other.mkdir()
+        (other / "disk.raw").touch()
+        os.truncate(other / "disk.raw", 190 * MIB)
+    second.join()
+    assert len(ended) == 1
+    assert isinstance(ended[0], NoSpace)
+    assert grows or bench.node.datasets() == []
 
 
 def test_more_than_the_root_could_ever_hold_is_not_promised(bench: Bench) -> None:
