@@ -28,6 +28,8 @@ KEEP_FREE = 5  # percent of the root
 MIB = 1 << 20
 ROUND = 4 * MIB  # what LVM rounds to, unless told otherwise
 SMALL = 64 * MIB  # what is left for the downtime
+JOBS_SECONDS = 13.0  # about what Ganeti takes for a stop, a detach, an attach and a start; how long a guest takes nobody knows
+RATE = 100 * MIB  # bytes a second that are read and compared, until that was measured
 PASSES = 5
 
 
@@ -82,6 +84,11 @@ def another_pass(changed: Sequence[int]) -> bool:
     return len(changed) == 1 or changed[-1] * 4 < changed[-2] * 3
 
 
+def downtime(left: int, rate: float = RATE) -> float:
+    """Return about how many seconds an instance is down when so many bytes are left to be compared, at so many a second."""
+    return JOBS_SECONDS + left / rate
+
+
 def room_of_snapshot(size: int, share: int) -> int:
     """Return how many bytes of changes the snapshot of a disk is given out of its share of the group, 0 when that is too little."""
     least = min(size, max(size // 50, 32 * MIB))
@@ -133,6 +140,11 @@ class Plan:
     rooms: tuple[int, ...] = ()  # of the snapshots
     free: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def left(self) -> int:
+        """How many bytes there are to compare while the instance is down, as far as that is known before the first is copied."""
+        return sum(min(size, SMALL) if self.live else size for size in self.sizes)
+
     def sentences(self) -> list[str]:
         total = human(sum(self.sizes))
         many = f"{len(self.sizes)} disks" if len(self.sizes) > 1 else "disk"
@@ -148,9 +160,13 @@ class Plan:
         said.append("copy the blocks that changed since" if self.live else "copy the disks, which takes as long as reading them does")
         said.append(f"exchange the disks of {self.instance} and {self.shadow} (gnt-instance modify --disk N:detach, N:attach)")
         if self.running:
-            said.append(f"gnt-instance start {self.instance}: the downtime ends, after Ganeti's four jobs and the last changed blocks")
+            said.append(f"gnt-instance start {self.instance}: the downtime ends, after {self._downtime()}")
         said.append(f"the old disks stay, as those of {self.shadow}: gnt-zfs adopt --commit removes them, --rollback brings them back")
         return said
+
+    def _downtime(self) -> str:
+        what = "the last changed blocks" if self.live else f"the copy of {human(self.left)} at {human(RATE)}/s"
+        return f"about {downtime(self.left):.0f} s for Ganeti's four jobs and {what}"
 
 
 def make_plan(

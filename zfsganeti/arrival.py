@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from zfsganeti.streams import Snap, Streams
 
 DEPTH = 4  # of a snapshot below a root, at most: ROOT/.images/.partial/NAME@SNAPSHOT
-CARRIED = ("opened", "size")  # of our own marks, besides whose it is: what a disk says of itself
+CARRIED = ("opened", "size", "former")  # of our own marks, besides whose it is: what a disk says of itself
 
 
 def names_of(request: Mapping[str, Any], key: str = "datasets") -> list[str]:

@@ -25,7 +25,7 @@ from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, Protocol
 
     from zfsganeti.mounts import Mount
@@ -81,7 +81,8 @@ INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETAC
 )
 MOVE, KEPT = PREFIX + "move", PREFIX + "kept"  # how far a move has come; that the trash does not give something up by itself
 ROLLBACK, REPLACED = PREFIX + "rollback", PREFIX + "replaced"
-MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH, MOVE, KEPT, ROLLBACK, REPLACED)
+FORMER = PREFIX + "former"  # how the disk files of an instance that was restored were called before, which its snapshots still do
+MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH, MOVE, KEPT, ROLLBACK, REPLACED, FORMER)
 ASIDE, TRASH, COPIES, IMAGES, PARTIAL, MOVING = ".aside", ".trash", ".copies", ".images", ".partial", ".moving"
 READY = "ready"  # the DETACH mark of a copy that is whole and takes the place of what it is a copy of
 OLD = "..old"  # after a name below .copies, where none can end so: what the copy has replaced
@@ -89,6 +90,7 @@ DISK = "disk.raw"  # of an image, of a volume, and of a clone that an instance h
 SAVED = "save-"  # after our prefix: a snapshot that an image is being made of
 REMOVED = "removed-"  # after our prefix: a snapshot taken before Ganeti unlinked a disk
 RECORD_LIMIT = 8000  # a user property holds 8191 bytes
+FORMER_NAMES = 5  # of each disk, the latest: those of 16 disks have room in a user property
 LOCKS = "/run/zfsganeti"  # not /run/lock, where every user may take a name before us
 KEPT_FREE_PERCENT = 5  # of a root's space: what is copied or brought here must not stop the instances that are there
 ABSORB_LIMIT = 64 << 20  # a hook copies no more than this: Ganeti waits 900 s for it
@@ -126,6 +128,28 @@ def unpack_record(value: str) -> dict[str, Any] | None:
     except (ValueError, zlib.error):
         return None
     return record if isinstance(record, dict) else None
+
+
+def former_names(text: str) -> dict[str, list[str]]:
+    """Return the names that disk files had before, newest first, by those that they have; {} when nothing readable is said of it."""
+    import json
+
+    try:
+        known = json.loads(text or "{}")
+        return {str(file): [str(name) for name in names] for file, names in known.items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def pack_former(text: str, renames: Sequence[tuple[str, str]]) -> str:
+    """Return what is to be said of former names after renames (old, new), which may have been told before."""
+    import json
+
+    known, found = former_names(text), {}
+    for old, new in renames:
+        names = dict.fromkeys([old, *known.get(old, ()), *known.get(new, ())])
+        found[new] = [name for name in names if name != new][:FORMER_NAMES]
+    return json.dumps({new: names for new, names in found.items() if names}, separators=(",", ":"))
 
 
 def refuse_half_back(dataset: Dataset) -> None:

@@ -18,6 +18,7 @@ from zfsganeti.arrival import names_of, release, settle, texts_of
 from zfsganeti.datasets import (
     DETACH,
     DISK,
+    FORMER,
     IMAGE,
     IMAGES,
     INSTANCE,
@@ -485,7 +486,9 @@ def _values(place: Here, dataset: str) -> dict[str, str]:
     return {
         key: value
         for key, value in place.zfs.local(dataset).items()
-        if key in SETTINGS or key in (INSTANCE, VOLUME, OPENED) or (":" in key and not key.startswith(PREFIX) and value.isprintable())
+        if key in SETTINGS
+        or key in (INSTANCE, VOLUME, OPENED, FORMER)
+        or (":" in key and not key.startswith(PREFIX) and value.isprintable())
     }
 
 

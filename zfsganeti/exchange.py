@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from zfsganeti.adoption import FILE, START, TAG, Adoption, Plan, another_pass, next_step, tags_of
+from zfsganeti.adoption import FILE, RATE, SMALL, START, TAG, Adoption, Plan, another_pass, downtime, next_step, tags_of
 from zfsganeti.errors import Busy, CommandFailed, Refused, Unavailable, human
 from zfsganeti.ganeti import DRBD
 from zfsganeti.here import Here
@@ -35,6 +35,7 @@ class Conduct:
         self.stopped_at = 0.0
         self.downtime: float | None = None
         self.kept_copy = False
+        self._read, self._seconds = 0, 0.0  # in all slices of the copy
         self._wait_for_jobs()
 
     def _wait_for_jobs(self) -> None:
@@ -73,8 +74,9 @@ class Conduct:
         self._name_new()
         self._must_know_disks()
         if plan.live:
-            for index in range(len(plan.sizes)):
-                self._fill(index, plan.rooms[index])
+            left = sum(self._fill(index, plan.rooms[index]) for index in range(len(plan.sizes)))
+            if self.found.places.up:
+                self.say(f"{self.name} will be down for about {downtime(left, self.rate):.0f} s")
         self._exchange(self.found.new, self.found.old, copy=True, verify=verify)
         self._call("adopt-drop", disks=self._lvs())
         if verify:
@@ -108,8 +110,8 @@ class Conduct:
         names = [self.shadow_name, self.name]
         return {**self._lvs()[index], "disk": index, "volume": new.volume, "file": new.path.rsplit("/", 1)[-1], "names": names}
 
-    def _fill(self, index: int, room: int) -> None:
-        """The new disk is equal to a snapshot of the old one, and little of that has changed since."""
+    def _fill(self, index: int, room: int) -> int:
+        """The new disk is equal to a snapshot of the old one; return how many bytes have changed since, which are few."""
         disk = self._disk(index)
         state = self._call("adopt-state", **disk)
         number = state["making"] or state["whole"] or state["highest"] + 1
@@ -128,18 +130,28 @@ class Conduct:
                 changed.append(left)
                 self.say(f"disk {index} is copied, {human(left)} of it changed meanwhile")
                 if not another_pass(changed):
-                    return
+                    return left
             number += 1
 
     def _pass(self, index: int, disk: Mapping[str, Any], number: int, room: int) -> bool:
         """The new disk is equal to that snapshot; False when the snapshot overflowed."""
         while True:
+            began = time.monotonic()
             told = self._call("adopt-copy", **disk, number=number, room=room, patience=SLICE_SECONDS)
             if told["overflowed"]:
                 return False
+            self._measure(told["read"], time.monotonic() - began)
             self._tell(index, told)
             if told["ended"]:
                 return True
+
+    def _measure(self, read: int, seconds: float) -> None:
+        self._read, self._seconds = self._read + read, self._seconds + seconds
+
+    @property
+    def rate(self) -> float:
+        """How many bytes a second are compared; what is not measured yet is assumed."""
+        return self._read / self._seconds if self._read > SMALL and self._seconds else float(RATE)
 
     def _tell(self, index: int, told: Mapping[str, Any]) -> None:
         total = told["total"]

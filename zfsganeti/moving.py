@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from zfsganeti.datasets import INSTANCE, MARKS, MOVE, MOVING
 from zfsganeti.errors import Busy
-from zfsganeti.route import FENCED, LEFT, Leaving, expiry
+from zfsganeti.route import FENCED, LEFT, PRESYNC, Leaving, expiry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,12 +34,20 @@ def refuse_leaving(dataset: Dataset) -> None:
     leaving, instance = mark_of(dataset), dataset.marks.get(INSTANCE, dataset.short)
     if leaving is None:
         raise _half_landed(dataset.short, instance)
+    if leaving.phase == PRESYNC and leaving.until < time.time():
+        return  # nobody has gone on with it, and a later one sends what it finds
     way_out = f"gnt-zfs move {instance} {leaving.to} goes on, gnt-zfs move --abort {instance} goes back"
     raise Busy(dataset.short, f"is being moved to {leaving.to}", way_out)
 
 
 def _half_landed(name: str, instance: str) -> Busy:
     return Busy(name, "has not landed wholly", f"the same gnt-zfs move, or gnt-instance startup {instance}, ends that")
+
+
+def expired(tag: str) -> bool:
+    """Tell whether a hold is of a move that nobody has gone on with; such a one means nothing."""
+    until = expiry(tag)
+    return until is not None and until < time.time()
 
 
 def refuse_change(here: Here, instance: str) -> None:

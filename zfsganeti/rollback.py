@@ -35,7 +35,7 @@ from zfsganeti.datasets import (
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, human
 from zfsganeti.here import Here
 from zfsganeti.names import check_dataset, check_kept, check_snapshot
-from zfsganeti.snapshots import Part, Snap, alone, fit, handed_on, must_be_quiet, parts_of, place, refuse_kept, resolve, users
+from zfsganeti.snapshots import Part, Snap, alone, fit, handed_on, let_go, must_be_quiet, parts_of, place, refuse_kept, resolve, users
 from zfsganeti.trash import Trash
 from zfsganeti.zfs import Dataset
 
@@ -346,6 +346,7 @@ class Rollback:
             here = [part for part in marked if part.pool == pool]
             for part in here:
                 self._unmount(part, part.name)
+                let_go(part, [snap.short for snap in part.history() if snap.held])
             here[0].zfs.roll_back({part.name: self.state.snapshot for part in here})
         for part in reversed(marked):
             fit(part, part.dataset, self.state.snapshot)

@@ -15,6 +15,7 @@ from typing import Any
 from zfsganeti.datasets import (
     CLUSTER,
     DISK,
+    FORMER,
     INSTANCE,
     INTENT,
     KEPT,
@@ -28,6 +29,7 @@ from zfsganeti.datasets import (
     SIZE,
     TRASH,
     VOLUME,
+    former_names,
     locked,
     pack_record,
     refuse_half_back,
@@ -36,6 +38,7 @@ from zfsganeti.datasets import (
 from zfsganeti.errors import BadInput, Busy, Missing, Refused, ZfsGanetiError, one_line
 from zfsganeti.ganeti import Instance, check_name
 from zfsganeti.here import Here
+from zfsganeti.moving import expired
 from zfsganeti.names import PREFIX, check_fits, check_kept, check_label, meant
 from zfsganeti.process import holding
 from zfsganeti.volumes import check_volume
@@ -297,6 +300,8 @@ def delete(here: Here, request: Mapping[str, Any]) -> str:
         having = [(part, snap) for part, snaps in zip(parts, histories, strict=True) for snap in snaps if snap.short == short]
         for part, snap in having:
             refuse_kept(part, snap)
+        for part, snap in having:
+            let_go(part, [snap.short] if snap.held else [])
         for whole in by_pool([part for part, _snap in having], short).values():
             here.store.zfs.destroy_snapshots(whole)
     return short
@@ -317,8 +322,16 @@ def refuse_kept(part: Part, snap: Snap) -> None:
     full = f"{part.name}@{snap.short}"
     if snap.clones:
         raise Busy(f"snapshot {full}", *user_of(part, snap.clones[0]))
-    if snap.held and (tags := part.zfs.holds([full]).get(full)):
+    tags = part.zfs.holds([full]).get(full, []) if snap.held else []
+    if tags := [tag for tag in tags if not expired(tag)]:
         raise Busy(f"snapshot {full}", f"is held ({', '.join(tags)})", f"zfs release {tags[0]} {full}")
+
+
+def let_go(part: Part, shorts: Sequence[str]) -> None:
+    """No hold of a move that nobody has gone on with is on these snapshots of a dataset."""
+    for full, tags in part.zfs.holds([f"{part.name}@{short}" for short in shorts]).items():
+        for tag in filter(expired, tags):
+            part.zfs.release(full, tag)
 
 
 def user_of(part: Part, clone: str) -> tuple[str, str]:
@@ -337,12 +350,18 @@ def user_of(part: Part, clone: str) -> tuple[str, str]:
 
 
 def fit(part: Part, dataset: Dataset, short: str) -> None:
-    """Every disk is in a clone of a snapshot, and as large as Ganeti believes: it may have grown since; Refused without one."""
+    """Every disk is in a clone of a snapshot, and as large as Ganeti believes: it may have grown since; Refused without one.
+
+    A restored instance's disks had other names before, by which older snapshots hold them: they get those that they have now.
+    """
     with part.store.looking_into(dataset) as path:
         for file, size in part.files.items():
             if not os.path.exists(f"{path}/{file}"):
-                why = f"does not hold {file}: the disk was added, or the instance restored, after it"
-                raise Refused(f"snapshot {part.name}@{short}", why)
+                former = former_names(part.dataset.marks.get(FORMER, "")).get(file, [])
+                old = next((name for name in former if name not in part.files and os.path.exists(f"{path}/{name}")), "")
+                if not old:
+                    raise Refused(f"snapshot {part.name}@{short}", f"does not hold {file}: the disk was added after it")
+                os.rename(f"{path}/{old}", f"{path}/{file}")
             if os.stat(f"{path}/{file}").st_size < size:
                 os.truncate(f"{path}/{file}", size)
 

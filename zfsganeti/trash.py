@@ -8,6 +8,7 @@ import time
 
 from zfsganeti.datasets import (
     CLUSTER,
+    FORMER,
     INSTANCE,
     INTENT,
     KEPT,
@@ -21,6 +22,7 @@ from zfsganeti.datasets import (
     TRASH,
     VOLUME,
     end_move,
+    pack_former,
     pack_record,
     unpack_record,
 )
@@ -304,7 +306,8 @@ class Trash:
         with contextlib.suppress(OSError):
             os.rmdir(store.home(instance))
         self.zfs.clear(found.dataset.name, [mark for mark in (KEPT, MOVE) if mark in found.dataset.marks])
-        self.zfs.set(found.dataset.name, {**store.marks(instance), RESTORING: instance})
+        former = {FORMER: pack_former(found.dataset.marks.get(FORMER, ""), renames)}
+        self.zfs.set(found.dataset.name, {**store.marks(instance), **former, RESTORING: instance})
         self.zfs.rename(found.dataset.name, store.name(instance))
         store.bring_home(instance)
 

@@ -17,6 +17,7 @@ from zfsganeti.adoption import (
     Step,
     _refuse_stale,
     another_pass,
+    downtime,
     make_plan,
     next_step,
     parse_tags,
@@ -224,13 +225,16 @@ def test_the_plan_says_what_will_be_done() -> None:
         "gnt-instance stop web1.example.com: the downtime begins",
         "copy the blocks that changed since",
         "exchange the disks of web1.example.com and adopt-web1.example.com (gnt-instance modify --disk N:detach, N:attach)",
-        "gnt-instance start web1.example.com: the downtime ends, after Ganeti's four jobs and the last changed blocks",
+        "gnt-instance start web1.example.com: the downtime ends, after about 14 s for Ganeti's four jobs and the last changed blocks",
         "the old disks stay, as those of adopt-web1.example.com: gnt-zfs adopt --commit removes them, --rollback brings them back",
     ]
     stopped = make_plan(instance(state="down"), SIZES, FACTS, template="ext").sentences()
     assert not [line for line in stopped if "snapshot" in line or "gnt-instance st" in line]
     offline = make_plan(instance(), SIZES, {**FACTS, "free": {"xenvg": 0}}, template="ext", offline=True)
     assert (offline.running, offline.live, offline.rooms) == (True, False, ())
+    assert "after about 14 s for Ganeti's four jobs and the copy of 136M at 100M/s" in offline.sentences()[-2]
+    assert downtime(10 << 30) == pytest.approx(13 + 102.4)
+    assert downtime(10 << 30, 1 << 30) == 23
 
 
 def test_what_stands_in_the_way_is_said_with_figures() -> None:

@@ -19,7 +19,7 @@ from zfsganeti.errors import Busy, Refused, Unavailable
 from zfsganeti.here import Here
 from zfsganeti.node import PeerFailed
 from zfsganeti.rollback import BACK, DECIDED, Rollback, State
-from zfsganeti.route import Coming
+from zfsganeti.route import LEASE_SECONDS, Coming, Leaving, tag_until
 from zfsganeti.snapshots import handed_on, parts_of
 
 NAMES = {"file": ["web1"], "ext": list(VOLUMES)}
@@ -176,6 +176,60 @@ def test_what_is_sent_can_have_snapshots_but_nothing_else_in_its_place(rig: Rig,
     assert not [name for name in rig.master.datasets() if name.startswith((".trash", BACK))]
     go(rig)
     assert rig.content("web1") == DISKS[kind]
+
+
+def lease_is_over(rig: Rig, kind: str) -> None:
+    """Nobody has gone on with the move since days: neither its marks nor its holds mean anything."""
+    for name in NAMES[kind]:
+        leaving = Leaving.parse(rig.master.marks(name)[MOVE])
+        assert leaving is not None
+        rig.master.fake.set(f"zfs/vm/{name}", {MOVE: replace(leaving, until=1).pack()})
+        for short, tags in rig.master.net.holds(f"zfs/vm/{name}").items():
+            for tag in tags:
+                rig.master.fake.release(f"zfs/vm/{name}@{short}", tag)
+                rig.master.net.hold(f"zfs/vm/{name}@{short}", tag_until(1 - LEASE_SECONDS))
+
+
+@KINDS
+@pytest.mark.parametrize("discard", [False, True], ids=["", "discard"])
+def test_what_nobody_goes_on_to_move_can_go_back(rig: Rig, kind: str, discard: bool) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind], up=False)
+    request = asked(kind)
+    rig.master.call("node1", "snapshot-create", **request, snapshot="gnt-x")
+    for disk in DISKS[kind]:
+        Path(rig.ganeti.path("web1", disk)).write_bytes(b"later")
+    go(rig, presync_only=True)
+    held = rig.master.holds()[0].rpartition("@")[2]
+    lease_is_over(rig, kind)
+    assert rig.master.holds()
+    wanted = {**request, "snapshot": "gnt-x", "discard": discard, "record": {}}
+    newer = rig.master.call("node1", "rollback-plan", **wanted)["newer"]
+    assert [name.rpartition("@")[2] for name in newer] == [held] * len(NAMES[kind])
+    rig.master.call("node1", "rollback", **wanted, newer=newer)
+    assert rig.content("web1") == DISKS[kind]
+    assert rig.master.holds() == []
+    go(rig)
+    assert rig.content("web1") == DISKS[kind]
+
+
+@KINDS
+def test_a_snapshot_of_a_move_that_nobody_goes_on_with_can_be_deleted(rig: Rig, kind: str) -> None:
+    is_on_its_way(rig, kind, fenced=False)
+    rig.master.call("node1", "snapshot-create", **asked(kind), snapshot="gnt-x")
+    for name in NAMES[kind]:
+        rig.master.net.hold(f"zfs/vm/{name}@gnt-x", tag_until(1 - LEASE_SECONDS))
+    rig.master.call("node1", "snapshot-delete", **asked(kind), snapshot="gnt-x")
+    assert not [name for name in rig.master.holds() if name.endswith("gnt-x")]
+
+
+def test_a_clone_that_nobody_goes_on_to_move_becomes_independent(rig: Rig) -> None:
+    is_a_clone(rig)
+    begin(rig, "file")
+    lease_is_over(rig, "file")
+    assert rig.master.independent.want("web1")
+    assert rig.master.independent.work() == {"web1": ""}
+    assert not rig.master.independent.want("web1")
+    assert MOVE not in rig.master.marks("web1")
 
 
 @KINDS

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.killing import dies
 from tests.unit.test_snapshots import DISK0, DISK1, RECORDED, SIZE, Bench, names_of
-from zfsganeti.datasets import INSTANCE, RECORD, REPLACED, ROLLBACK
+from zfsganeti.datasets import FORMER, FORMER_NAMES, INSTANCE, RECORD, REPLACED, ROLLBACK, former_names, pack_former
 from zfsganeti.errors import BadName, Busy, Foreign, Missing, Refused, ZfsGanetiError
 from zfsganeti.rollback import BACK, Past, Plan, State, Step, beside, plan, unfinished
 from zfsganeti.snapshots import Snap
@@ -284,6 +284,65 @@ def test_a_disk_that_is_younger_keeps_all_from_going_back(bench: Bench, discard:
     after = bench.fake.state()
     after.pop(f"zfs/vm/{BACK}")
     assert after == before
+
+
+def removed_and_restored(bench: Bench, files: list[str], new: list[str]) -> None:
+    """web1 was removed and restored; Ganeti gives the files of the new instance new names."""
+    home = Path(bench.store.home("web1"))
+    bench.store.put_aside("web1", "remove", files, RECORDED)
+    for file in files:
+        (home / file).unlink()
+    home.rmdir()
+    entry = bench.trash.discard("web1")
+    assert entry is not None
+    bench.trash.mark_restoring(entry, "web1")
+    bench.trash.swap_in(entry, "web1", list(zip(files, new, strict=True)))
+
+
+@pytest.mark.parametrize("discard", [False, True], ids=["", "discard"])
+def test_an_instance_that_was_restored_goes_back_as_well(bench: Bench, discard: bool) -> None:
+    """Its snapshots are older than the names that its files have now, which it also says after it has gone back, and once more."""
+    instance = with_a_past(bench, "files")
+    Path(bench.store.home("web1"), "disk1").write_bytes(b"another")
+    removed_and_restored(bench, ["disk0", "disk1"], ["a0", "a1"])
+    removed_and_restored(bench, ["a0", "a1"], ["b0", "b1"])
+    instance["disks"] = [{"volume": "", "file": file, "size": SIZE} for file in ("b0", "b1")]
+    for short, text in (("two", b"second"), ("one", b"first")):
+        back(bench, instance, short, discard=discard)
+        assert {file: content.rstrip(b"\0") for file, content in bench.fake.files("zfs/vm/web1").items()} == {"b0": text, "b1": text}
+
+
+def test_no_disk_takes_another_ones_file_for_its_own(bench: Bench) -> None:
+    instance = with_a_past(bench, "files")
+    bench.fake.set("zfs/vm/web1", {FORMER: '{"disk2":["disk0","older"]}'})
+    Path(bench.store.home("web1"), "disk2").write_bytes(b"young")
+    with pytest.raises(Refused, match="does not hold disk2: the disk was added after it"):
+        back(bench, {**instance, "disks": [*instance["disks"], {"volume": "", "file": "disk2", "size": 5}]})
+
+
+NAMED = st.lists(st.sampled_from("abcdef"), min_size=2, max_size=2, unique=True)
+
+
+@given(st.lists(NAMED, min_size=1, max_size=9))
+def test_former_names_are_known_however_often_it_is_restored(history: list[list[str]]) -> None:
+    """Every name of the last few is known, newest first, and what is told twice is not told twice."""
+    uuids = [[f"{name}-{index}" for name in names] for index, names in enumerate(history)]
+    text = ""
+    for before, after in itertools.pairwise(uuids):
+        renames = list(zip(before, after, strict=True))
+        text = pack_former(text, renames)
+        assert pack_former(text, renames) == text
+    for disk in (0, 1):
+        expected = [names[disk] for names in reversed(uuids[:-1])][:FORMER_NAMES]
+        assert former_names(text).get(uuids[-1][disk], []) == expected
+
+
+def test_what_is_said_of_16_disks_fits_and_what_is_not_understood_is_nothing() -> None:
+    text = ""
+    for count in range(FORMER_NAMES + 3):
+        text = pack_former(text, [(f"{count}{'x' * 50}{disk}", f"{count + 1}{'x' * 50}{disk}") for disk in range(16)])
+    assert len(text) < 8191
+    assert former_names("{}") == former_names("") == former_names("[]") == former_names("{") == former_names('{"a":1}') == {}
 
 
 def test_a_disk_that_grew_keeps_its_size(bench: Bench) -> None:

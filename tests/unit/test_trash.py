@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.node import CLUSTER_NAME, DAY, HOUR, Node
-from zfsganeti.datasets import CLUSTER, INSTANCE, RECORD, RESTORING
+from zfsganeti.datasets import CLUSTER, FORMER, INSTANCE, RECORD, RESTORING
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
 from zfsganeti.trash import choose, entry_name, parse_entry, plan_giving_up
 
@@ -341,7 +341,8 @@ def test_a_restored_instance_has_its_disks_under_their_new_names(node: Node, nam
     node.trash.swap_in(ENTRY, name, [("disk0", "new0"), ("disk1", "new1")])
     assert node.reads(name) == {"new0": b"zero", "new1": b"one"}
     assert node.datasets() == [".trash", name]
-    assert node.marks(f"zfs/vm/{name}") == {INSTANCE: name, CLUSTER: CLUSTER_NAME}
+    former = '{"new0":["disk0"],"new1":["disk1"]}'  # which older snapshots go by
+    assert node.marks(f"zfs/vm/{name}") == {INSTANCE: name, CLUSTER: CLUSTER_NAME, FORMER: former}
     node.fake.boot()
     assert node.reads(name) == {"new0": b"zero", "new1": b"one"}
 
