@@ -142,10 +142,18 @@ class FakeStreams(Streams):
             raise Unavailable(peer, "cannot be reached (broken)")
         return Done(int(answer.get("code", 0)), json.dumps(answer), "")
 
-    def copy(self, snapshot: str, target: str, *, base: str = "", properties: Mapping[str, str | None]) -> None:
+    def copy(
+        self,
+        snapshot: str,
+        target: str,
+        *,
+        base: str = "",
+        properties: Mapping[str, str | None],
+        progress: Callable[[int], None] = lambda _moved: None,
+    ) -> None:
         descriptor = os.memfd_create("stream")
         try:
-            os.write(descriptor, self.stream(send_command(snapshot, base=base)))
+            progress(os.write(descriptor, self.stream(send_command(snapshot, base=base))))
             os.lseek(descriptor, 0, os.SEEK_SET)
             self.receive(receive_command(target, properties), descriptor, seconds=0)
         finally:

@@ -278,7 +278,8 @@ def _image_push(here: Here, request: dict[str, Any]) -> Any:
     image = place.images.resolve(_text(request, "image"))
     if peer not in here.ssconf.nodes:
         raise BadInput(f"node {peer}: is no node of this cluster")
-    result = transfer.push(place, [peer], image.dataset, GOLDEN, "image", image.name, marks=image.provenance)[peer]
+    into = str(request.get("into", place.datastore))
+    result = transfer.push(place, [peer], image.dataset, GOLDEN, "image", image.name, marks=image.provenance, datastore=into)[peer]
     if isinstance(result, ZfsGanetiError):
         raise result
 

@@ -149,7 +149,7 @@ def _trash_parser(commands: Any) -> None:
     made = command(verbs, "list", _trash_list, "show what can be restored", "gnt-zfs trash list")
     made.add_argument("--json", action="store_true", help="for programs")
     made = command(verbs, "restore", _trash_restore, "bring a removed instance back, ready to start", "gnt-zfs trash restore web1")
-    made.add_argument("name", help="an instance (its newest entry) or an entry of the trash")
+    made.add_argument("name", help="an instance (its newest entry) or an entry of the trash, of which the beginning will do")
     made.add_argument("--as", dest="new_name", metavar="INSTANCE", help="under another name, with new MAC addresses")
     made.add_argument("--into", metavar="INSTANCE", help="one -t ext disk, as an additional disk of this instance")
     made.add_argument("--dry-run", action="store_true", help="only say what would be done")
@@ -347,8 +347,8 @@ def _trash_restore(here: Here, options: argparse.Namespace) -> int:
 
     must_be_master(here)
     if options.into:
-        undo.restore_into(here, options.name, options.into, say)
-        say(f"The disk of {options.name} is the last disk of {options.into} now.")
+        entry, instance = undo.restore_into(here, options.name, options.into, say)
+        say(f"The disk {entry} is the last disk of {instance} now.")
         return 0
     plan = undo.prepare(here, options.name, options.new_name)
     if options.dry_run:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0
 SHOWN = (  # to programs, as the man page promises it
     *("name", "node", "datastore", "guid", "size", "used", "referenced", "clones", "source", "sha256", "format", "imported"),
-    *("retired", "lendable", "deleted", "goes"),
+    *("retired", "lendable", "deleted", "goes", "state"),
 )
 SAVE_SECONDS = 86400.0  # a copy of a whole disk; the peer ends it when it fails
 
@@ -52,7 +52,12 @@ def image_parser(commands: Any) -> None:
     made = _one(verbs, "push", _push, "send an image from this node to others", "gnt-zfs image push debian-12 node2 node3")
     made.add_argument("node", nargs="*", default=[], help="to these (default: every other node)")
     made.add_argument("--bwlimit", type=int, default=0, metavar="MIB", help="at most so many MiB a second to each node")
-    _one(verbs, "pull", _pull, "bring an image to this node from one that has it", "gnt-zfs image pull debian-12")
+    made = _one(verbs, "pull", _pull, "bring an image to this node from one that has it", "gnt-zfs image pull debian-12")
+    made.add_argument("--datastore", metavar="NAME", help="into this datastore (default: as where it comes from)")
+    made = _one(
+        verbs, "copy", _copy, "bring an image from one datastore of this node to another", "gnt-zfs image copy debian-12 --datastore ssd"
+    )
+    made.add_argument("--datastore", default="", metavar="NAME", help="the datastore that it is to be in as well (default: the root)")
     _one(verbs, "retire", _retire, "make no more disks of an image, which stays", "gnt-zfs image retire debian-12:2026-10-01")
     _one(verbs, "restore", _restore, "take back that an image was retired or deleted", "gnt-zfs image restore debian-12:2026-10-01")
     made = _one(verbs, "lend", _lend, "allow one instance to use the image itself, with use=persistent", "gnt-zfs image lend data")
@@ -146,12 +151,13 @@ def _list(here: Here, options: argparse.Namespace) -> int:
     for problem in problems:
         complain(problem)
     rows = sorted(
-        ({**image, "node": node} for node, images in found.items() for image in images), key=lambda row: (row["name"], row["node"])
+        ({**image, "node": node, "state": _state(image)} for node, images in found.items() for image in images),
+        key=lambda row: (row["name"], row["node"]),
     )
-    if options.json:
-        print_json([{key: row[key] for key in SHOWN} for row in rows])
-        return 3 if problems else 0
     arrivals = _arrivals(here, None if options.all_nodes else [here.node], rows)
+    if options.json:
+        print_json([{key: row[key] for key in SHOWN} for row in [*rows, *({**NOT_WHOLE, **each} for each in arrivals)]])
+        return 3 if problems else 0
     if not rows and not arrivals:
         say(f"There is no image {'on any node' if options.all_nodes else 'on this node'}: gnt-zfs image import makes one.")
     elif options.all_nodes:
@@ -159,6 +165,13 @@ def _list(here: Here, options: argparse.Namespace) -> int:
     else:
         say(_table_of_images(rows, arrivals))
     return 3 if problems else 0
+
+
+# what programs are told of an image that is in no catalogue now, beside what is known of it
+NOT_WHOLE: dict[str, Any] = {
+    "guid": "", "size": 0, "referenced": 0, "clones": [], "sha256": "", "format": "", "imported": 0, "retired": False, "lendable": False,
+    "deleted": 0, "goes": 0,
+}  # fmt: skip
 
 
 def _everywhere(here: Here) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
@@ -200,7 +213,7 @@ def _table_of_images(rows: Sequence[Mapping[str, Any]], arrivals: Sequence[Mappi
                 human(row["used"]),
                 str(len(row["clones"])),
                 day(row["imported"]),
-                _state(row),
+                row["state"],
                 row["source"],
             )
             for row in rows
@@ -251,7 +264,7 @@ def _row(here: Here, name: str) -> dict[str, Any]:
         alike = ", ".join(image["name"] for image in images if means(name, image["name"]))
         near = meant(name, [image["name"] for image in images], "gnt-zfs image list --all-nodes shows who has which")
         raise Missing(f"image {name} on this node", f"there is {alike}" if alike else near)
-    return {**row, "node": here.node}
+    return {**row, "node": here.node, "state": _state(row)}
 
 
 def _show(here: Here, options: argparse.Namespace) -> int:
@@ -261,7 +274,7 @@ def _show(here: Here, options: argparse.Namespace) -> int:
         return 0
     facts = {
         "image": row["name"],
-        "state": _state(row),
+        "state": row["state"],
         "size": human(row["size"]),
         "used": human(row["used"]),
         "made": f"{day(row['imported'])} UTC",
@@ -360,18 +373,38 @@ def _full(node: str, known: Sequence[str]) -> str:
 
 def _pull(here: Here, options: argparse.Namespace) -> int:
     found, problems = _everywhere(here)
-    found.pop(here.node, None)
+    here.at(options.datastore or "").root  # noqa: B018 - it is looked for, and must be there
+    mine = found.pop(here.node, [])
     for problem in problems:
         complain(problem)
     source = next_source(found, options.name)
+    beside = next_source({here.node: [row for row in mine if options.datastore not in (None, row["datastore"])]}, options.name)
+    if beside is not None and (source is None or beside[1]["imported"] >= source[1]["imported"]):
+        return _copy(here, options)  # which is in another datastore here
     if source is None:
         known = [image["name"] for images in found.values() for image in images]
         raise Missing(f"image {options.name} on any other node that answers", meant(options.name, known, "gnt-zfs image import makes one"))
     peer, image = source
-    request = {"image": image["name"], "node": here.node, "datastore": image["datastore"]}
+    into = image["datastore"] if options.datastore is None else options.datastore
+    request = {"image": image["name"], "node": here.node, "datastore": image["datastore"], "into": into}
     _wait(here, image, lambda: here.call(peer, "image-push", seconds=SAVE_SECONDS, **request))
     _publish(here)
     say(f"{image['name']} is on {here.node} now, from {peer}.")
+    return 0
+
+
+def _copy(here: Here, options: argparse.Namespace) -> int:
+    """The newest that the name means, of this node's other datastores."""
+    from zfsganeti import transfer
+    from zfsganeti.images import newest
+
+    others = [image for place in here.places() if place.datastore != options.datastore for image in place.images.all()]
+    image = newest(others, options.name)
+    if image is None:
+        raise Missing(f"image {options.name} in any other datastore of this node", "gnt-zfs image list shows what is here")
+    with Meter(image.name) as meter:
+        made = transfer.copy_image(here, image, options.datastore, meter)
+    say(f"{image.name} is in {here.at(options.datastore).root.name} {'now' if made else 'already'}.")
     return 0
 
 

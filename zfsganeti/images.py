@@ -175,8 +175,9 @@ class Images:
             unused = [other.name for other in known if means(name, other.name)]
             if unused:
                 raise Refused(f"image {unused[-1]}", "is retired", f"gnt-zfs image restore {unused[-1]} lets disks be made of it")
-            way_out = f"gnt-zfs image push {name} on a node that has it brings it here"
-            near = f"{meant(name, [other.name for other in known])} {way_out}".strip()
+            other = "; from another datastore gnt-zfs image copy does" if self.store.config.datastores else ""
+            way_out = f"gnt-zfs image push {name} on a node that has it brings it here{other}"
+            near = f"{meant(name, [each.name for each in known])} {way_out}".strip()
             raise Missing(f"image {name} on this node", self._on_its_way(name) or (self._pulled(name) if pull else "") or near)
         return image
 
@@ -186,7 +187,8 @@ class Images:
             return ""
         from zfsganeti.process import background
 
-        background("image", "pull", name)
+        known = self.store.config.datastores.items()
+        background("image", "pull", name, *(word for each, root in known if root == self.store.root.name for word in ("--datastore", each)))
         return "it is being brought here now if another node has it: gnt-zfs image list on this node shows how far it is"
 
     def _on_its_way(self, name: str) -> str:

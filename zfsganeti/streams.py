@@ -208,11 +208,18 @@ class Streams:
             raise Unavailable(peer, "stopped reading before the end of the stream")
         return done.sink
 
-    def copy(self, snapshot: str, target: str, *, base: str = "", properties: Mapping[str, str | None]) -> None:
+    def copy(
+        self,
+        snapshot: str,
+        target: str,
+        *,
+        base: str = "",
+        properties: Mapping[str, str | None],
+        progress: Callable[[int], None] = lambda _moved: None,
+    ) -> None:
         """The target on this node has the snapshot, all of it or what changed since `base`."""
-        done = relay(
-            send_command(snapshot, base=base), receive_command(target, properties), b"", progress=lambda _moved: None, seconds=COPY_SECONDS
-        )
+        send, receive = send_command(snapshot, base=base), receive_command(target, properties)
+        done = relay(send, receive, b"", progress=progress, seconds=COPY_SECONDS)
         if done.sink.status != 0:
             raise receive_error(target, done.sink.status, done.sink.stderr)
         if done.source.status != 0:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from zfsganeti.datasets import CLUSTER, IMAGES, KEPT_FREE_PERCENT, PARTIAL, locked
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Conflict, Missing, NoSpace, Unavailable, ZfsGanetiError
-from zfsganeti.images import PROVENANCE, lock_name
+from zfsganeti.images import GOLDEN, PROVENANCE, lock_name
 from zfsganeti.names import check_dataset, check_image, check_image_fits
 from zfsganeti.node import read_answer
 from zfsganeti.streams import PROPERTIES, Snap, receive_command, send_command
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zfsganeti.here import Here, Verb
+    from zfsganeti.images import Image
 
     Progress = Callable[[str, int, int], None]  # the peer, bytes moved, bytes there are about
 
@@ -129,7 +130,7 @@ class Push:
         self.marks: Mapping[str, str] = {}
         self.progress: Progress = lambda _peer, _moved, _total: None
         self.limit, self.seconds = 0, float(STALL_SECONDS)
-        self.datastore = here.datastore
+        self.datastore = here.datastore  # of the peer, where it is to go
         self.moved, self.total = 0, 0
         self.answer: Any = None  # the peer's, to the last stream
 
@@ -239,10 +240,11 @@ def push(
     progress: Progress | None = None,
     limit: int = 0,
     seconds: float = STALL_SECONDS,
+    datastore: str | None = None,
 ) -> dict[str, Pushed | ZfsGanetiError]:
     """Each peer has the snapshot DATASET@SHORT as NAME of its kind, or the error that it ended with is told; all work at once.
 
-    `limit` is in bytes a second, for each peer.
+    `limit` is in bytes a second, for each peer; it goes into the peer's `datastore` of that name, which is that of here if none is said.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -251,6 +253,7 @@ def push(
             job = Push(here, peer, dataset, short, kind, name)
             job.marks, job.progress = marks or {}, progress or job.progress
             job.limit, job.seconds = limit, seconds
+            job.datastore = job.datastore if datastore is None else datastore
             return job.run()
         except ZfsGanetiError as error:
             return error
@@ -400,11 +403,41 @@ def receive_done(here: Here, request: dict[str, Any]) -> Any:
             _check_guid(place, placed, request.get("guid"))
             return
         _check_guid(place, place.streams.snapshots(place.partial), request.get("guid"))
-        mounts = [mount.path for mount in here.zfs.mounts() if mount.dataset == place.partial]
-        if mounts:
-            raise Busy(f"dataset {place.partial}", f"is mounted at {mounts[0]}", f"umount {mounts[0]}")
-        here.zfs.set(place.partial, {**marks, **place.mark()})
-        here.zfs.rename(place.partial, place.final)
+        _put_in_place(place, marks)
+
+
+def _put_in_place(place: Place, marks: Mapping[str, str]) -> None:
+    mounts = [mount.path for mount in place.zfs.mounts() if mount.dataset == place.partial]
+    if mounts:
+        raise Busy(f"dataset {place.partial}", f"is mounted at {mounts[0]}", f"umount {mounts[0]}")
+    place.zfs.set(place.partial, {**marks, **place.mark()})
+    place.zfs.rename(place.partial, place.final)
+
+
+def copy_image(here: Here, image: Image, datastore: str, progress: Progress) -> bool:
+    """The image, of any datastore of this node, is in that one as well, with its GUID; False when it was."""
+    place = Place(here, {"kind": "image", "name": image.name, "datastore": datastore})
+    with place.alone():
+        wanted, placed = place.streams.snapshots(image.dataset), place.snapshots(place.final)
+        guid = find(wanted, GOLDEN).guid
+        if placed is not None:
+            if all(snap.guid != guid for snap in placed):
+                raise Conflict(f"{place.what} in {place.here.root.name}", "exists and is another one", [], "choose another name")
+            return False
+        place.here.store.check_pool()
+        place.here.store.check_spare(place.what, image.referenced)
+        place.prepare()
+        _give_up(place)
+        progress(place.here.root.name, 0, image.referenced)
+        place.streams.copy(
+            image.snapshot,
+            place.partial,
+            properties={**PROPERTIES, **place.mark()},
+            progress=lambda moved: progress(place.here.root.name, moved, image.referenced),
+        )
+        _check_guid(place, place.streams.snapshots(place.partial), guid)
+        _put_in_place(place, image.provenance)
+    return True
 
 
 def _check_guid(place: Place, snapshots: list[Snap], guid: object) -> None:
@@ -429,13 +462,17 @@ def receive_abort(here: Here, request: dict[str, Any]) -> Any:
     """Nothing is left of what was received and not put in its place."""
     place = place_of(here, request)
     with place.alone():
-        if place.snapshots(place.partial) is None:
-            return
-        place.forget()
-        if place.token():
-            place.streams.abort(place.partial)
-        if here.zfs.get(place.partial) is not None:
-            here.zfs.destroy(place.partial, place.mark(), strangers=True, seconds=here.config.busy_seconds)
+        _give_up(place)
+
+
+def _give_up(place: Place) -> None:
+    if place.snapshots(place.partial) is None:
+        return
+    place.forget()
+    if place.token():
+        place.streams.abort(place.partial)
+    if place.zfs.get(place.partial) is not None:
+        place.zfs.destroy(place.partial, place.mark(), strangers=True, seconds=place.here.config.busy_seconds)
 
 
 VERBS: dict[str, Verb] = {"receive": receive, "receive-state": receive_state, "receive-done": receive_done, "receive-abort": receive_abort}

@@ -94,22 +94,32 @@ class Entry:
         }
 
 
-def choose(entries: Sequence[Mapping[str, Any]], wanted: str) -> str:
-    """Return the entry meant by an entry's or an instance's name, which may be short.
+def choose(entries: Sequence[Mapping[str, Any]], wanted: str, *, disk: bool = False) -> str:
+    """Return the entry meant by an entry's or an instance's name, which may be short: how it begins is enough.
 
-    Of an instance it is the newest of those that say how it was made.
+    Of an instance it is the newest of those that say how it was made; where one disk is wanted, the instance must have but one.
     """
     if any(entry["entry"] == wanted for entry in entries):
         return wanted
     matching = [entry for entry in entries if entry["instance"] == wanted]
     if not matching:
         matching = [entry for entry in entries if entry["instance"].split(".")[0] == wanted]
-        if len({entry["instance"] for entry in matching}) > 1:
-            raise BadInput(f"{wanted}: could be any of {', '.join(sorted(entry['entry'] for entry in matching))}")
+        _refuse_several(wanted, matching, "instance")
+    if not matching:
+        matching = [entry for entry in entries if wanted and entry["entry"].startswith(wanted)]
+        _refuse_several(wanted, matching, "entry")
+    if disk:
+        _refuse_several(wanted, matching, "entry")
     if not matching:
         known = {entry["entry" if ":" in wanted else "instance"] for entry in entries} - {""}
         raise Missing(f"{wanted} in the trash", meant(wanted, known, "gnt-zfs trash list shows what is there"))
     return str(max(matching, key=lambda entry: (entry["restorable"], entry["removed"], entry["entry"]))["entry"])
+
+
+def _refuse_several(wanted: str, matching: Sequence[Mapping[str, Any]], of: str) -> None:
+    """All that a name can mean is one thing, though it may have been removed more than once."""
+    if len({str(entry[of]).partition(":")[0] for entry in matching}) > 1:
+        raise BadInput(f"{wanted}: could be any of {', '.join(sorted(entry['entry'] for entry in matching))}")
 
 
 def plan_giving_up(entries: list[tuple[str, int, int]], *, now: float, days: int, missing: int) -> list[str]:

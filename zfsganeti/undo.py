@@ -14,9 +14,9 @@ from typing import Any
 
 from zfsganeti import ganeti
 from zfsganeti.contents import PARAMETERS
+from zfsganeti.disks import find_instance
 from zfsganeti.errors import BadInput, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.here import Here
-from zfsganeti.names import meant
 from zfsganeti.node import run
 from zfsganeti.trash import DAY, choose
 
@@ -57,14 +57,14 @@ def entries_by_node(here: Here) -> tuple[dict[str, list[dict[str, Any]]], list[s
     return found, problems
 
 
-def locate(here: Here, wanted: str) -> tuple[str, str]:
+def locate(here: Here, wanted: str, *, disk: bool = False) -> tuple[str, str]:
     """Return the node and the entry meant by a name; Unavailable while a node that might have a newer one is not heard."""
     found, problems = entries_by_node(here)
     everything: list[Mapping[str, Any]] = [entry for entries in found.values() for entry in entries]
     if problems and not any(entry["entry"] == wanted for entry in everything):
         raise Unavailable(wanted, f"not every trash can be looked into: {'; '.join(problems)}", "name an entry of gnt-zfs trash list")
     try:
-        chosen = choose(everything, wanted)
+        chosen = choose(everything, wanted, disk=disk)
     except Missing as error:
         offline = ", ".join(here.ssconf.offline_nodes)
         raise Missing(error.what, f"{error.way_out}{f'; offline and not looked at: {offline}' if offline else ''}") from None
@@ -171,13 +171,12 @@ def reserved(here: Here, node: str, volumes: Sequence[tuple[str, str]]) -> Itera
             here.call(node, "trash-release", entry=entry)
 
 
-def restore_into(here: Here, wanted: str, instance: str, say: Callable[[str], None]) -> None:
-    """One removed disk is another instance's additional disk, on the same node."""
-    node, entry = locate(here, wanted)
+def restore_into(here: Here, wanted: str, instance: str, say: Callable[[str], None]) -> tuple[str, str]:
+    """One removed disk is another instance's additional disk, on the same node; return which entry it was, and the instance's name."""
+    node, entry = locate(here, wanted, disk=True)
     found = next(found for found in here.call(node, "report")["trash"] if found["entry"] == entry)
-    target = here.master.instances().get(instance)
-    if target is None:
-        raise Missing(f"instance {instance}", meant(instance, here.master.instances()))
+    target = find_instance(here.master.instances(), instance)
+    instance = target.name
     if not found["volume"] or target.template != ganeti.EXT:
         raise Refused(entry, f"is not a -t ext disk, or {instance} has none", "only those can be put into another instance")
     if target.primary != node:
@@ -192,6 +191,7 @@ def restore_into(here: Here, wanted: str, instance: str, say: Callable[[str], No
         run("gnt-instance", "modify", "--disk", f"add:{ganeti.parameters(asked)}", instance, seconds=800)
     forget_tokens(instance, [len(target.disks)])
     _settle(here, instance)
+    return entry, instance
 
 
 def _execute_files(here: Here, plan: Restore, say: Callable[[str], None]) -> None:

@@ -11,13 +11,16 @@ import pytest
 from tests.fakeloop import FakeLoop
 from tests.fakestreams import FakeStreams
 from tests.fakezfs import FakeZfs
+from tests.killing import dies
 from tests.node import CLUSTER_NAME
-from zfsganeti import config, extstorage, process
+from zfsganeti import config, extstorage, process, transfer, variants
 from zfsganeti.answer import VERBS, answer
+from zfsganeti.cli import parser
 from zfsganeti.config import Config
 from zfsganeti.datasets import CLUSTER, OLD, RECORD, unpack_record
-from zfsganeti.errors import BadConfig, BadInput, Missing, Refused, Unavailable
+from zfsganeti.errors import BadConfig, BadInput, Conflict, Missing, NoSpace, Refused, Unavailable
 from zfsganeti.here import Here
+from zfsganeti.images import quiet
 from zfsganeti.volumes import Volumes
 
 MIB = 1 << 20
@@ -151,6 +154,62 @@ def test_an_image_is_used_in_the_datastore_that_has_it(here: Node) -> None:
     assert here.ask("detach", datasets=[DISK0], wait=True) == [DISK0]
     here.at("ssd").volumes.detach(DISK0)
     assert here.ask("detach-work") == {DISK0: ""}
+
+
+def test_an_image_is_brought_to_another_datastore(here: Node) -> None:
+    """With its GUID, and what is known of it; whatever a kill has left, the same command ends it, and nothing is overwritten."""
+    made = here.images.make("debian-12", "file:/x", golden)
+    told: list[tuple[str, int, int]] = []
+    point = 1
+    while dies(here.fake.reaper, point, lambda: transfer.copy_image(here, made, "ssd", lambda *step: told.append(step))):
+        half = here.at("ssd").images.find("debian-12")
+        assert half is None or half.guid == made.guid
+        point += 1
+    assert point > 5
+    assert told[-1][0] == "zfs/fast"
+    assert told[-1][1] > 0
+    copy = here.at("ssd").images.must("debian-12")
+    assert (copy.guid, copy.provenance) == (made.guid, made.provenance)
+    assert not transfer.copy_image(here, made, "ssd", quiet)
+    verb(here, "create", EXTP_IMAGE="debian-12", EXTP_DATASTORE="ssd")
+    assert Path(here.at("ssd").volumes.disk(DISK0)).read_bytes().startswith(b"golden")
+    here.images.rename("debian-12", "other")
+    another = here.images.make("debian-12", "file:/y", golden)
+    with pytest.raises(Conflict, match="^image debian-12 in zfs/fast: exists and is another one: choose another name$"):
+        transfer.copy_image(here, another, "ssd", quiet)
+    here.fake.available = 0
+    with pytest.raises(NoSpace):
+        transfer.copy_image(here, here.images.must("other"), "ssd", quiet)
+    assert here.at("ssd").images.arriving() == []
+
+
+def test_an_image_is_copied_by_hand_and_by_itself(
+    here: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What a disk lacks in its own datastore is brought there when images are pulled by themselves."""
+    started: list[tuple[str, ...]] = []
+    monkeypatch.setattr(process, "background", lambda *words: started.append(words))
+    monkeypatch.setattr(variants, "LIST", str(tmp_path / "variants.list"))
+    here.config.image_pull = 1
+    here.images.make("debian-12:1", "file:/x", golden)
+    with pytest.raises(Missing, match="it is being brought here now"):
+        verb(here, "create", EXTP_IMAGE="debian-12", EXTP_DATASTORE="ssd")
+    assert started == [("image", "pull", "debian-12", "--datastore", "ssd")]
+    options = parser().parse_args(list(started[0]))
+    assert options.run(here, options) == 0
+    assert capsys.readouterr().out == "debian-12:1 is in zfs/fast now.\n"
+    verb(here, "create", EXTP_IMAGE="debian-12", EXTP_DATASTORE="ssd")
+    here.at("ssd").images.make("debian-13", "file:/x", golden)
+    for said in ("now", "already"):
+        options = parser().parse_args(["image", "copy", "debian-13"])
+        assert options.run(here, options) == 0
+        assert capsys.readouterr().out == f"debian-13 is in zfs/vm {said}.\n"
+    with pytest.raises(Missing, match="image debian-14 in any other datastore of this node"):
+        options = parser().parse_args(["image", "copy", "debian-14", "--datastore", "ssd"])
+        options.run(here, options)
+    with pytest.raises(BadInput, match="datastore tape: there are ssd"):
+        options = parser().parse_args(["image", "pull", "debian-13", "--datastore", "tape"])
+        options.run(here, options)
 
 
 def test_an_exchange_is_finished_without_copying_what_else_is_wanted(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import time
 from pathlib import Path
@@ -148,6 +149,14 @@ def test_an_image_that_is_half_there_is_shown_and_told_of(cluster: Cluster, caps
     assert (arrival["source"], arrival["moving"]) == ("", False)
     with pytest.raises(Missing, match="gnt-zfs image push debian-12 on a node that has it brings it here$"):
         there.images.resolve("debian-12")
+    assert cluster.type("list", "--all-nodes", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["node"], row["state"].split(" ")[0], bool(row["guid"])) for row in rows] == [
+        ("node1", "ready", True),
+        ("node2", "ready", True),
+        ("node3", "cut", False),
+    ]
+    assert len({frozenset(row) for row in rows}) == 1, "all have the same keys"
     with there.images._alone("debian-12"):
         assert cluster.type("list", "--all-nodes") == 0
         assert re.search(r"node3 +arriving, \d+%$", capsys.readouterr().out.strip())

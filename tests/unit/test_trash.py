@@ -90,6 +90,23 @@ def test_an_ambiguous_name_is_never_guessed_at() -> None:
     assert str(caught.value) == "db2: could be any of db2.a:20260103T000000Z, db2.b:20260102T000000Z"
 
 
+def test_the_beginning_of_an_entry_will_do_and_one_disk_is_never_guessed_at() -> None:
+    disks = [
+        {**told(f"{volume}.ext.disk{disk}:2026010{day}T000000Z", day, True), "instance": "ext1"}
+        for disk, volume in enumerate(("0b1c-1", "0b1c-2"))
+        for day in (1, 2)
+    ]
+    assert choose(disks, "0b1c-2") == choose(disks, "0b1c-2.ext.disk1", disk=True) == "0b1c-2.ext.disk1:20260102T000000Z"
+    assert choose(disks, "0b1c-1.ext.disk0:20260101", disk=True) == "0b1c-1.ext.disk0:20260101T000000Z"
+    assert choose(disks, "ext1") == "0b1c-2.ext.disk1:20260102T000000Z"
+    for wanted, disk in (("0b1c", False), ("ext1", True)):
+        with pytest.raises(BadInput, match=f"^{wanted}: could be any of 0b1c-1.ext.disk0:20260101T000000Z, .*0b1c-2"):
+            choose(disks, wanted, disk=disk)
+    assert choose(disks[2:], "ext1", disk=True) == "0b1c-2.ext.disk1:20260102T000000Z"
+    with pytest.raises(Missing):
+        choose(disks, "")
+
+
 def test_what_is_in_no_trash_is_missing() -> None:
     with pytest.raises(Missing) as caught:
         choose(ENTRIES, "web2")
