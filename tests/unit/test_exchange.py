@@ -1,0 +1,308 @@
+"""An adoption from one end to the other: a Ganeti in memory, real copies between files, and an interruption before every single thing."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.fakeloop import FakeLoop
+from tests.fakelvm import FakeLvm
+from tests.node import Node, nodes_at
+from zfsganeti import exchange, intake
+from zfsganeti.adoption import SHADOW, START, TAG, Plan, make_plan, tags_of
+from zfsganeti.datasets import INSTANCE
+from zfsganeti.errors import CommandFailed, Refused
+from zfsganeti.exchange import Conduct
+from zfsganeti.ganeti import Disk, Instance
+from zfsganeti.intake import Job
+from zfsganeti.volumes import Volumes
+
+MIB = 1 << 20
+SIZE = MIB + 65536
+NAME = "web1.example.com"
+LVS = ("one.disk0", "two.disk1")
+OLD = tuple(f"old{index}" for index in range(2))
+FACTS = {"sizes": [SIZE, SIZE], "free": {"vg": 1 << 40}, "available": 1 << 40, "used": 0, "root": "zfs/vm"}
+
+
+class Interrupted(BaseException):
+    """Whoever types was interrupted here."""
+
+
+class Ganeti:
+    """The configuration, and what gnt-instance does with it; a stopped instance's volumes are no devices."""
+
+    def __init__(self, volumes: Volumes) -> None:
+        self.volumes = volumes
+        self.known: dict[str, dict[str, Any]] = {}
+        for index, lv in enumerate(LVS):
+            self.known[OLD[index]] = {"dev_type": "plain", "logical_id": ["vg", lv]}
+        self.data: dict[str, dict[str, Any]] = {NAME: {"disks": list(OLD), "tags": [], "up": True}}
+        self.typed: list[str] = []
+        self.before: Callable[[], None] = lambda: None
+
+    def instances(self) -> dict[str, Instance]:
+        return {name: self._instance(name) for name in self.data}
+
+    def _instance(self, name: str) -> Instance:
+        own = self.data[name]
+        data = {
+            "name": name,
+            "uuid": name,
+            "primary_node": "n",
+            "admin_state": "up" if own["up"] else "down",
+            "disks": own["disks"],
+            "tags": own["tags"],
+            "hypervisor": "fake",
+        }
+        return Instance(data, {"n": "node1"}, {uuid: self._disk(uuid) for uuid in self.known}, {})
+
+    def _disk(self, uuid: str) -> dict[str, Any]:
+        return {"uuid": uuid, "size": 2, **self.known[uuid]}
+
+    def disks(self) -> dict[str, Disk]:
+        return {uuid: Disk(self._disk(uuid)) for uuid in self.known}
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return []
+
+    def run(self, *words: str, seconds: float = 0, stdin: str = "") -> str:  # noqa: ARG002
+        self.before()
+        self.typed.append(" ".join(words[1:]))
+        verb = words[1]
+        if verb == "add":
+            self._add()
+        elif verb in ("add-tags", "remove-tags"):
+            tags = self.data[words[2]]["tags"]
+            self.data[words[2]]["tags"] = sorted({*tags, *words[3:]}) if verb == "add-tags" else [t for t in tags if t not in words[3:]]
+        elif verb in ("stop", "start"):
+            self._switch(words[2], up=verb == "start")
+        elif verb == "remove":
+            for uuid in self.data.pop(words[-1])["disks"]:
+                disk = self.known.pop(uuid)
+                if disk["dev_type"] == "ext":
+                    self.volumes.remove(disk["logical_id"][1])
+        else:
+            self._modify(words[-1], [word for word in words if ":" in word])
+        return ""
+
+    def _add(self) -> None:
+        for index in range(2):
+            self.known[f"new{index}"] = {"dev_type": "ext", "logical_id": ["zfs", f"new{index}.ext.disk{index}"]}
+            self.volumes.create(f"new{index}.ext.disk{index}", SIZE, {})
+            self.volumes.set_instance(f"new{index}.ext.disk{index}", SHADOW + NAME)
+            self.volumes.detach(f"new{index}.ext.disk{index}")
+        self.data[SHADOW + NAME] = {"disks": ["new0", "new1"], "tags": [TAG, *tags_of("old", OLD)], "up": False}
+
+    def _switch(self, name: str, *, up: bool) -> None:
+        assert self.data[name]["disks"], "Ganeti starts none without a disk"
+        self.data[name]["up"] = up
+        for uuid in self.data[name]["disks"]:
+            if self.known[uuid]["dev_type"] == "ext":
+                volume = self.known[uuid]["logical_id"][1]
+                self.volumes.attach(volume) if up else self.volumes.detach(volume)
+
+    def _modify(self, owner: str, changes: list[str]) -> None:
+        own = self.data[owner]
+        assert not own["up"], "the disks of an instance that runs are left alone"
+        for change in changes:
+            number, _colon, what = change.partition(":")
+            if what == "detach":
+                own["disks"].pop(int(number))
+            else:
+                uuid = what.removeprefix("attach,uuid=")
+                assert all(uuid not in other["disks"] for other in self.data.values())
+                assert len({self.known[disk]["dev_type"] for disk in (*own["disks"], uuid)}) == 1, "Ganeti mixes no kinds of disks"
+                own["disks"].insert(int(number), uuid)
+
+
+class Bench:
+    """A node that is the master as well; the guest writes whenever a slice of its disks was copied."""
+
+    def __init__(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.node, self.lvm = node, FakeLvm(f"{node.place}/lvm", node.fake.reaper)
+        for lv in LVS:
+            self.lvm.make(lv, os.urandom(4096) + bytes(SIZE - 4096))
+        volumes = Volumes(node.store, FakeLoop(node.fake.reaper))
+        self.ganeti = Ganeti(volumes)
+        self.here: Any = SimpleNamespace(
+            store=node.store, zfs=node.fake, root=node.root, volumes=volumes, master=self.ganeti, call=self.call,
+            ssconf=SimpleNamespace(cluster=node.store.cluster),
+        )  # fmt: skip
+        self.here.place_of = lambda _name: self.here
+        self.said: list[str] = []
+        self.writes = 3
+        self.left: int | None = None  # things that are done before an interruption
+        self.ganeti.before = self.point
+        monkeypatch.setattr(exchange, "run", self.ganeti.run)
+
+    def point(self) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise Interrupted
+
+    def call(self, peer: str, verb: str, *, seconds: float = 0, **request: Any) -> Any:  # noqa: ARG002
+        assert peer == "node1"
+        self.point()
+        if verb in ("adopt-settle", "adopt-keep"):
+            return intake.VERBS[verb](self.here, request)
+        if verb == "adopt-drop":
+            wanted = [disk["lv"] for disk in request["disks"]]
+            for snapshot in [found for found in self.lvm.volumes() if found.ours and found.origin in wanted]:
+                self.lvm.drop(snapshot)
+            return None
+        if verb == "report":
+            return {"trash": [entry.as_json(14) for entry in self.node.trash.entries()]}
+        if verb == "trash-destroy":
+            return self.node.trash.destroy(request["entry"])
+        return self._copy(verb.removeprefix("adopt-"), Job(self.here, request, self.lvm), request)
+
+    def _copy(self, verb: str, job: Job, request: dict[str, Any]) -> Any:
+        if verb == "copy":
+            told = job.advance(request["number"], request["room"], 0)
+            if self.writes and self.ganeti.data[NAME]["up"]:
+                self.writes -= 1
+                self.lvm.write(job.lv, 65536 * self.writes, os.urandom(100))
+            return told
+        if verb == "state":
+            progress, snapshots = job.progress(), job.snapshots()
+            return {"whole": progress.whole, "making": progress.making, "highest": max(snapshots, default=0)}
+        return job.changed() if verb == "changed" else getattr(job, verb)(request["offset"], 0)
+
+    def plan(self, *, offline: bool = False) -> Plan:
+        """What is typed again takes up what is there."""
+        exists, known = SHADOW + NAME in self.ganeti.data, self.ganeti.data
+        plain = {
+            **self.ganeti.data[NAME],
+            "disks": list(OLD),
+            "up": known[NAME]["up"] or START in known.get(SHADOW + NAME, known[NAME])["tags"],
+        }
+        there, known[NAME] = known[NAME], plain
+        try:
+            return make_plan(
+                self.ganeti.instances()[NAME], [SIZE, SIZE], FACTS, template="ext", offline=offline, exists=exists,
+                command=("gnt-instance", "add"),
+            )  # fmt: skip
+        finally:
+            known[NAME] = there
+
+    def conduct(self) -> Conduct:
+        return Conduct(self.here, NAME, self.said.append, lambda *_step: None)
+
+    def adopt(self, *, offline: bool = False) -> None:
+        plan = self.plan(offline=offline)
+        self.conduct().adopt(plan)
+
+    def new(self) -> list[bytes]:
+        return [Path(self.here.volumes.disk(f"new{index}.ext.disk{index}")).read_bytes() for index in range(2)]
+
+    def old(self) -> list[bytes]:
+        return [self.lvm.content(lv) for lv in LVS]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(nodes_at(tmp_path)(), monkeypatch)
+
+
+def assert_adopted(bench: Bench) -> None:
+    """The instance runs on disks of ours, which hold what the old ones do, and these are its shadow's."""
+    data = bench.ganeti.data
+    assert (data[NAME]["disks"], data[NAME]["up"]) == (["new0", "new1"], True)
+    assert (data[SHADOW + NAME]["disks"], data[SHADOW + NAME]["up"]) == (list(OLD), False)
+    assert bench.new() == bench.old()
+    assert START not in data[SHADOW + NAME]["tags"]
+    assert [found.name for found in bench.lvm.volumes()] == list(LVS)
+    assert {bench.node.marks(f"zfs/vm/new{index}.ext.disk{index}")[INSTANCE] for index in range(2)} == {NAME}
+
+
+def test_it_is_copied_while_it_runs_and_exchanged(bench: Bench) -> None:
+    bench.adopt()
+    assert_adopted(bench)
+    verbs = [line.split()[0] for line in bench.ganeti.typed if "tags" not in line]
+    assert verbs == ["add", "modify", "stop", "modify", "modify", "start", "modify"]
+    assert f"{NAME} will be down for about 13 s" in bench.said
+    assert bench.said.index(f"{NAME} will be down for about 13 s") < bench.said.index(f"stopping {NAME}")
+    bench.conduct().commit()
+    assert list(bench.ganeti.data) == [NAME]
+    assert set(bench.ganeti.known) == {"new0", "new1"}
+
+
+def test_offline_it_is_stopped_before_anything_is_copied(bench: Bench) -> None:
+    bench.adopt(offline=True)
+    assert_adopted(bench)
+    assert not [said for said in bench.said if "down for" in said]
+    assert bench.lvm.rooms == {}
+
+
+def test_what_was_interrupted_before_anything_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command again ends it, after whatever thing it was interrupted; a fourth of them is tried."""
+    another = nodes_at(tmp_path)
+    for first in itertools.count(0, 4):
+        bench = Bench(another(), monkeypatch)
+        try:
+            bench.left = first
+            bench.adopt()
+        except Interrupted:
+            bench.left = None
+            bench.adopt()
+            assert_adopted(bench)
+            continue
+        break
+    assert first > 20
+    assert_adopted(bench)
+
+
+def test_back_are_the_old_disks_and_the_new_ones_in_the_trash(bench: Bench) -> None:
+    bench.adopt()
+    before = bench.old()
+    with pytest.raises(Refused, match="has been switched to its new disks"):
+        bench.conduct().back(abort=True)
+    bench.conduct().back(abort=False)
+    assert (bench.ganeti.data, bench.old()) == ({NAME: {"disks": list(OLD), "tags": [], "up": True}}, before)
+    assert [entry.instance for entry in bench.node.trash.entries()] == [SHADOW + NAME] * 2
+
+
+def test_given_up_before_it_is_switched_nothing_is_left(bench: Bench) -> None:
+    bench.left = 12
+    with pytest.raises(Interrupted):
+        bench.adopt()
+    bench.left = None
+    with pytest.raises(Refused, match=f"has its old disks: gnt-zfs adopt --abort {NAME} gives up the copy"):
+        bench.conduct().back(abort=False)
+    with pytest.raises(Refused, match="is not adopted yet"):
+        bench.conduct().commit()
+    bench.conduct().back(abort=True)
+    assert bench.ganeti.data == {NAME: {"disks": list(OLD), "tags": [], "up": True}}
+    assert bench.node.trash.entries() == []
+    assert [found.name for found in bench.lvm.volumes()] == list(LVS)
+
+
+def test_a_disk_that_it_got_meanwhile_keeps_it_from_being_switched(bench: Bench) -> None:
+    bench.left = 12
+    with pytest.raises(Interrupted):
+        bench.adopt()
+    bench.left = None
+    plan = bench.plan()
+    bench.ganeti.known["more"] = {"dev_type": "plain", "logical_id": ["vg", "more"]}
+    bench.ganeti.data[NAME]["disks"].append("more")
+    with pytest.raises(Refused, match=f"^{NAME}: has got 1 more disk since: gnt-instance modify --disk N:detach {NAME} first$"):
+        bench.conduct().adopt(plan)
+    assert bench.ganeti.data[NAME]["up"]
+
+
+def test_a_shadow_that_ganeti_does_not_add_changes_nothing(bench: Bench) -> None:
+    def fails() -> None:
+        raise CommandFailed("gnt-instance add", 1, "no memory")
+
+    bench.ganeti.before = fails
+    with pytest.raises(Refused, match=f"Ganeti does not add it: no memory: nothing was changed for {NAME}"):
+        bench.adopt()
+    assert bench.node.datasets() == []
