@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.fakezfs import FakeZfs, Filesystem, Snapshot, read_files
 from zfsganeti.errors import BadInput, CommandFailed, Missing, Unavailable
-from zfsganeti.names import check_dataset, check_hold, check_snapshot
+from zfsganeti.names import check_dataset, check_snapshot
 from zfsganeti.process import Done
 from zfsganeti.streams import Resumable, Snap, Streams, check_token, receive_command, receive_error, send_command
 
@@ -42,20 +42,6 @@ class FakeStreams(Streams):
             return Resumable(str(int(check_token(token).split("-")[1], 16)), len(self.stream(["zfs", "send", "-t", token])))
         except (BadInput, CommandFailed):
             return None
-
-    def holds(self, dataset: str) -> dict[str, list[str]]:
-        found = self.fake._must(check_dataset(dataset)).snapshots.items()
-        return {short: sorted(snapshot.holds) for short, snapshot in found if snapshot.holds}
-
-    def hold(self, snapshot: str, tag: str) -> None:
-        self.fake.reaper.point()
-        self._snapshot(snapshot).holds.add(check_hold(tag))
-        self.fake.reaper.point()
-
-    def release(self, snapshot: str, tag: str) -> None:
-        self.fake.reaper.point()
-        self._snapshot(snapshot).holds.discard(check_hold(tag))
-        self.fake.reaper.point()
 
     def _snapshot(self, name: str) -> Snapshot:
         dataset, _at, short = check_snapshot(name).partition("@")

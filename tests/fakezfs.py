@@ -22,7 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from tests.killing import EVENTS, Reaper, writes
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, ZfsGanetiError
 from zfsganeti.mounts import Mount
-from zfsganeti.names import check_dataset, check_snapshot
+from zfsganeti.names import check_dataset, check_hold, check_snapshot
 from zfsganeti.roots import FS_IMMUTABLE_FL, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, guard, is_guarded
 from zfsganeti.zfs import VALIDATORS, Dataset, Pool, encode
 
@@ -314,6 +314,16 @@ class FakeZfs:
             found[name] = sorted(self._filesystems[dataset].snapshots[short].holds)
         return {name: tags for name, tags in found.items() if tags}
 
+    def held(self, name: str) -> dict[str, list[str]]:
+        return self.holds([f"{check_dataset(name)}@{short}" for short in self._must(name).snapshots])
+
+    @changing
+    def hold(self, snapshot: str, tag: str = "keep") -> None:
+        dataset, short = check_snapshot(snapshot).split("@")
+        if short not in dict(self._snapshots(dataset)):
+            raise Missing(f"dataset {snapshot}")
+        self._filesystems[dataset].snapshots[short].holds.add(check_hold(tag))
+
     @changing
     def release(self, snapshot: str, tag: str) -> None:
         dataset, short = check_snapshot(snapshot).split("@")
@@ -399,10 +409,6 @@ class FakeZfs:
     def foreign(self, name: str, marks: Mapping[str, str] | None = None, mountpoint: str | None = None) -> None:
         """Somebody else has made a filesystem."""
         self._add(name, {"mountpoint": mountpoint} if mountpoint else {}, marks or {})
-
-    def hold(self, snapshot: str, tag: str = "keep") -> None:
-        dataset, short = snapshot.split("@")
-        self._must(dataset).snapshots[short].holds.add(tag)
 
     def boot(self) -> None:
         """The node was off: no process holds anything, and `zfs mount -a` has mounted what it mounts, over files as well."""

@@ -98,7 +98,7 @@ class Knot(Here):
 
     def holds(self) -> list[str]:
         """Every hold on this node, as dataset@snapshot."""
-        return [f"{name}@{short}" for name in self.fake.state() for short in self.net.holds(name)]
+        return [snapshot for name in self.fake.state() for snapshot in self.fake.held(name)]
 
     def marks(self, name: str) -> dict[str, str]:
         marks = self.fake.state()[f"zfs/vm/{name}"]["marks"]

@@ -18,8 +18,9 @@ from zfsganeti.errors import BadInput, Busy, Conflict, Foreign, Missing, Refused
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 from zfsganeti.images import GOLDEN
+from zfsganeti.moving import release
 from zfsganeti.names import PREFIX, check_dataset, check_fits
-from zfsganeti.route import LEASE_SECONDS, SETTINGS, Coming, expiry, is_pass, tag_until
+from zfsganeti.route import LEASE_SECONDS, SETTINGS, Coming, is_pass, tag_until
 from zfsganeti.streams import PROPERTIES, receive_command
 from zfsganeti.transfer import Place
 from zfsganeti.volumes import check_volume
@@ -29,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zfsganeti.streams import Snap, Streams
+    from zfsganeti.streams import Snap
 
 DEPTH = 4  # of a snapshot below a root, at most: ROOT/.images/.partial/NAME@SNAPSHOT
 CARRIED = ("opened", "size", "former")  # of our own marks, besides whose it is: what a disk says of itself
@@ -98,8 +99,8 @@ class Arriving(Place):
         if come is None:
             raise Conflict(self.what, "does not have what was sent", [snap.name for snap in snaps[-1:]], "gnt-zfs move goes on")
         tag = tag_until(time.time())
-        self.streams.hold(f"{self.partial}@{come.name}", tag)
-        release(self.streams, self.partial, keep=(come.name, tag))
+        self.zfs.hold(f"{self.partial}@{come.name}", tag)
+        release(self.zfs, self.partial, keep=(come.name, tag))
         old = [f"{self.partial}@{snap.name}" for snap in snaps if snap is not come and is_pass(self.zfs.ours, snap.name)]
         self.zfs.destroy_snapshots(old)
         ready = request.get("ready")
@@ -117,7 +118,7 @@ class Arriving(Place):
 
     def forget(self) -> None:
         self.coming()
-        release(self.streams, self.partial)
+        release(self.zfs, self.partial)
 
     # landing
 
@@ -150,7 +151,7 @@ class Arriving(Place):
         self.zfs.clear(self.final, ["readonly"])
         self.zfs.set(self.final, {"canmount": "on"})
         self._bring_home(placed)
-        release(self.streams, self.final)
+        release(self.zfs, self.final)
         snaps = self.streams.snapshots(self.final)
         self.zfs.destroy_snapshots([f"{self.final}@{snap.name}" for snap in snaps if is_pass(self.zfs.ours, snap.name)])
         self.zfs.clear(self.final, [MOVE])
@@ -160,14 +161,6 @@ class Arriving(Place):
             self.here.volumes.bring_home(self.name)
         else:
             self.here.store.bring_home(self.name)
-
-
-def release(streams: Streams, dataset: str, keep: tuple[str, str] = ("", "")) -> None:
-    """No hold of ours is on a snapshot of the dataset but one that is to be kept."""
-    for short, tags in streams.holds(dataset).items():
-        for tag in tags:
-            if expiry(tag) is not None and (short, tag) != keep:
-                streams.release(f"{dataset}@{short}", tag)
 
 
 def find_origin(here: Here, guid: str) -> str:
@@ -360,12 +353,4 @@ def release_expired(here: Here, now: float) -> None:
         held = {name.partition("@")[0] for name, facts in counted.items() if facts["userrefs"] not in ("0", "-")}
         for name in sorted(held):
             with contextlib.suppress(Missing):  # gone since
-                _release_expired(place.streams, name, now)
-
-
-def _release_expired(streams: Streams, dataset: str, now: float) -> None:
-    for short, tags in streams.holds(dataset).items():
-        for tag in tags:
-            until = expiry(tag)
-            if until is not None and until < now:
-                streams.release(f"{dataset}@{short}", tag)
+                release(place.zfs, name, before=now)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zfsganeti.arrival import names_of, release, settle, texts_of
+from zfsganeti.arrival import names_of, settle, texts_of
 from zfsganeti.datasets import (
     DETACH,
     DISK,
@@ -36,7 +36,7 @@ from zfsganeti.datasets import (
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
-from zfsganeti.moving import mark_of
+from zfsganeti.moving import mark_of, release
 from zfsganeti.names import PREFIX
 from zfsganeti.node import PeerFailed
 from zfsganeti.process import holding
@@ -241,7 +241,7 @@ class Shipment(Push):
 
     def _hold(self, short: str) -> None:
         """What is being sent, and what it comes after, stays here for as long as a lease lasts: others may prune snapshots."""
-        self.here.streams.hold(f"{self.dataset}@{short}", tag_until(time.time()))
+        self.here.zfs.hold(f"{self.dataset}@{short}", tag_until(time.time()))
 
     def _command(self, step: Step) -> list[str]:
         if isinstance(step, Resume):
@@ -380,11 +380,11 @@ def _ship(jobs: Mapping[str, Shipment], tell: Tell) -> dict[str, str]:
 def _forget_passes(place: Here, dataset: str, kept: str) -> None:
     """Of the passes of a move only the last one is left, which is held."""
     snaps = place.streams.snapshots(dataset)
-    tag = max(place.streams.holds(dataset).get(kept, []), key=lambda tag: expiry(tag) or 0, default="")
+    tag = max(place.zfs.held(dataset).get(f"{dataset}@{kept}", []), key=lambda tag: expiry(tag) or 0, default="")
     if (expiry(tag) or 0) < time.time() + LEASE_SECONDS / 2:  # it took long to send
         tag = tag_until(time.time())
-        place.streams.hold(f"{dataset}@{kept}", tag)
-    release(place.streams, dataset, keep=(kept, tag))
+        place.zfs.hold(f"{dataset}@{kept}", tag)
+    release(place.zfs, dataset, keep=(kept, tag))
     place.zfs.destroy_snapshots([f"{dataset}@{snap.name}" for snap in snaps if is_pass(place.zfs.ours, snap.name) and snap.name != kept])
 
 
@@ -523,7 +523,7 @@ def abort(here: Here, request: dict[str, Any]) -> Any:
 
 def _forget(place: Here, dataset: str) -> None:
     """No hold, no snapshot and no mark of a move is left."""
-    release(place.streams, dataset)
+    release(place.zfs, dataset)
     snaps = place.streams.snapshots(dataset)
     place.zfs.destroy_snapshots([f"{dataset}@{snap.name}" for snap in snaps if is_pass(place.zfs.ours, snap.name)])
     place.zfs.clear(dataset, [MOVE])

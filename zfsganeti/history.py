@@ -52,6 +52,7 @@ class History:
 
     if TYPE_CHECKING:
 
+        def snapshot_facts(self, root: str, wanted: Iterable[str], *, depth: int) -> dict[str, dict[str, str]]: ...
         def _command(self, program: str, *arguments: str) -> str: ...
         def _call(self, name: str, function: str, *arguments: Any, **options: Any) -> Any: ...
         def _refusal(self, name: str, answer: Mapping[str, Any]) -> Exception: ...
@@ -68,6 +69,19 @@ class History:
             name, tag = line.split("\t")[:2]
             found.setdefault(name, []).append(tag)
         return found
+
+    def held(self, name: str) -> dict[str, list[str]]:
+        """Return the tags of the holds on a filesystem's snapshots, by the full name of each that is held."""
+        facts = self.snapshot_facts(name, ("userrefs",), depth=1)
+        return self.holds(snapshot for snapshot, known in facts.items() if known["userrefs"] not in ("0", "-"))
+
+    def hold(self, snapshot: str, tag: str) -> None:
+        """The snapshot cannot be destroyed before the hold of that tag is released; holding it twice is holding it once."""
+        try:
+            self._command("zfs", "hold", check_hold(tag), check_snapshot(snapshot))
+        except CommandFailed as error:
+            if "tag already exists" not in error.said:
+                raise
 
     def release(self, snapshot: str, tag: str) -> None:
         """The snapshot has no hold of that tag."""

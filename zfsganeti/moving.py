@@ -44,6 +44,15 @@ def _half_landed(name: str, instance: str) -> Busy:
     return Busy(name, "has not landed wholly", f"the same gnt-zfs move, or gnt-instance startup {instance}, ends that")
 
 
+def release(zfs: Backend, dataset: str, keep: tuple[str, str] = ("", ""), *, before: float | None = None) -> None:
+    """No hold of ours is on a snapshot of the dataset but one that is to be kept, or those whose lease lasts longer."""
+    for snapshot, tags in zfs.held(dataset).items():
+        for tag in tags:
+            until = expiry(tag)
+            if until is not None and (snapshot.partition("@")[2], tag) != keep and (before is None or until < before):
+                zfs.release(snapshot, tag)
+
+
 def expired(tag: str) -> bool:
     """Tell whether a hold is of a move that nobody has gone on with; such a one means nothing."""
     until = expiry(tag)
@@ -64,9 +73,5 @@ def refuse_change(here: Here, instance: str) -> None:
 
 def give_up(zfs: Backend, dataset: Dataset) -> None:
     """Nothing of a move stands in the way of what becomes of the dataset now: no hold of ours on a snapshot, no fence."""
-    facts = zfs.snapshot_facts(dataset.name, ("userrefs",), depth=1)
-    for snapshot, tags in zfs.holds([name for name, known in facts.items() if known["userrefs"] not in ("0", "-")]).items():
-        for tag in tags:
-            if expiry(tag) is not None:
-                zfs.release(snapshot, tag)
+    release(zfs, dataset.name)
     zfs.clear(dataset.name, ["readonly"])

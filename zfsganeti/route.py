@@ -41,16 +41,21 @@ PRESYNC, STOPPING, FENCED, LEFT = "presync", "stopping", "fenced", "left"
 
 
 @dataclass(frozen=True)
-class Leaving:
+class Mark:
+    """What a dataset says of the move that it is on, in a user property."""
+
+    def pack(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Leaving(Mark):
     """What a dataset says of itself that is on its way to another node: how far it is, and whether its instance ran."""
 
     to: str
     phase: str
     ran: bool
     until: int  # seconds since 1970: who has not gone on by then is gone
-
-    def pack(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
@@ -67,16 +72,13 @@ class Leaving:
 
 
 @dataclass(frozen=True)
-class Coming:
+class Coming(Mark):
     """What a dataset says of itself that comes from another node: whose it will be, and its last GUID once all is there."""
 
     source: str
     instance: str
     until: int
     ready: str = ""
-
-    def pack(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
     def parse(cls, text: str) -> Self | None:

@@ -11,7 +11,7 @@ import os
 import re
 
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Full, Missing, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.names import PREFIX, check_dataset, check_hold, check_snapshot, is_component
+from zfsganeti.names import PREFIX, check_dataset, check_snapshot, is_component
 from zfsganeti.process import feed, query, relay
 
 TYPE_CHECKING = False
@@ -124,33 +124,6 @@ class Streams:
             return None
         found = re.search(r"toguid = 0x([0-9a-f]+)", said)
         return Resumable(str(int(found.group(1), 16)), _parse_size(said)) if found else None
-
-    def holds(self, dataset: str) -> dict[str, list[str]]:
-        """Return the tags of the holds on each snapshot of a filesystem that has any, by its short name."""
-        said = _zfs("list", "-Hp", "-d", "1", "-t", "snapshot", "-o", "name,userrefs", check_dataset(dataset))
-        held = [name for name, count in (line.split("\t") for line in said.splitlines()) if count not in ("0", "-")]
-        found: dict[str, list[str]] = {}
-        if held:
-            for line in _zfs("holds", "-H", *held).splitlines():
-                name, tag = line.split("\t")[:2]
-                found.setdefault(name.partition("@")[2], []).append(tag)
-        return found
-
-    def hold(self, snapshot: str, tag: str) -> None:
-        """The snapshot cannot be destroyed before the hold of that tag is released; holding it twice is holding it once."""
-        try:
-            _zfs("hold", check_hold(tag), check_snapshot(snapshot))
-        except CommandFailed as error:
-            if "tag already exists" not in error.said:
-                raise
-
-    def release(self, snapshot: str, tag: str) -> None:
-        """The snapshot has no hold of that tag."""
-        try:
-            _zfs("release", check_hold(tag), check_snapshot(snapshot))
-        except CommandFailed as error:
-            if "no such tag" not in error.said:
-                raise
 
     def written_since(self, dataset: str, short: str) -> int:
         """Return the bytes that were written to a filesystem after one of its snapshots."""

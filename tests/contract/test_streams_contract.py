@@ -13,7 +13,7 @@ from tests.contract.test_zfs_contract import DIRECTORY, KINDS, ROOT, Bench, Fake
 from tests.fakestreams import FakeStreams
 from tests.fakezfs import FakeZfs
 from zfsganeti.datasets import CLUSTER
-from zfsganeti.errors import BadInput, CommandFailed, Missing, Refused
+from zfsganeti.errors import CommandFailed, Missing, Refused
 from zfsganeti.streams import PROPERTIES, Streams, receive_command, send_command
 from zfsganeti.zfs import Zfs
 
@@ -221,22 +221,6 @@ def test_what_is_no_stream_leaves_nothing(sluice: Sluice) -> None:
 # what a move asks for
 
 
-def test_holds_keep_a_snapshot_and_are_counted_by_tag(sluice: Sluice) -> None:
-    name = sluice.make(a=b"1")
-    sluice.change(name, "two", a=b"2")
-    for tag in ("zfsganeti-move-until-1", "keep:1", "keep:1"):
-        sluice.streams.hold(f"{name}@one", tag)
-    assert {short: sorted(tags) for short, tags in sluice.streams.holds(name).items()} == {"one": ["keep:1", "zfsganeti-move-until-1"]}
-    with pytest.raises(Refused):
-        sluice.bench.zfs.destroy_snapshots([f"{name}@one"])
-    for tag in ("zfsganeti-move-until-1", "keep:1", "keep:1", "never"):
-        sluice.streams.release(f"{name}@one", tag)
-    assert sluice.streams.holds(name) == {}
-    sluice.bench.zfs.destroy_snapshots([f"{name}@one"])
-    with pytest.raises(BadInput):
-        sluice.streams.hold(f"{name}@two", "a b")
-
-
 def test_what_was_written_after_a_snapshot(sluice: Sluice) -> None:
     name = sluice.make(a=b"1")
     assert sluice.streams.written_since(name, "one") == 0
@@ -305,7 +289,7 @@ def test_a_clone_half_received_is_gone_on_with(sluice: Sluice) -> None:
 def test_what_comes_after_needs_no_properties_and_keeps_those_that_there_are(sluice: Sluice) -> None:
     name = sluice.make(a=b"1")
     copy = sluice.receive(sluice.stream(send_command(f"{name}@one")))
-    sluice.streams.hold(f"{copy}@one", "keep")
+    sluice.bench.zfs.hold(f"{copy}@one", "keep")
     sluice.change(name, "two", a=b"2")
     sluice.file.write_bytes(sluice.stream(send_command(f"{name}@two", base="@one")))
     with sluice.file.open("rb") as file:
@@ -313,4 +297,4 @@ def test_what_comes_after_needs_no_properties_and_keeps_those_that_there_are(slu
     local = sluice.bench.zfs.local(copy)
     assert (local["readonly"], local["canmount"], local[CLUSTER]) == ("on", "noauto", "cluster.example.com")
     assert sluice.guids(copy) == sluice.guids(name)
-    sluice.streams.release(f"{copy}@one", "keep")
+    sluice.bench.zfs.release(f"{copy}@one", "keep")

@@ -821,6 +821,26 @@ def test_holds_are_told_by_their_tags(bench: Bench) -> None:
         bench.zfs.holds([f"{name}@three"])
 
 
+def test_holds_keep_a_snapshot_and_are_counted_by_tag(bench: Bench) -> None:
+    name = make_past(bench, "one", "two")
+    for tag in ("zfsganeti-move-until-1", "keep:1", "keep:1"):
+        bench.zfs.hold(f"{name}@one", tag)
+    assert {snapshot: sorted(tags) for snapshot, tags in bench.zfs.held(name).items()} == {
+        f"{name}@one": ["keep:1", "zfsganeti-move-until-1"]
+    }
+    with pytest.raises(Refused):
+        bench.zfs.destroy_snapshots([f"{name}@one"])
+    for tag in ("zfsganeti-move-until-1", "keep:1", "keep:1", "never"):
+        bench.zfs.release(f"{name}@one", tag)
+    assert bench.zfs.held(name) == {}
+    bench.zfs.destroy_snapshots([f"{name}@one"])
+    with pytest.raises(BadInput):
+        bench.zfs.hold(f"{name}@two", "a b")
+    for missing in (lambda: bench.zfs.hold(f"{name}@one", "keep"), lambda: bench.zfs.held(f"{name}-none")):
+        with pytest.raises(Missing):
+            missing()
+
+
 def test_what_is_released_is_not_held_any_more(bench: Bench) -> None:
     name = make_past(bench, "one")
     bench.make_hold(f"{name}@one")

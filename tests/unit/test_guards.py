@@ -184,10 +184,10 @@ def lease_is_over(rig: Rig, kind: str) -> None:
         leaving = Leaving.parse(rig.master.marks(name)[MOVE])
         assert leaving is not None
         rig.master.fake.set(f"zfs/vm/{name}", {MOVE: replace(leaving, until=1).pack()})
-        for short, tags in rig.master.net.holds(f"zfs/vm/{name}").items():
+        for snapshot, tags in rig.master.fake.held(f"zfs/vm/{name}").items():
             for tag in tags:
-                rig.master.fake.release(f"zfs/vm/{name}@{short}", tag)
-                rig.master.net.hold(f"zfs/vm/{name}@{short}", tag_until(1 - LEASE_SECONDS))
+                rig.master.fake.release(snapshot, tag)
+                rig.master.fake.hold(snapshot, tag_until(1 - LEASE_SECONDS))
 
 
 @KINDS
@@ -217,7 +217,7 @@ def test_a_snapshot_of_a_move_that_nobody_goes_on_with_can_be_deleted(rig: Rig, 
     is_on_its_way(rig, kind, fenced=False)
     rig.master.call("node1", "snapshot-create", **asked(kind), snapshot="gnt-x")
     for name in NAMES[kind]:
-        rig.master.net.hold(f"zfs/vm/{name}@gnt-x", tag_until(1 - LEASE_SECONDS))
+        rig.master.fake.hold(f"zfs/vm/{name}@gnt-x", tag_until(1 - LEASE_SECONDS))
     rig.master.call("node1", "snapshot-delete", **asked(kind), snapshot="gnt-x")
     assert not [name for name in rig.master.holds() if name.endswith("gnt-x")]
 

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -161,18 +162,19 @@ def test_what_others_prune_on_the_way_does_not_matter(rig: Rig, monkeypatch: pyt
     here = rig.knots["node1"]
     for number in range(3):
         here.fake.snapshot([f"zfs/vm/web1@autosnap_{number}"])
-    doomed, does = ["autosnap_1"], getattr(here.net, before)
+    where: Any = here.fake if before == "hold" else here.net
+    doomed, does = ["autosnap_1"], getattr(where, before)
 
     def prune(what: object, *words: object) -> object:
         if "autosnap_1" in str(what) and doomed:
-            for tags in here.net.holds("zfs/vm/web1").values():
-                here.net.release("zfs/vm/web1@autosnap_1", tags[0])
+            for tags in here.fake.held("zfs/vm/web1").values():
+                here.fake.release("zfs/vm/web1@autosnap_1", tags[0])
             here.fake.destroy_snapshots([f"zfs/vm/web1@{doomed.pop()}"])
             if before == "size":
                 raise CommandFailed("zfs send", 1, "cannot open: dataset does not exist")
         return does(what, *words)
 
-    monkeypatch.setattr(here.net, before, prune)
+    monkeypatch.setattr(where, before, prune)
     go(rig)
     assert doomed == []
     assert rig.content("web1") == FILES
@@ -188,7 +190,7 @@ def test_a_pass_that_is_gone_itself_ends_the_move(rig: Rig, monkeypatch: pytest.
         here.fake.destroy_snapshots(["zfs/vm/web1@zfsganeti-move-1"])
         raise Missing("dataset zfs/vm/web1@zfsganeti-move-1")
 
-    monkeypatch.setattr(here.net, "hold", prune)
+    monkeypatch.setattr(here.fake, "hold", prune)
     with pytest.raises(Missing, match="snapshot zfsganeti-move-1 does not exist"):
         go(rig)
     assert rig.ganeti.typed == []
