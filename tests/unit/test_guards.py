@@ -413,3 +413,9 @@ def test_what_a_read_only_dataset_refuses_is_a_line_with_the_way_out(rig: Rig) -
     home = f"{rig.master.root.path}/web1"
     assert caught.value.exit_code == Refused.exit_code
     assert f"{home}: is read-only: zfs get readonly says whether that was set, gnt-zfs check" in str(caught.value)
+
+
+def test_a_name_that_would_be_too_long_on_the_target_is_told_before_anything_is_sent(rig: Rig) -> None:
+    assert rig.master.call("node2", "move-target", datasets={"n" * 151: ""})["placed"] == {"n" * 151: None}
+    with pytest.raises(PeerFailed, match="is too long, 151 characters are the most below zfs/vm"):
+        rig.master.call("node2", "move-target", datasets={"n" * 152: ""})
