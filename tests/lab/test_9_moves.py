@@ -160,7 +160,7 @@ def test_what_breaks_in_the_middle_of_the_sending_is_gone_on_with(lab: Lab, brea
     lab.well()
 
 
-KILL = "#!/bin/sh\nkill -9 $(cat /tmp/mover)\n{}"
+KILL = "#!/bin/sh\nkill -9 $(cat /tmp/mover) && touch /tmp/killed\n{}"
 
 
 def killed_at_the_switch(lab: Lab, name: str, hook: str, then: str) -> None:
@@ -168,8 +168,9 @@ def killed_at_the_switch(lab: Lab, name: str, hook: str, then: str) -> None:
     lab.run(f"mkdir -p /etc/ganeti/hooks/{hook}.d")
     lab.master.write(f"/etc/ganeti/hooks/{hook}.d/zzz-kill", KILL.format(then), "755")
     try:
-        lab.run(f"setsid gnt-zfs move --yes {name} node3 > /tmp/move.log 2>&1 < /dev/null & echo $! > /tmp/mover")
+        lab.run(f"rm -f /tmp/killed; setsid gnt-zfs move --yes {name} node3 > /tmp/move.log 2>&1 < /dev/null & echo $! > /tmp/mover")
         lab.master.wait("test ! -d /proc/$(cat /tmp/mover)", seconds=300)
+        assert lab.master.execute("test -e /tmp/killed").status == 0, lab.run("cat /tmp/move.log")
         lab.master.wait('test -z "$(gnt-job list --no-headers --running -o id)"')
     finally:
         lab.run(f"rm /etc/ganeti/hooks/{hook}.d/zzz-kill")
