@@ -1,4 +1,4 @@
-"""Getting started, word for word: two fresh machines, and what the guide says to type."""
+"""The guides, word for word: two fresh machines and what Getting started says to type, then what all the others say."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from .cluster import Cluster
-from .conftest import GENERATION
+from .conftest import GENERATION, Lab
 from .machine import Machine
 from .product import ROOT
 from .test_9_package import build
 
-GUIDE = ROOT / "docs/getting-started.md"
+GUIDES = ROOT / "docs"
 IMAGE = "qemu-img create -q -f qcow2 /root/debian-12.qcow2 2G && qemu-io -c 'write -P 7 1M 1M' /root/debian-12.qcow2 >/dev/null"
 CONTROL = """Package: linux-headers-amd64
 Version: 1
@@ -45,8 +45,10 @@ def fresh_machines() -> Iterator[list[Machine]]:
         cluster.stop()
 
 
-def typed() -> list[tuple[str, str]]:
-    blocks = re.findall(r"^```console\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+def typed(guide: str) -> list[tuple[str, str]]:
+    """Return what a guide says to type, each with the node it is typed on."""
+    text = (GUIDES / f"{guide}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [(line.partition("# ")[0], line.partition("# ")[2]) for block in blocks for line in block.splitlines()]
 
 
@@ -64,7 +66,7 @@ def test_two_fresh_machines_become_a_cluster_with_an_instance_from_an_image(fres
         node.run(f"cat > /root/{package.name}", stdin=package.read_bytes())
     nodes["node1"].run(IMAGE)
     said = {}
-    for name, command in typed():
+    for name, command in typed("getting-started"):
         if command.startswith("gnt-node add"):
             introduce(nodes["node1"], nodes["node2"])
         more = LOOKED_UP if GENERATION == "bookworm" and command.startswith("gnt-instance add") else ""
@@ -74,3 +76,42 @@ def test_two_fresh_machines_become_a_cluster_with_an_instance_from_an_image(fres
     assert "running" in nodes["node1"].run("gnt-instance list --no-headers -o status web1")
     volume = nodes["node2"].run("ls /dev/zfsganeti").split()[0]
     assert nodes["node2"].run(f"dd if=/dev/zfsganeti/{volume} bs=1M skip=1 count=1 status=none | tr -d '\\007' | wc -c").strip() == "0"
+
+
+def type_all(lab: Lab, guide: str, **instead: str) -> dict[str, str]:
+    """Everything is typed at a terminal, where a person says yes; return what each command printed."""
+    said = {}
+    for name, line in typed(guide):
+        command = line
+        for old, new in instead.items():
+            command = command.replace(old, new)
+        more = LOOKED_UP if lab.generation == "bookworm" and command.startswith("gnt-instance add") else ""
+        lab.node(name).write("/tmp/typed", f"{command}{more}\n")
+        said[command] = lab.node(name).run("printf 'y\\n' | script -qec 'sh /tmp/typed' /dev/null")
+    return said
+
+
+@pytest.mark.on()
+def test_what_the_other_guides_say_can_be_typed(lab: Lab) -> None:
+    lab.node2.run(IMAGE)
+    wanted = lab.node2.run("sha256sum /root/debian-12.qcow2").split()[0]
+    type_all(lab, "images", **{"https://example.com/": "/root/", "SUM": wanted})
+    lab.run("gnt-instance start web1 web2")
+    said = type_all(lab, "snapshots")
+    assert "gnt-upgrade" in said["gnt-zfs snapshot list web1"]
+    assert "web1-test" in lab.instances()
+    type_all(lab, "moves")
+    primaries = dict(line.split() for line in lab.run("gnt-instance list --no-headers -o name,pnode").splitlines())
+    assert "node3.example.com" not in primaries.values()
+    said = type_all(lab, "backup")
+    node = lab.master
+    node.run("systemctl is-active sanoid.timer")
+    assert "zfs/vm" in node.run("cat /etc/sanoid/sanoid.conf")
+    node.run("systemctl disable --now sanoid.timer")
+
+    lab.run("gnt-instance remove -f web1")
+    lab.run(lab.add_command("web1", disks=("32M",)).replace("-t file", "-t plain"))
+    lab.run("gnt-instance start web1")
+    said = type_all(lab, "migrating")
+    assert lab.run("gnt-instance list --no-headers -o disk_template,status web1").split() == ["ext", "running"]
+    lab.well()
