@@ -466,7 +466,7 @@ def of_nodes(here: Here, nodes: Sequence[str]) -> list[ganeti.Instance]:
 
 
 def spread(here: Here, instances: Sequence[ganeti.Instance], targets: Sequence[str], leaving: Sequence[str]) -> dict[str, str]:
-    """Return a target for each instance: of those given, or of all other nodes, the one with most room left each time."""
+    """Return a target for each instance, of those given or of all other nodes: where a move has begun, or the one with most room left."""
     room: dict[str, int] = {}
     online = [node for node in here.ssconf.nodes if node not in here.ssconf.offline_nodes]
     for node in targets or [node for node in online if node not in leaving]:
@@ -477,9 +477,9 @@ def spread(here: Here, instances: Sequence[ganeti.Instance], targets: Sequence[s
             room[node] = facts["stores"][""]["available"]
     chosen = {}
     for instance in instances:
-        target = choose_target(room)
+        found = here.call(instance.primary, "move-source", datasets=datasets_of(instance))["datasets"] if datasets_of(instance) else {}
+        known = [facts for facts in found.values() if facts is not None]
+        target = choose_target(room, [facts["move"] for facts in known])
         chosen[instance.name] = target
-        if datasets_of(instance):
-            sizes = here.call(instance.primary, "move-source", datasets=datasets_of(instance))["datasets"]
-            room[target] -= sum(facts["used"] for facts in sizes.values() if facts is not None)
+        room[target] -= sum(facts["used"] for facts in known)
     return chosen

@@ -352,8 +352,11 @@ def _check_room(source: Mapping[str, Any], target: Mapping[str, Any], legs: Sequ
             raise NoSpace(f"{store['root']} on {target['node']}", needed, max(0, store["available"] - kept), way_out)
 
 
-def choose_target(room: Mapping[str, int]) -> str:
-    """Return the node with the most room."""
+def choose_target(room: Mapping[str, int], marks: Sequence[str] = ()) -> str:
+    """Return the node to which a move of these datasets has begun, if it is among those with room, or else the one with the most."""
     if not room:
         raise Missing("a node that could take the instances", "name one: gnt-zfs move --from NODE TARGET")
+    begun = [leaving.to for leaving in map(Leaving.parse, marks) if leaving is not None and leaving.phase != LEFT and leaving.to in room]
+    if begun:
+        return begun[0]
     return max(sorted(room), key=lambda node: room[node])

@@ -328,3 +328,10 @@ def test_an_encrypted_target_gets_no_embedded_data() -> None:
 @given(st.dictionaries(st.sampled_from(["node1", "node2", "node3"]), st.integers(-GIB, GIB), min_size=1))
 def test_the_node_with_the_most_room_is_chosen(room: dict[str, int]) -> None:
     assert room[choose_target(room)] == max(room.values())
+
+
+def test_what_was_begun_goes_on_to_where_it_was_begun() -> None:
+    room = {"node1": GIB, "node2": 2 * GIB}
+    assert choose_target(room, ["", Leaving("node1", "presync", True, 7).pack()]) == "node1"
+    assert choose_target(room, [Leaving("node3", "presync", True, 7).pack()]) == "node2"
+    assert choose_target(room, [Leaving("node1", "left", True, 7).pack()]) == "node2"
