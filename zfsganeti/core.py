@@ -1,8 +1,8 @@
-"""What C does for us without a program or a binding: four calls of libzfs_core, mount(2) and umount2(2), by ctypes.
+"""What C does for us without a program or a binding: five calls of libzfs_core, mount(2) and umount2(2), by ctypes.
 
 Importing Debian's binding takes as long as running zfs(8) twenty times, for it parses C declarations each time; what every new
-disk needs is therefore called here. The libraries' names carry the number of their ABI: where another one is installed they are
-not found. Names and strings are bytes, properties are what `zfsganeti.zfs.encode` has checked.
+disk needs, and a snapshot, is therefore called here. The libraries' names carry the number of their ABI: where another one is
+installed they are not found. Names and strings are bytes, properties are what `zfsganeti.zfs.encode` has checked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 NVPAIR, CORE = "libnvpair.so.3", "libzfs_core.so.3"
@@ -31,9 +31,11 @@ def _libraries() -> tuple[Any, Any]:
     nvpair.nvlist_alloc.argtypes = [ctypes.POINTER(pointer), ctypes.c_uint, ctypes.c_int]
     nvpair.nvlist_add_string.argtypes = [pointer, text, text]
     nvpair.nvlist_add_uint64.argtypes = [pointer, text, ctypes.c_uint64]
+    nvpair.nvlist_add_boolean.argtypes = [pointer, text]
     nvpair.nvlist_free.argtypes, nvpair.nvlist_free.restype = [pointer], None
     core.lzc_create.argtypes = [text, ctypes.c_int, pointer, pointer, ctypes.c_uint]
     core.lzc_clone.argtypes = [text, text, pointer]
+    core.lzc_snapshot.argtypes = [pointer, pointer, ctypes.POINTER(pointer)]
     core.lzc_rename.argtypes = [text, text]
     core.lzc_exists.argtypes = [text]
     status = core.libzfs_core_init()
@@ -43,7 +45,7 @@ def _libraries() -> tuple[Any, Any]:
 
 
 class _List:
-    """Properties as an nvlist, for the time of one call."""
+    """Properties, or names with None, as an nvlist, for the time of one call."""
 
     def __init__(self, properties: Mapping[bytes, object]) -> None:
         self.properties = properties
@@ -55,6 +57,9 @@ class _List:
         self.list = ctypes.c_void_p()
         status = nvpair.nvlist_alloc(ctypes.byref(self.list), NV_UNIQUE_NAME, 0)
         for name, value in self.properties.items():
+            if value is None:
+                status = status or nvpair.nvlist_add_boolean(self.list, name)
+                continue
             add = nvpair.nvlist_add_uint64 if isinstance(value, int) else nvpair.nvlist_add_string
             status = status or add(self.list, name, value)
         if status:
@@ -76,6 +81,19 @@ def clone(snapshot: bytes, name: bytes, properties: Mapping[bytes, object]) -> i
     """Make a filesystem of a snapshot, which is not mounted; return 0 or an errno."""
     with _List(properties) as listed:
         return int(_libraries()[1].lzc_clone(name, snapshot, listed))
+
+
+def snapshot(names: Sequence[bytes], properties: Mapping[bytes, object]) -> int:
+    """Make snapshots of one pool, all of them in one transaction group; return 0 or the errno of one that cannot be."""
+    import ctypes
+
+    errors = ctypes.c_void_p()
+    with _List(dict.fromkeys(names)) as wanted, _List(properties) as listed:
+        nvpair, core = _libraries()
+        try:
+            return int(core.lzc_snapshot(wanted, listed, ctypes.byref(errors)))
+        finally:
+            nvpair.nvlist_free(errors)
 
 
 def rename(old: bytes, new: bytes) -> int:

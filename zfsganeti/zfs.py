@@ -370,7 +370,8 @@ class Zfs(History):
     def snapshot(self, names: Iterable[str], marks: Mapping[str, str] | None = None) -> None:
         """All snapshots exist, of one txg, or none."""
         whole = [check_snapshot(name).encode() for name in names]
-        self._call(whole[0].decode() if whole else "", "lzc_snapshot", whole, encode({}, marks or {}))
+        if whole:
+            self._direct(whole[0].decode(), core.snapshot, whole, encode({}, marks or {}))
 
     def clone(self, snapshot: str, name: str, marks: Mapping[str, str], properties: Mapping[str, object] | None = None) -> None:
         """The filesystem exists, unmounted, with what the snapshot holds; Refused when the name is taken."""
