@@ -23,7 +23,8 @@ Maintainer: lab <lab@example.com>
 Depends: linux-headers-cloud-amd64
 Description: headers
 """
-LOOKED_UP = " --no-name-check --no-ip-check"  # as the guide says of Debian 12
+ADD = "gnt-instance add"
+LOOKED_UP = f"{ADD} --no-name-check --no-ip-check" if GENERATION == "bookworm" else ADD  # as the guide says of Debian 12
 
 
 @pytest.fixture
@@ -69,8 +70,7 @@ def test_two_fresh_machines_become_a_cluster_with_an_instance_from_an_image(fres
     for name, command in typed("getting-started"):
         if command.startswith("gnt-node add"):
             introduce(nodes["node1"], nodes["node2"])
-        more = LOOKED_UP if GENERATION == "bookworm" and command.startswith("gnt-instance add") else ""
-        said[command] = nodes[name].run(f"cd /root; {command}{more}")
+        said[command] = nodes[name].run(f"cd /root; {command.replace(ADD, LOOKED_UP)}")
     assert len(said) > 15
     assert "All is well on 2 nodes." in said["gnt-zfs check"]
     assert "running" in nodes["node1"].run("gnt-instance list --no-headers -o status web1")
@@ -85,8 +85,7 @@ def type_all(lab: Lab, guide: str, **instead: str) -> dict[str, str]:
         command = line
         for old, new in instead.items():
             command = command.replace(old, new)
-        more = LOOKED_UP if lab.generation == "bookworm" and command.startswith("gnt-instance add") else ""
-        lab.node(name).write("/tmp/typed", f"{command}{more}\n")
+        lab.node(name).write("/tmp/typed", f"{command.replace(ADD, LOOKED_UP)}\n")
         said[command] = lab.node(name).run("printf 'y\\n' | script -qec 'sh /tmp/typed' /dev/null")
     return said
 
