@@ -265,7 +265,7 @@ def test_what_cannot_move_says_so_and_what_was_begun_can_be_taken_back(lab: Lab)
 @pytest.mark.on()
 def test_a_target_that_is_full_in_the_middle_and_a_downtime_that_is_too_long(lab: Lab) -> None:
     sums = big(lab)
-    said = lab.fails("gnt-zfs move --yes --max-downtime 0.01 web1 node3")
+    said = lab.fails("gnt-zfs move --yes --max-downtime 1 web1 node3")
     assert "longer than --max-downtime" in said
     assert runs(lab, "web1", "node2")
     lab.run("gnt-zfs move --abort web1")
