@@ -187,7 +187,7 @@ def test_a_mover_killed_at_the_switch_leaves_one_node_to_start_on(lab: Lab, kind
     # before the switch the instance is started where it was, or the move is gone on with
     killed_at_the_switch(lab, "web1", "instance-modify-pre", "echo denied by a test; exit 1\n")
     assert primary(lab, "web1") == "node2"
-    said = lab.fails("gnt-zfs check")
+    said = lab.master.wait("! gnt-zfs check > /tmp/said 2>&1 && cat /tmp/said")  # a moment later: its ssh may outlive the mover
     assert "web1 was stopped for a move to node3.example.com that has not ended: gnt-zfs move web1 node3.example.com goes on" in said
     lab.run("gnt-instance start web1")
     assert sums_of("web1") == sums
