@@ -1,7 +1,7 @@
-"""What C does for us without a program or a binding: five calls of libzfs_core, mount(2) and umount2(2), by ctypes.
+"""What C does for us without a program or a binding: six calls of libzfs_core, mount(2) and umount2(2), by ctypes.
 
 Importing Debian's binding takes as long as running zfs(8) twenty times, for it parses C declarations each time; what every new
-disk needs, and a snapshot, is therefore called here. The libraries' names carry the number of their ABI: where another one is
+disk and every snapshot needs is therefore called here. The libraries' names carry the number of their ABI: where another one is
 installed they are not found. Names and strings are bytes, properties are what `zfsganeti.zfs.encode` has checked.
 """
 
@@ -36,6 +36,7 @@ def _libraries() -> tuple[Any, Any]:
     core.lzc_create.argtypes = [text, ctypes.c_int, pointer, pointer, ctypes.c_uint]
     core.lzc_clone.argtypes = [text, text, pointer]
     core.lzc_snapshot.argtypes = [pointer, pointer, ctypes.POINTER(pointer)]
+    core.lzc_destroy_snaps.argtypes = [pointer, ctypes.c_uint, ctypes.POINTER(pointer)]
     core.lzc_rename.argtypes = [text, text]
     core.lzc_exists.argtypes = [text]
     status = core.libzfs_core_init()
@@ -85,13 +86,24 @@ def clone(snapshot: bytes, name: bytes, properties: Mapping[bytes, object]) -> i
 
 def snapshot(names: Sequence[bytes], properties: Mapping[bytes, object]) -> int:
     """Make snapshots of one pool, all of them in one transaction group; return 0 or the errno of one that cannot be."""
+    with _List(properties) as listed:
+        return _of_snapshots("lzc_snapshot", names, listed)
+
+
+def destroy_snapshots(names: Sequence[bytes]) -> int:
+    """Destroy snapshots of one pool, all or none; those that do not exist are none. Return 0 or the errno of one that stays."""
+    return _of_snapshots("lzc_destroy_snaps", names, 0)
+
+
+def _of_snapshots(function: str, names: Sequence[bytes], argument: object) -> int:
+    """Return what a call says that tells in a list of its own which of the names it failed for."""
     import ctypes
 
+    nvpair, core = _libraries()
     errors = ctypes.c_void_p()
-    with _List(dict.fromkeys(names)) as wanted, _List(properties) as listed:
-        nvpair, core = _libraries()
+    with _List(dict.fromkeys(names)) as listed:
         try:
-            return int(core.lzc_snapshot(wanted, listed, ctypes.byref(errors)))
+            return int(getattr(core, function)(listed, argument, ctypes.byref(errors)))
         finally:
             nvpair.nvlist_free(errors)
 

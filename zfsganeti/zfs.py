@@ -397,7 +397,7 @@ class Zfs(History):
         """The snapshots are gone, all or none; one that is gone already is fine."""
         whole = [check_snapshot(name).encode() for name in names]
         if whole:
-            self._call(whole[0].decode(), "lzc_destroy_snaps", whole, False)
+            self._direct(whole[0].decode(), core.destroy_snapshots, whole)
 
     def destroy(
         self,
