@@ -25,8 +25,8 @@ OURS = ("zfsganeti", "gnt-zfs", "extstorage/zfs", "os/zfs-image")
 EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.truncate")
 CALLS = {
     "zfs.py": {"create", "snapshot", "clone", "rename", "set", "clear", "destroy_snapshots", "_program", "mount", "unmount"},
-    "history.py": {"promote", "release", "roll_back"},
-    "streams.py": {"hold", "release", "abort", "copy", "receive"},
+    "history.py": {"promote", "hold", "release", "roll_back"},
+    "streams.py": {"abort", "copy", "receive"},
     "loop.py": {"attach", "detach", "grow"},
 }
 

@@ -1,0 +1,61 @@
+"""What interrupts operations in the lab: every fault has its turn, a point stops the process that passes it, the page counts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import points
+from tests.chaos.__main__ import KINDS, order, page
+
+PROGRAM = """
+import sys
+sys.orig_argv = ["zfsganeti"]
+sys.path.insert(0, {house!r})
+from tests.chaos import points
+points.PLACE, points.ROOTS = {place!r}, ({root!r},)
+points.begin()
+import os
+os.mkdir({root!r} + "/one")
+os.mkdir({root!r} + "/two")
+os.mkdir({root!r} + "/three")
+"""
+
+
+def test_every_kind_strikes_at_every_point_once_in_the_same_order() -> None:
+    faults = list(order("move", 7))
+    assert sorted(faults) == sorted((kind, number) for kind in KINDS for number in range(1, 8))
+    assert faults == list(order("move", 7))
+    assert faults != list(order("add", 7))
+
+
+@pytest.mark.parametrize(("kind", "status"), [("kill", -9), ("error", 1)])
+def test_the_chosen_point_is_not_passed(tmp_path: Path, kind: str, status: int) -> None:
+    place, root = tmp_path / "chaos", tmp_path / "root"
+    place.mkdir()
+    root.mkdir()
+    (place / "armed").write_text(f"2 {kind}", encoding="ascii")
+    program = PROGRAM.format(house=str(Path(__file__).parents[2]), place=str(place), root=str(root))
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    assert done.returncode == status
+    assert [path.name for path in root.iterdir()] == ["one"]
+    assert [line.split(" ", 1)[1] for line in (place / "points").read_text(encoding="utf-8").splitlines()] == [
+        f"os.mkdir {root}/one",
+        f"os.mkdir {root}/two",
+    ]
+    assert not (place / "armed").exists()
+
+
+def test_points_are_calls_that_exist() -> None:
+    house = Path(__file__).parents[2] / "zfsganeti"
+    for file, names in points.CALLS.items():
+        text = (house / file).read_text(encoding="utf-8")
+        assert [name for name in names if f"def {name}(" not in text] == [], file
+
+
+def test_the_page_counts_what_survived_and_what_was_lost() -> None:
+    faults = {"add/points/9": "survived", "add/kill/1": "survived", "add/power/1": "disk 0 differs", "add/error/2": "survived"}
+    assert "| add | 9 | 1 | 1 | 1 | 2 | 1 |" in page({"trixie": faults})
