@@ -95,7 +95,8 @@ def test_what_the_other_guides_say_can_be_typed(lab: Lab) -> None:
     lab.node2.run(IMAGE)
     wanted = lab.node2.run("sha256sum /root/debian-12.qcow2").split()[0]
     type_all(lab, "images", **{"https://example.com/": "/root/", "SUM": wanted})
-    lab.run("gnt-instance start web1 web2")
+    for name in ("web1", "web2"):
+        lab.run(f"gnt-instance start {name}")
     said = type_all(lab, "snapshots")
     assert "gnt-upgrade" in said["gnt-zfs snapshot list web1"]
     assert "web1-test" in lab.instances()
