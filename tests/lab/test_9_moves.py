@@ -274,7 +274,7 @@ def test_a_target_that_is_full_in_the_middle_and_a_downtime_that_is_too_long(lab
     pid = begun(lab, "--bwlimit 6 web1 node3", "web1", least=60)
     lab.node3.run("zfs set quota=90M tank/vm")
     said = ended(lab, pid).stdout
-    assert "space" in said
+    assert "the pool or a quota is full: gnt-zfs trash empty may make room" in said
     assert runs(lab, "web1", "node2")
     lab.node3.run("zfs set quota=none tank/vm")
     (result,) = move(lab, "web1 node3")
