@@ -76,7 +76,7 @@ def _not_ours() -> Iterator[Row]:
             "python3 -I -c pass": lambda: run("/usr/bin/python3", "-I", "-c", "pass"),
         },
     )
-    yield from against(found, ours, "the start of Python; os and two leaf rooms of ours are imported")
+    yield from against(found, ours, "the start of a shell, which sends away whatever cannot be ours")
 
 
 def _add(place: Place) -> Iterator[Row]:

@@ -137,7 +137,7 @@ def table(options: argparse.Namespace) -> None:
         "# What the lab has seen",
         "",
         "Written by `make lab-table` after `make test` and `make lab-rest`: every story, on real Ganeti and real ZFS, how it ended when it",
-        "was last told on each generation, and of which commit.",
+        "was last told on each generation, and of which commit; `-` was not told since this is kept.",
         "",
         f"| story | {' | '.join(image.GENERATIONS)} |",
         f"|---|{'---|' * len(image.GENERATIONS)}",
