@@ -114,6 +114,17 @@ def big(lab: Lab, size: int = 160) -> list[str]:
     return lab.sums("web1")
 
 
+def goes_on(lab: Lab, sums: list[str]) -> None:
+    """The same command ends the move, from where it was interrupted."""
+    (result,) = move(lab, "web1 node3")
+    assert runs(lab, "web1", "node3")
+    assert lab.sums("web1", "node3") == sums
+    assert isinstance(result["moved"], int)
+    assert result["moved"] < 130 * MIB, "it began anew"
+    nothing_left(lab)
+    lab.well()
+
+
 def break_the_mover(lab: Lab, pid: str) -> None:
     lab.run(f"kill -9 {pid}")
     lab.master.wait(f"test ! -d /proc/{pid}")
@@ -152,13 +163,7 @@ def test_what_breaks_in_the_middle_of_the_sending_is_gone_on_with(lab: Lab, brea
     ended(lab, pid)
     assert runs(lab, "web1", "node2")
     assert lab.sums("web1") == sums
-    (result,) = move(lab, "web1 node3")
-    assert runs(lab, "web1", "node3")
-    assert lab.sums("web1", "node3") == sums
-    assert isinstance(result["moved"], int)
-    assert result["moved"] < 130 * MIB, "it began anew"
-    nothing_left(lab)
-    lab.well()
+    goes_on(lab, sums)
 
 
 KILL = "#!/bin/sh\nkill -9 $(cat /tmp/mover) && touch /tmp/killed\n{}"
@@ -277,13 +282,7 @@ def test_a_target_that_is_full_in_the_middle_and_a_downtime_that_is_too_long(lab
     assert "the pool or a quota is full: gnt-zfs trash empty may make room" in said
     assert runs(lab, "web1", "node2")
     lab.node3.run("zfs set quota=none tank/vm")
-    (result,) = move(lab, "web1 node3")
-    assert runs(lab, "web1", "node3")
-    assert lab.sums("web1", "node3") == sums
-    assert isinstance(result["moved"], int)
-    assert result["moved"] < 130 * MIB, "it began anew"
-    nothing_left(lab)
-    lab.well()
+    goes_on(lab, sums)
 
 
 @pytest.mark.on()

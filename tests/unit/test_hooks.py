@@ -169,17 +169,23 @@ def test_a_broken_installation_stops_ours_in_one_line(executable: list[str], var
     assert output.count("\n") == 1
 
 
+@pytest.fixture
+def door(tmp_path: Path) -> list[str]:
+    """What Ganeti calls, with something in the place of Python that says that it was asked."""
+    copy = tmp_path / "door"
+    copy.write_text(DOOR.read_text(encoding="utf-8").replace("/usr/share/zfsganeti/hooks/handle", "echo asked"), encoding="utf-8")
+    return ["/bin/sh", str(copy)]
+
+
 KINDS = ["", "plain", "drbd", "rbd", "blockdev", "file", "ext", "sharedfile", "gluster", "diskless", "mixed"]
 
 
 @pytest.mark.parametrize("new", KINDS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_door_sends_away_nothing_that_concerns_us(tmp_path: Path, kind: str, new: str) -> None:
+def test_the_door_sends_away_nothing_that_concerns_us(door: list[str], kind: str, new: str) -> None:
     """What it sends away would have been left alone, whatever the event and the disks' provider; most others never see Python."""
-    door = tmp_path / "door"
-    door.write_text(DOOR.read_text(encoding="utf-8").replace("/usr/share/zfsganeti/hooks/handle", "echo asked"), encoding="utf-8")
     environ = {"GANETI_INSTANCE_DISK_TEMPLATE": kind, "GANETI_NEW_DISK_TEMPLATE": new, "GANETI_HOOKS_PHASE": "pre"}
-    status, output, errors = run(["/bin/sh", str(door)], environ)
+    status, output, errors = run(door, environ)
     assert (status, errors) == (0, "")
     events = [{**environ, "GANETI_HOOKS_PATH": name.rpartition("-")[0]} for name in (*hooks.HANDLERS, *hooks.VOLUME_HANDLERS)]
     if any(hooks.concerns_us(event) for event in events):
@@ -188,10 +194,8 @@ def test_the_door_sends_away_nothing_that_concerns_us(tmp_path: Path, kind: str,
         assert output == ""
 
 
-def test_the_door_does_not_know_what_is_no_event_of_an_instance(tmp_path: Path) -> None:
-    door = tmp_path / "door"
-    door.write_text(DOOR.read_text(encoding="utf-8").replace("/usr/share/zfsganeti/hooks/handle", "echo asked"), encoding="utf-8")
-    assert run(["/bin/sh", str(door)], {}) == (0, "asked\n", "")
+def test_the_door_does_not_know_what_is_no_event_of_an_instance(door: list[str]) -> None:
+    assert run(door, {}) == (0, "asked\n", "")
     assert os.access(DOOR, os.X_OK)
 
 
