@@ -23,6 +23,7 @@ PACKAGES = (
     "openssh-server",
     "openssh-client",
     "lvm2",
+    "drbd-utils",
     "iproute2",
     "iputils-arping",
     "socat",
