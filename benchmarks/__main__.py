@@ -1,7 +1,7 @@
 """Writes a page of what takes how long, measured in the lab: python3 -m benchmarks [--generation G] [--only TABLE] docs/performance.md
 
 A cluster of each generation is brought up, side by side if told to. Figures of different runs are not comparable, ratios are: all ways
-of a row took turns in one run. What was measured is kept beside the lab's images, so that the page holds the newest of each table.
+of a row took turns in one run. What was measured is kept in benchmarks/figures, so that the page holds the newest of each table.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def keep(generation: str, said: Found) -> None:
     """What was found is added to what is known of a generation."""
     known = kept(generation)
     known = {"versions": {**known.get("versions", {}), **said.get("versions", {})}, "tables": {**known.get("tables", {}), **said["tables"]}}
-    _place(generation).write_text(json.dumps(known), encoding="utf-8")
+    _place(generation).parent.mkdir(exist_ok=True)
+    _place(generation).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 def kept(generation: str) -> Found:
@@ -122,7 +123,7 @@ def kept(generation: str) -> Found:
 
 
 def _place(generation: str) -> Path:
-    return host.cache() / f"bench-{generation}.json"
+    return ROOT / "benchmarks/figures" / f"{generation}.json"
 
 
 def page(found: dict[str, Found]) -> str:

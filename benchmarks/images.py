@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from benchmarks.measure import Place, Row, against, medians, run, shell, verb
+from benchmarks.measure import Place, Row, against, medians, noise, run, shell, verb
 
 VOLUME = "bench.ext.disk0"
 SIZES_GIB = (1, 10, 25, 100)
@@ -27,7 +27,7 @@ def rows(place: Place) -> Iterator[Row]:
 def _make_image(size: int, place: Place) -> str:
     """An image of `size` GiB exists, of which the first USED_MIB are used; return its name."""
     source, name = f"{place.directory}/source.raw", f"bench:{size}G"
-    shell(f"head -c {USED_MIB[size]}M /dev/urandom > {source}; truncate -s {size}G {source}")
+    shell(f"{{ {noise(USED_MIB[size])}; }} > {source}; truncate -s {size}G {source}")
     run("gnt-zfs", "image", "import", name, source)
     os.unlink(source)
     return name

@@ -62,6 +62,11 @@ def shell(text: str) -> float:
     return run("/bin/sh", "-c", text)
 
 
+def noise(mib: int) -> str:
+    """Return a shell command that writes so many MiB, rounded up to 8, that no record of a disk can be compressed of."""
+    return f"head -c 8M /dev/urandom > /tmp/noise; for _ in $(seq {-(-mib // 8)}); do cat /tmp/noise; done"
+
+
 def verb(name: str, volume: str, size_mib: int, snapshot: str = "", **parameters: str) -> float:
     """Return how long one of the provider's verbs took, called as Ganeti calls it."""
     given = {f"EXTP_{key.upper()}": value for key, value in parameters.items()}

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks.measure import Row
+from benchmarks.measure import Row, noise
 from tests.lab.host import say
 from tests.lab.machine import Machine
 
@@ -46,7 +46,7 @@ class Bench:
             f"--disk 0:size={size}G -n node2.example.com moved"
         )
         path = self.source.run("ls /zfs/vm/moved/*").strip()
-        self.source.run(f"dd if=/dev/urandom of={path} bs=1M count={USED_MIB} conv=notrunc status=none; sync -f {path}", seconds=600)
+        self.source.run(f"{{ {noise(USED_MIB)}; }} | dd of={path} bs=1M iflag=fullblock conv=notrunc status=none; sync -f {path}")
         self.master.run("gnt-instance start moved")
         return path
 

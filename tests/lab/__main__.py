@@ -130,9 +130,15 @@ def test(options: argparse.Namespace) -> int:
 
 
 def table(options: argparse.Namespace) -> None:
-    """The file has a row for each story there is, with how it last ended on each generation and of which commit."""
+    """The file has a row for each story there is, with how it last ended on each generation and of which commit.
+
+    What this machine does not remember stays as the file has it.
+    """
     known = {generation: _remembered(generation) for generation in image.GENERATIONS}
-    names = sorted({name for found in known.values() for name in found if _exists(name)})
+    told = {generation: {_row(name): how for name, how in found.items() if _exists(name)} for generation, found in known.items()}
+    if options.file.exists():
+        before = _rows(options.file.read_text(encoding="utf-8"))
+        told = {generation: before[generation] | found for generation, found in told.items()}
     lines = [
         "# What the lab has seen",
         "",
@@ -142,11 +148,24 @@ def table(options: argparse.Namespace) -> None:
         f"| story | {' | '.join(image.GENERATIONS)} |",
         f"|---|{'---|' * len(image.GENERATIONS)}",
     ]
-    for name in names:
-        told = " | ".join(known[generation].get(name, "-") for generation in image.GENERATIONS)
-        lines.append(f"| {name.removeprefix('test_').replace('_', ' ')} | {told} |")
+    for row in sorted({row for found in told.values() for row in found}):
+        lines.append(f"| {row} | {' | '.join(told[generation].get(row, '-') for generation in image.GENERATIONS)} |")
     options.file.parent.mkdir(exist_ok=True)
     options.file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _row(story: str) -> str:
+    return story.removeprefix("test_").replace("_", " ")
+
+
+def _rows(page: str) -> dict[str, dict[str, str]]:
+    """Return how each story that there still is ended on each generation, by a page's rows."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| ")][1:]
+    rows = {row: results for row, *results in cells if _exists("test_" + row.replace(" ", "_"))}
+    return {
+        generation: {row: results[column] for row, results in rows.items() if results[column] != "-"}
+        for column, generation in enumerate(image.GENERATIONS)
+    }
 
 
 def _exists(story: str) -> bool:
