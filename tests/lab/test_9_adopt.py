@@ -22,16 +22,25 @@ sleep 1
 
 
 class Machine:
-    """An instance with two disks on LVM and a guest that writes to the first of them."""
+    """An instance with two disks on LVM, `devices` for its guest, and a guest that writes to the first of them."""
 
-    def __init__(self, lab: Lab, disks: tuple[str, ...] = ("129M", "16M,mode=ro,name=data")) -> None:
+    def __init__(self, lab: Lab, disks: tuple[str, ...] = ("129M", "16M,mode=ro,name=data"), *, template: str = "plain") -> None:
         self.lab = lab
+        node = "node2" if template == "plain" else "node2.example.com:node3"
         more = f"{NIC} --tags blue -B vcpus=2"
-        lab.run(lab.add_command("web1", disks=disks, more=more).replace("-t file", "-t plain"))
-        self.old = sorted(lab.node2.run("lvs --noheadings -o path ganeti").split(), key=lambda path: path.rsplit("disk", 1)[1])
-        lab.node2.run(
-            f"dd if=/dev/urandom of={self.old[0]} bs=1M count=40 status=none; dd if=/dev/urandom of={self.old[1]} bs=1M count=4 status=none"
-        )
+        lab.run(lab.add_command("web1", node=node, disks=disks, more=more).replace("-t file", f"-t {template}"))
+        volumes = [path for path in lab.node2.run("lvs --noheadings -o path ganeti").split() if not path.endswith("_meta")]
+        self.old = sorted(volumes, key=lambda path: path.rsplit("disk", 1)[1])
+        # a guest on plain has all of its volume, which is rounded up
+        self.reads = [
+            f"cat {path}" if template == "plain" else f"head -c {disk.split(',')[0]} {path}"
+            for path, disk in zip(self.old, disks, strict=True)
+        ]
+        lab.run("gnt-instance activate-disks web1")
+        self.devices = self.old if template == "plain" else sorted(lab.node2.run("ls -d /dev/drbd[0-9]*").split())
+        for device, count in zip(self.devices, (40, 4), strict=True):
+            lab.node2.run(f"dd if=/dev/urandom of={device} bs=1M count={count} oflag=direct status=none")
+        lab.run("gnt-instance deactivate-disks web1")
         lab.node2.write("/tmp/guest_writes.py", (HERE / "guest_writes.py").read_text(encoding="utf-8"))
         lab.node2.run("mkdir -p /etc/ganeti/hooks/instance-stop-pre.d")
         lab.node2.write("/etc/ganeti/hooks/instance-stop-pre.d/guest", GUEST, "755")
@@ -42,13 +51,15 @@ class Machine:
 
     def write(self) -> None:
         self.lab.node2.run("rm -f /tmp/guest.stop")
-        self.lab.node2.run(f"setsid python3 /tmp/guest_writes.py {self.old[0]} /tmp/guest.stop > /tmp/guest.log 2>&1 < /dev/null &")
+        self.lab.node2.run(f"setsid python3 /tmp/guest_writes.py {self.devices[0]} /tmp/guest.stop > /tmp/guest.log 2>&1 < /dev/null &")
 
     def wrote(self) -> int:
         return int(self.lab.node2.run("cat /tmp/guest.log"))
 
     def old_sums(self) -> list[str]:
-        return [line.split()[0] for line in self.lab.node2.run(f"sha256sum {' '.join(self.old)}").splitlines()]
+        """Return the checksums of what the guest had of its disks on LVM."""
+        said = self.lab.node2.run("; ".join(f"{read} | sha256sum" for read in self.reads))
+        return [line.split()[0] for line in said.splitlines()]
 
 
 def adopt(lab: Lab, words: str) -> str:
@@ -150,4 +161,39 @@ def test_a_stopped_instance_and_a_full_group(lab: Lab) -> None:
     assert lab.fails("gnt-zfs adopt --yes -t ext adopt-web1").count("name the instance itself, web1")
     adopt(lab, "--commit web1")
     assert "is on ZFS already" in lab.fails("gnt-zfs adopt --yes web1")
+    lab.well()
+
+
+@pytest.mark.on()
+def test_from_drbd_to_files_and_back_and_to_volumes_for_good(lab: Lab) -> None:
+    for node in lab.nodes:
+        node.run("echo options drbd minor_count=128 usermode_helper=/bin/true > /etc/modprobe.d/drbd.conf; modprobe drbd")
+    templates = "plain,diskless,ext,file,drbd"
+    enable = f"--enabled-disk-templates={templates} --ipolicy-disk-templates={templates}"
+    lab.run(f"gnt-cluster modify --drbd-usermode-helper=/bin/true {enable}")
+    web = Machine(lab, template="drbd")
+    web.start()
+    before = lab.run(f"{SEEN} web1")
+    assert "2 disks of 145M on LVM (-t drbd) to -t file in zfs/vm" in lab.run("gnt-zfs adopt --dry-run web1")
+
+    # the half on the primary is behind: what the guest sees is elsewhere
+    adopted(lab, adopt(lab, "--verify web1"))
+    assert web.wrote() > 0
+    assert lab.run(f"{SEEN} web1") == before
+    assert new_sums(lab, "file") == web.old_sums()
+    lab.well()
+
+    adopt(lab, "--rollback web1")
+    assert lab.run(f"{SEEN} web1") == before
+    lab.run("gnt-instance list --no-headers -o snodes,disk_template web1 | grep -q 'node3.*drbd'")
+    lab.node2.wait("grep -q 'ds:UpToDate/UpToDate' /proc/drbd")
+    lab.well()
+
+    web.write()
+    adopted(lab, adopt(lab, "-t ext web1"))
+    assert new_sums(lab, "ext") == web.old_sums()
+    adopt(lab, "--commit web1")
+    for node in (lab.node2, lab.node3):
+        assert not node.run("lvs --noheadings ganeti").strip()
+    lab.run("gnt-cluster verify")
     lab.well()

@@ -51,9 +51,31 @@ def test_the_chosen_point_is_not_passed(tmp_path: Path, kind: str, status: int) 
 
 def test_points_are_calls_that_exist() -> None:
     house = Path(__file__).parents[2] / "zfsganeti"
-    for file, names in points.CALLS.items():
-        text = (house / file).read_text(encoding="utf-8")
-        assert [name for name in names if f"def {name}(" not in text] == [], file
+    for module, names in points.CALLS.items():
+        text = (house / f"{module}.py").read_text(encoding="utf-8")
+        assert [name for name in names if f"def {name}(" not in text] == [], module
+
+
+def test_a_call_that_changes_something_passes_a_point(tmp_path: Path) -> None:
+    (tmp_path / "chaos").mkdir()
+    program = """
+import sys
+sys.orig_argv = ["gnt-zfs"]
+from tests.chaos import points
+points.PLACE = sys.argv[1]
+points.begin()
+from zfsganeti.zfs import Zfs
+from zfsganeti import loop, streams
+for call, wanted in ((Zfs.set, 3), (Zfs.promote, 2), (loop.attach, 2), (streams.Streams.abort, 2)):
+    try:
+        call(*[None] * wanted)
+    except Exception:
+        pass
+"""
+    house = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "chaos")], check=True, cwd=house)
+    passed = (tmp_path / "chaos/points").read_text(encoding="utf-8").splitlines()
+    assert [line.split(" ", 1)[1] for line in passed] == ["zfs set", "history promote", "loop attach", "streams abort"]
 
 
 def test_the_page_counts_what_survived_and_what_was_lost() -> None:
