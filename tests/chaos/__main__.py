@@ -2,7 +2,7 @@
 
 Each fault begins with a cluster as it was before the operation. One process of ours is killed, one call in it fails, or the node loses
 its power; then the same command is given again, `gnt-zfs check --repair` puts right what is left, and every disk must hold what it may
-hold, with nothing leaked. What was tried is kept beside the lab's images, so that later runs go on; FILE is written from all of it.
+hold, with nothing leaked. What was tried is kept in tests/chaos/tried, so that later runs go on; FILE is written from all of it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tests.lab.product import install
 KINDS = ("kill", "error", "power")
 MODULES = "/usr/lib/python3/dist-packages"
 COMMAND = "make chaos"
+ROOT = Path(__file__).parents[2]
 OPERATION_SECONDS = 900
 
 
@@ -40,7 +41,7 @@ def main() -> int:
     found = {generation: known(generation) for generation in image.GENERATIONS}
     if options.file is not None:
         options.file.write_text(page(found), encoding="utf-8")
-    return int(any(result != "survived" for faults in found.values() for result in faults.values()))
+    return int(any(not survived(result) for faults in found.values() for result in faults.values()))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,7 +61,7 @@ class Chaos:
         self.cluster = Cluster(generation, "chaos")
 
     def until(self, deadline: float) -> None:
-        """Faults have been tried until then, or all of them."""
+        """Faults have been tried until then, or all of them; every operation has had its share of the time."""
         self.cluster.stop()
         try:
             nodes = self.cluster.up()
@@ -71,10 +72,11 @@ class Chaos:
                 inject(node)
             begin = self.cluster.place / "begin"
             self.cluster.freeze(nodes, begin)
-            for scenario in scenarios(lab):
-                if any(part in scenario.name for part in self.only):
-                    self.cluster.back_to(nodes, begin)
-                    self.strike(lab, scenario, deadline)
+            wanted = [scenario for scenario in scenarios(lab) if any(part in scenario.name for part in self.only)]
+            for number, scenario in enumerate(wanted):
+                now = time.monotonic()
+                self.cluster.back_to(nodes, begin)
+                self.strike(lab, scenario, now + (deadline - now) / (len(wanted) - number))
         finally:
             self.cluster.stop()
 
@@ -86,17 +88,17 @@ class Chaos:
         self.cluster.back_to(lab.nodes, place)
         count = self.count(lab, scenario)
         say(f"{self.generation}: {scenario.name}: {count} points")
-        remember(self.generation, f"{scenario.name}/points/{count}", "survived")
+        remember(self.generation, f"{scenario.name}/points", str(count))
         for kind, number in order(scenario.name, count):
             key = f"{scenario.name}/{kind}/{number}"
             if time.monotonic() > deadline:
                 return
-            if known(self.generation).get(key) == "survived":
+            if survived(known(self.generation).get(key, "")):
                 continue
             self.cluster.back_to(lab.nodes, place)
             result = self.fault(lab, scenario, state, kind, number)
             say(f"{self.generation}: {key}: {result}")
-            remember(self.generation, key, result)
+            remember(self.generation, key, f"{result} ({commit()})")
 
     def count(self, lab: Lab, scenario: Scenario) -> int:
         """Return how many points the operation has on the node that is to be struck."""
@@ -111,7 +113,7 @@ class Chaos:
             self.operate(lab, scenario, struck, kind)
             struck.run(f"rm -f {points.PLACE}/armed")
             lab.node(scenario.on).wait(scenario.again, seconds=OPERATION_SECONDS)
-            lab.master.wait("gnt-zfs check --repair; gnt-zfs check", seconds=300)
+            lab.master.wait("gnt-zfs check --repair", seconds=300)
             scenario.check(lab, state)
             lab.well()
         except (AssertionError, LabError) as error:
@@ -153,17 +155,26 @@ def order(name: str, count: int) -> Iterator[tuple[str, int]]:
     yield from sorted(faults, key=lambda fault: hashlib.sha256(f"{name} {fault}".encode()).digest())
 
 
+def survived(result: str) -> bool:
+    return result.startswith("survived")
+
+
 def known(generation: str) -> dict[str, str]:
-    """Return what every fault that was tried has ended in."""
+    """Return what every fault that was tried has ended in, and how many points each operation has had."""
     return dict(json.loads(_place(generation).read_text(encoding="utf-8"))) if _place(generation).exists() else {}
 
 
 def remember(generation: str, key: str, result: str) -> None:
-    _place(generation).write_text(json.dumps({**known(generation), key: result}, indent=1), encoding="utf-8")
+    _place(generation).parent.mkdir(exist_ok=True)
+    _place(generation).write_text(json.dumps({**known(generation), key: result}, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def commit() -> str:
+    return host.run("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*").strip()
 
 
 def _place(generation: str) -> Path:
-    return host.cache() / f"chaos-{generation}.json"
+    return ROOT / "tests/chaos/tried" / f"{generation}.json"
 
 
 def page(found: dict[str, dict[str, str]]) -> str:
@@ -188,13 +199,12 @@ def page(found: dict[str, dict[str, str]]) -> str:
 
 
 def _rows(faults: dict[str, str]) -> Iterator[str]:
-    names = dict.fromkeys(key.split("/")[0] for key in faults)
-    for name in names:
-        counts = [int(key.split("/")[2]) for key in faults if key.startswith(f"{name}/points/")]
+    for name in sorted({key.split("/")[0] for key in faults}):
         tried = {kind: [result for key, result in faults.items() if key.startswith(f"{name}/{kind}/")] for kind in KINDS}
         results = [result for those in tried.values() for result in those]
-        figures = (max(counts, default=0), *(len(tried[kind]) for kind in KINDS), results.count("survived"))
-        yield f"| {name} | {' | '.join(map(str, figures))} | {len(results) - results.count('survived')} |"
+        whole = sum(map(survived, results))
+        figures = (faults.get(f"{name}/points", "-"), *(len(tried[kind]) for kind in KINDS), whole, len(results) - whole)
+        yield f"| {name} | {' | '.join(map(str, figures))} |"
 
 
 if __name__ == "__main__":

@@ -52,12 +52,27 @@ def removed_volume_instance(lab: Lab) -> State:
     return sums
 
 
+def removed_file_instance(lab: Lab) -> State:
+    sums = file_instance(lab)
+    lab.run("gnt-instance remove -f web1")
+    return sums
+
+
 def snapshot_and_more(lab: Lab) -> State:
     """Return the checksums at the snapshot; the disks differ from it."""
     sums = file_instance(lab)
     lab.run("gnt-zfs snapshot create web1 before")
     lab.fill("web1")
     return sums
+
+
+def plain_instance(lab: Lab) -> State:
+    """An instance on LVM, which is adopted while it runs."""
+    lab.run(lab.add_command("web1").replace("-t file", "-t plain"))
+    device = lab.node2.run("lvs --noheadings -o path ganeti").strip()
+    lab.node2.run(f"dd if=/dev/urandom of={device} bs=1M count=8 oflag=direct status=none")
+    lab.run("gnt-instance start web1")
+    return [lab.node2.run(f"sha256sum {device}").split()[0]]
 
 
 def image_source(lab: Lab) -> State:
@@ -143,7 +158,10 @@ def scenarios(lab: Lab) -> list[Scenario]:
     grow, back = "gnt-instance grow-disk web1 0 16M", "gnt-zfs snapshot rollback --yes web1 before"
     move, empty = "gnt-zfs move --yes web1 node3", "gnt-zfs trash empty --yes"
     push, delete = "gnt-zfs image push debian-12 node3", "gnt-zfs image delete --now --yes debian-12"
+    adopt = "gnt-zfs adopt --yes web1"
+    restore = "gnt-zfs trash restore web1"
     not_moved = "test $(gnt-instance list --no-headers -o pnode,status web1 | tr -s ' ' -) = node3.example.com-running"
+    is_back = "gnt-zfs trash list | grep -q 'The trash is empty'"
     moved = f"{move} || {not_moved}"
     return [
         Scenario("add of files", nothing, add, if_not_there("web1", add), exists("web1")),
@@ -152,6 +170,10 @@ def scenarios(lab: Lab) -> list[Scenario]:
         Scenario("add of volumes", nothing, add_ext, if_not_there("web1", add_ext), exists("web1")),
         Scenario("growth of a volume", volume_instance, grow, "gnt-instance grow-disk --absolute web1 0 80M || true", grown),
         Scenario("removal of volumes", volume_instance, remove, if_there("web1", remove), volumes_come_back),
+        Scenario("restore of volumes", removed_volume_instance, restore, f"{restore} || {is_back}", volumes_are),
+        Scenario("restore of files", removed_file_instance, restore, f"{restore} || {is_back}", files_are("web1")),
+        Scenario("adoption, the node", plain_instance, adopt, adopt, files_are("web1")),
+        Scenario("adoption, the master", plain_instance, adopt, adopt, files_are("web1"), struck="node1"),
         Scenario("emptying of the trash", removed_volume_instance, empty, empty, trash_is_empty),
         Scenario("snapshot", file_instance, "gnt-zfs snapshot create web1 s", "gnt-zfs snapshot create web1 t", files_are("web1")),
         Scenario("rollback", snapshot_and_more, back, back, files_are("web1")),

@@ -79,5 +79,5 @@ for call, wanted in ((Zfs.set, 3), (Zfs.promote, 2), (loop.attach, 2), (streams.
 
 
 def test_the_page_counts_what_survived_and_what_was_lost() -> None:
-    faults = {"add/points/9": "survived", "add/kill/1": "survived", "add/power/1": "disk 0 differs", "add/error/2": "survived"}
+    faults = {"add/points": "9", "add/kill/1": "survived (abc)", "add/power/1": "disk 0 differs (abc)", "add/error/2": "survived (abc)"}
     assert "| add | 9 | 1 | 1 | 1 | 2 | 1 |" in page({"trixie": faults})
