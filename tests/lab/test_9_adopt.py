@@ -167,7 +167,7 @@ def test_a_stopped_instance_and_a_full_group(lab: Lab) -> None:
 @pytest.mark.on()
 def test_from_drbd_to_files_and_back_and_to_volumes_for_good(lab: Lab) -> None:
     for node in lab.nodes:
-        node.run("echo options drbd minor_count=128 usermode_helper=/bin/true > /etc/modprobe.d/drbd.conf; modprobe drbd")
+        node.run("echo options drbd minor_count=128 usermode_helper=/bin/true > /etc/modprobe.d/drbd.conf; modprobe -r drbd; modprobe drbd")
     templates = "plain,diskless,ext,file,drbd"
     enable = f"--enabled-disk-templates={templates} --ipolicy-disk-templates={templates}"
     lab.run(f"gnt-cluster modify --drbd-usermode-helper=/bin/true {enable}")
