@@ -103,11 +103,12 @@ def test_what_the_other_guides_say_can_be_typed(lab: Lab) -> None:
     type_all(lab, "moves")
     primaries = dict(line.split() for line in lab.run("gnt-instance list --no-headers -o name,pnode").splitlines())
     assert "node3.example.com" not in primaries.values()
-    said = type_all(lab, "backup")
     node = lab.master
+    node.run("systemctl unmask sanoid.timer")  # masked in the lab, that it takes no snapshots in between
+    said = type_all(lab, "backup")
     node.run("systemctl is-active sanoid.timer")
     assert "zfs/vm" in node.run("cat /etc/sanoid/sanoid.conf")
-    node.run("systemctl disable --now sanoid.timer")
+    node.run("systemctl disable --now sanoid.timer && systemctl mask sanoid.timer")
 
     lab.run("gnt-instance remove -f web1")
     lab.run(lab.add_command("web1", disks=("32M",)).replace("-t file", "-t plain"))
