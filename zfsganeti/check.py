@@ -77,8 +77,9 @@ def report(here: Here) -> dict[str, Any]:
         facts["plain"] = _plain_directories(here)
         facts.update(placement.report(here))
         facts["trash"] = [
-            entry.as_json(here.config.trash_days) | {"restoring": entry.restoring, "datastore": place.datastore}
+            entry.as_json(here.config.trash_days, until) | {"restoring": entry.restoring, "datastore": place.datastore}
             for place in here.places()
+            for until in (place.trash.until(),)
             for entry in place.trash.entries()
         ]
         facts["copies"] = sorted(name for place in here.places() for name in place.independent.begun())

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 
+from zfsganeti import clock
 from zfsganeti.datasets import (
     CLUSTER,
     FORMER,
@@ -77,14 +78,15 @@ class Entry:
         self.restoring = dataset.marks.get(RESTORING, "")
         self.kept = KEPT in dataset.marks  # until it is emptied by name or restored
 
-    def as_json(self, days: int) -> dict[str, Any]:
+    def as_json(self, days: int, until: float = 0) -> dict[str, Any]:
+        """Return what is told of the entry, when nothing expires before `until`."""
         return {
             "entry": self.entry,
             "instance": self.instance,
             "volume": self.volume,
             "size": self.size,
             "removed": self.removed,
-            "expires": self.removed + days * DAY,
+            "expires": max(self.removed + days * DAY, int(until)),
             "used": self.used,
             "kept": self.kept,
             "restorable": self.record is not None,
@@ -122,11 +124,14 @@ def _refuse_several(wanted: str, matching: Sequence[Mapping[str, Any]], of: str)
         raise BadInput(f"{wanted}: could be any of {', '.join(sorted(entry['entry'] for entry in matching))}")
 
 
-def plan_giving_up(entries: list[tuple[str, int, int]], *, now: float, days: int, missing: int) -> list[str]:
-    """Return which entries (name, removed, used) to destroy: the expired, then the oldest until `missing` bytes would be free."""
+def plan_giving_up(entries: list[tuple[str, int, int]], *, now: float, days: int, missing: int, until: float = 0) -> list[str]:
+    """Return which entries (name, removed, used) to destroy: the expired, then the oldest until `missing` bytes would be free.
+
+    Before `until` nothing is expired.
+    """
     doomed, freed = [], 0
     for name, removed, used in sorted(entries, key=lambda entry: (entry[1], entry[0])):
-        if removed + days * DAY <= now or freed < missing:
+        if max(removed + days * DAY, until) <= now or freed < missing:
             doomed.append(name)
             freed += used
     return doomed
@@ -153,6 +158,10 @@ class Trash:
             with contextlib.suppress(BadInput):
                 entries.append(Entry(dataset))
         return sorted(entries, key=lambda entry: (entry.removed, entry.entry))
+
+    def until(self) -> float:
+        """Return before which time nothing expires, in seconds since 1970."""
+        return clock.until(self.zfs, self.store.root.name)
 
     def find(self, entry: str) -> Entry:
         for candidate in self.entries():
@@ -262,7 +271,9 @@ class Trash:
         """What is expired, and the oldest while the root is short of space, is gone; return those and what refused to go."""
         entries = [(entry.entry, entry.removed, entry.used) for entry in self.entries() if not entry.restoring and not entry.kept]
         gone, kept = [], []
-        for entry in plan_giving_up(entries, now=self.store.now(), days=self.store.config.trash_days, missing=self._missing()):
+        now, days = self.store.now(), self.store.config.trash_days
+        until = clock.look(self.zfs, self.store.root.name, now, days * DAY)
+        for entry in plan_giving_up(entries, now=now, days=days, missing=self._missing(), until=until):
             try:
                 self.destroy(entry)
                 gone.append(entry)

@@ -42,6 +42,7 @@ LEVELS = {
             "variants",
             "trash",
             "undo",
+            "clock",
             "check",
             "placement",
             "setup",

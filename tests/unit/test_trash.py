@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.node import CLUSTER_NAME, DAY, HOUR, Node
+from zfsganeti import clock
 from zfsganeti.datasets import CLUSTER, FORMER, INSTANCE, RECORD, RESTORING
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
 from zfsganeti.trash import choose, entry_name, parse_entry, plan_giving_up
@@ -306,6 +307,58 @@ def test_what_is_expired_is_given_up_and_the_rest_kept(node: Node) -> None:
     node.fake.clock += DAY
     assert node.trash.give_up() == ([old], [])
     assert [entry.entry for entry in node.trash.entries()] == [young]
+
+
+def test_a_clock_that_jumps_ahead_makes_nothing_expire(node: Node) -> None:
+    entry = remove(node)
+    node.fake.clock += HOUR
+    assert node.trash.give_up() == ([], [])
+    node.fake.clock += 3650 * DAY
+    assert node.trash.give_up() == ([], [])
+    assert node.trash.entries()[0].as_json(7, node.trash.until())["expires"] == int(node.fake.clock) + 7 * DAY
+    for _hour in range(7 * 24 - 1):
+        node.fake.clock += HOUR
+        assert node.trash.give_up() == ([], [])
+    node.fake.clock += HOUR
+    assert node.trash.give_up() == ([entry], [])
+
+
+def test_a_clock_that_was_ahead_and_is_set_right_makes_what_is_kept_expire_in_its_time(node: Node) -> None:
+    entry = remove(node)
+    begin = node.fake.clock
+    assert node.trash.give_up() == ([], [])
+    node.fake.clock += 400 * DAY
+    assert node.trash.give_up() == ([], [])
+    node.fake.clock = begin + DAY
+    assert node.trash.give_up() == ([], [])
+    assert node.trash.until() == int(begin + 8 * DAY)
+    for _day in range(7):
+        node.fake.clock += DAY
+    node.fake.clock = begin + 2 * DAY
+    for _day in range(6):
+        assert node.trash.give_up() == ([], [])
+        node.fake.clock += DAY
+    assert node.trash.give_up() == ([entry], [])
+
+
+@pytest.mark.parametrize("mark", ["", "x", "1 x", "-1 5", "1", "1 2 3"])
+def test_a_mark_of_the_clock_that_is_not_understood_is_none(mark: str) -> None:
+    assert clock.parse(mark) == (0.0, 0.0)
+
+
+@quick
+@given(st.lists(st.integers(0, 20 * DAY), min_size=1, max_size=30), st.integers(1, 20))
+def test_nothing_expires_before_it_was_kept_for_as_long_as_is_set_by_a_clock_that_jumps(steps: list[int], days: int) -> None:
+    """However the clock jumps ahead, between being put there and expiring there were as many days without a jump."""
+    now, known, steady = float(10**9), (0.0, 0.0), 0
+    removed = now
+    known = clock.tick(*known, now, days * DAY)
+    for step in steps:
+        now += step
+        steady = 0 if step > clock.JUMP else steady + step
+        known = clock.tick(*known, now, days * DAY)
+        expired = plan_giving_up([("a", int(removed), 1)], now=now, days=days, missing=0, until=known[1]) == ["a"]
+        assert not expired or steady >= days * DAY
 
 
 def test_the_oldest_is_given_up_early_where_room_is_short(node: Node) -> None:
