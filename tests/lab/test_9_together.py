@@ -1,0 +1,123 @@
+"""Many things at once: instances whose names begin alike, removals beside a scrub, two administrators, a pool that stands still."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import DIRECTORY, Lab
+
+NAMES = ("web", "web1", "web10", "web1-a", "web1.example.com", "we", "web-1", "1web")
+
+
+def at_once(lab: Lab, commands: list[str]) -> str:
+    """All commands have been begun at the same moment on the master and have ended well; return what they said."""
+    script = "".join(
+        f"( {command} ) > /tmp/said.{number} 2>&1 || touch /tmp/failed.{number} &\n" for number, command in enumerate(commands)
+    )
+    lab.master.write("/tmp/at-once", f"rm -f /tmp/said.* /tmp/failed.*\n{script}wait\n")
+    lab.master.run("sh /tmp/at-once", seconds=1800)
+    said = lab.run("tail -n +1 /tmp/said.*")
+    assert lab.run("ls /tmp/failed.* 2>/dev/null || true") == "", said
+    return said
+
+
+@pytest.mark.on()
+def test_eight_instances_whose_names_begin_alike_come_and_go_at_once(lab: Lab) -> None:
+    kinds = ["file" if number % 2 else "ext" for number in range(len(NAMES))]
+    adds = {}
+    for name, kind in zip(NAMES, kinds, strict=True):
+        disk = "--disk 0:size=16M" + (",provider=zfs" if kind == "ext" else "")
+        adds[name] = lab.add_command(name, disks=(), more=disk).replace("-t file", f"-t {kind}").replace("--no-disks", "")
+    at_once(lab, list(adds.values()))
+    assert sorted(lab.instances()) == sorted(NAMES)
+    lab.well()
+    sums = {name: lab.fill(name) if kind == "file" else lab.fill_volumes(name) for name, kind in zip(NAMES, kinds, strict=True)}
+    assert len({text for found in sums.values() for text in found}) == len(NAMES)
+
+    # names that were another's a moment ago, and removals beside them
+    files = [name for name, kind in zip(NAMES, kinds, strict=True) if kind == "file"]
+    renamed = {name: f"{name}-1" for name in files[:2]}
+    check = "--no-name-check --no-ip-check" if lab.generation == "bookworm" else "--no-name-check"
+    renames = [f"gnt-instance rename {check} {old} {new}" for old, new in renamed.items()]
+    at_once(lab, [*renames, *(f"gnt-instance remove -f {name}" for name in NAMES if name not in renamed)])
+    assert sorted(lab.instances()) == sorted(renamed.values())
+    for old, new in renamed.items():
+        assert lab.sums(new) == sums[old]
+    lab.well()
+
+    at_once(lab, [f"gnt-zfs trash restore {name}" for name in NAMES if name not in renamed])
+    for name, kind in zip(NAMES, kinds, strict=True):
+        if name not in renamed:
+            lab.run(f"gnt-instance start {name}")
+            assert (lab.sums(name) if kind == "file" else lab.volume_sums(name)) == sums[name]
+    lab.well()
+
+
+@pytest.mark.on()
+def test_a_removal_beside_a_scrub_a_send_and_sanoid_loses_nothing(lab: Lab) -> None:
+    lab.add("web1", disks=("96M", "32M"))
+    lab.node2.run(f"dd if=/dev/urandom of={lab.disks('web1')[0]} bs=1M count=48 conv=notrunc status=none")
+    sums = lab.fill("web1")
+    lab.node2.run("mkdir -p /etc/sanoid; gnt-zfs snapshot policy > /etc/sanoid/sanoid.conf; zfs snapshot zfs/vm/web1@theirs")
+    lab.run("gnt-instance start web1")
+    lab.node2.run("zpool scrub zfs")
+    send = "zfs send zfs/vm/web1@theirs | pv -q -L 2M > /dev/null"
+    lab.node2.run(
+        f"setsid sh -c '{send}' > /tmp/send.log 2>&1 < /dev/null & setsid sanoid --take-snapshots > /tmp/sanoid.log 2>&1 < /dev/null &"
+    )
+    lab.run("gnt-instance remove -f web1")
+    assert [name.split(":")[0] for name in lab.trash()] == ["web1"]
+    lab.node2.wait("! pgrep -x sanoid && ! pgrep -x pv", seconds=300)
+    assert lab.node2.run("cat /tmp/send.log") == ""
+    assert "0 errors" in lab.node2.wait("zpool status zfs | grep 'scrub repaired'", seconds=300)
+    said = lab.fails("gnt-zfs trash empty --yes")
+    assert "snapshot" in said
+    lab.run("gnt-zfs trash restore web1")
+    lab.run("gnt-instance start web1")
+    assert lab.sums("web1") == sums
+    lab.well()
+
+
+@pytest.mark.on()
+def test_two_administrators_move_one_instance_at_once(lab: Lab) -> None:
+    lab.add("web1", disks=("96M",))
+    lab.node2.run(f"dd if=/dev/urandom of={lab.disks('web1')[0]} bs=1M count=48 conv=notrunc status=none")
+    sums = lab.fill("web1")
+    lab.run("gnt-instance start web1")
+    lab.run("setsid gnt-zfs move --yes --bwlimit 4 web1 node3 > /tmp/first.log 2>&1 < /dev/null & echo $! > /tmp/first")
+    lab.node3.wait("zfs list tank/vm/.moving/web1")
+    assert "is being moved by another gnt-zfs move" in lab.fails("gnt-zfs move --yes web1 node1")
+    assert "is being moved by another gnt-zfs move" in lab.fails("gnt-zfs move --abort --yes web1")
+    said = lab.fails("gnt-instance remove -f web1") + lab.fails("gnt-instance rename --no-name-check web1 web2")
+    assert "mov" in said
+    lab.master.wait("test ! -d /proc/$(cat /tmp/first)", seconds=300)
+    assert lab.run("gnt-instance list --no-headers -o status,pnode web1").split() == ["running", "node3.example.com"], lab.run(
+        "cat /tmp/first.log"
+    )
+    assert lab.sums("web1", "node3") == sums
+    lab.well()
+
+
+@pytest.mark.on()
+def test_a_pool_that_stands_still_is_said_and_holds_up_no_other_node(lab: Lab) -> None:
+    lab.add("web1", disks=("32M",))
+    lab.add("far", node="node3", disks=("32M",))
+    sums = lab.fill("far", "node3")
+    device = lab.node3.run("basename $(readlink -f /sys/block/vdb/device)").strip()
+    lab.node3.run(f"echo {device} > /sys/bus/virtio/drivers/virtio_blk/unbind")
+    lab.node3.execute(f"timeout 20 touch {DIRECTORY}/probe & sleep 1; timeout 20 zpool sync tank & sleep 1")
+    lab.node3.wait("zpool list -H -o health tank | grep -q SUSPENDED")
+    said = lab.fails("gnt-zfs check")
+    assert "node3.example.com: pool tank is SUSPENDED" in said
+    assert "web1" in lab.run("gnt-zfs list")
+    said = lab.fails(lab.add_command("late", node="node3", disks=("32M",)))
+    assert "pool tank" in said
+    lab.run("gnt-instance start web1")
+    lab.node3.kill()
+    lab.cluster.boot(lab.node3)
+    lab.node3.wait("zpool list tank")
+    lab.node3.wait("pgrep -f ganeti-noded || { /usr/lib/ganeti/daemon-util start-all; false; }")
+    lab.run("gnt-zfs check --repair || true")
+    lab.run("gnt-instance start far")
+    assert lab.sums("far", "node3") == sums
+    lab.well()
