@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from .conftest import DIRECTORY, Lab
 
+HERE = Path(__file__).parent
 SOURCE = (
     "cd /tmp && head -c 3M /dev/urandom > disk.raw && truncate -s 64M disk.raw && head -c 1M /dev/urandom >> disk.raw && "
     "qemu-img convert -f raw -O qcow2 -c disk.raw debian.qcow2 && xz -1 -k -f debian.qcow2 && sha256sum < debian.qcow2.xz"
@@ -142,4 +144,21 @@ def test_disks_and_images_in_another_datastore(lab: Lab) -> None:
     (volume,) = [line.split("\t")[0] for line in names if line.endswith("\tzfs/fast/.images/debian-12@golden")]
     lab.run("gnt-instance start quick")
     assert lab.node2.run(f"head -c 65M /dev/zfsganeti/{volume.rsplit('/', 1)[1]} | sha256sum").split()[0] == wanted
+    lab.well()
+
+
+@pytest.mark.on()
+def test_what_is_no_image_is_not_received_as_one(lab: Lab) -> None:
+    lab.node2.run(f"{SOURCE}; gnt-zfs image import debian-12 /tmp/disk.raw")
+    lab.add("web1")
+    lab.node2.run("zfs snapshot zfs/vm/web1@one")
+    lab.fill("web1")
+    lab.node2.run("zfs snapshot zfs/vm/web1@two; zfs send -i @one zfs/vm/web1@two > /tmp/other; zfs destroy zfs/vm/web1@one,two")
+    lab.node2.run("zfs send -L -e -c zfs/vm/.images/debian-12@golden > /tmp/good")
+    before = lab.datasets()
+    lab.node2.write("/tmp/guest_streams.py", (HERE / "guest_streams.py").read_text(encoding="utf-8"))
+    assert lab.node2.run("python3 /tmp/guest_streams.py /tmp/good /tmp/other 1", seconds=1200) == ""
+    assert lab.datasets() == before
+    lab.node2.run("gnt-zfs image push debian-12 node3")
+    lab.node3.run("gnt-zfs image verify debian-12")
     lab.well()
