@@ -172,11 +172,11 @@ class Job:
         uuids = tuple(snapshots[wanted].uuid for wanted in (todo.number, todo.base) if wanted in snapshots)
         begun = Progress(making=number, base=todo.base, offset=todo.offset, uuids=uuids)
         self.remember(begun)
-        source = snapshots[number]
-        ranges = self._ranges(source.size, snapshots.get(todo.base))
+        source, size = snapshots[number], self.lvm.find(self.vg, self.lv).size  # LVM tells a snapshot's room as its size
+        ranges = self._ranges(size, snapshots.get(todo.base))
         if ranges is None:
             self.remember(Progress())
-            return self._told(False, Copied(), source.size, "all")
+            return self._told(False, Copied(), size, "all")
         done = Copied(todo.offset)
         try:
             ended = self._copy(source.path, ranges, done, seconds)
@@ -184,7 +184,7 @@ class Job:
             if self.lvm.find(self.vg, source.name).valid:
                 raise
             self._give_up(source)
-            return {**self._told(False, done, source.size), "overflowed": True}
+            return {**self._told(False, done, size), "overflowed": True}
         if ended:
             self.remember(Progress(whole=number, uuids=(source.uuid,)))
             for other in snapshots.values():

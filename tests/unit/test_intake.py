@@ -95,6 +95,16 @@ def test_what_changes_while_it_is_copied_is_copied_again_and_nothing_else(bench:
     assert os.stat(bench.path).st_blocks * 512 < MIB + 5 * 65536, "what is empty stays empty"
 
 
+def test_a_snapshot_with_little_room_is_copied_to_its_end(bench: Bench) -> None:
+    """LVM tells a snapshot's room as its size."""
+    bench.lvm.write(LV, SIZE - 5, b"last!")
+    bench.copy(1, room=2 * 65536)
+    assert bench.new() == bench.lvm.content(LV)
+    bench.lvm.write(LV, 5, b"again")
+    assert bench.finish() == 65536
+    assert bench.new() == bench.lvm.content(LV)
+
+
 def test_without_a_snapshot_all_of_it_is_compared(bench: Bench) -> None:
     assert bench.job.changed() == -1
     assert bench.finish() == SIZE
