@@ -42,9 +42,7 @@ class FakeLvm:
         """LVM tells a snapshot's room as its size."""
         self._count += 1
         attributes, tags = ("sri-a-s---", (TAG,)) if origin else ("-wi-a-----", ())
-        self.known[name] = FakeLogical(
-            "vg", name, f"uuid-{self._count}", room or len(content), attributes, tags, origin, 0.0, self.place
-        )
+        self.known[name] = FakeLogical("vg", name, f"uuid-{self._count}", room or len(content), attributes, tags, origin, 0.0, self.place)
         with self.reaper.sparing(), open(f"{self.place}/{name}", "wb") as file:
             file.write(content)
 

@@ -23,6 +23,7 @@ from zfsganeti.names import meant
 SHADOW = "adopt-"  # before the instance's name; behind it, Ganeti would take the short name for both
 TAG = "zfsganeti:adopt"
 START = f"{TAG}:start"  # it ran before it was stopped for the exchange
+BACK = f"{TAG}:back"  # its old disks come back: what the new ones hold is for the trash and not to be written over
 FILE = "file"
 KEEP_FREE = 5  # percent of the root
 MIB = 1 << 20
@@ -104,6 +105,7 @@ class Tags:
     new: tuple[str, ...] = ()
     ours: bool = False
     start: bool = False
+    back: bool = False
 
 
 def parse_tags(tags: Iterable[str]) -> Tags:
@@ -114,7 +116,7 @@ def parse_tags(tags: Iterable[str]) -> Tags:
         if tag.startswith(f"{TAG}:") and len(words) == 5 and words[2] in found and words[3].isdigit():
             found[words[2]][int(words[3])] = words[4]
     old, new = (tuple(uuid for _index, uuid in sorted(found[kind].items())) for kind in ("old", "new"))
-    return Tags(old, new, TAG in known, START in known)
+    return Tags(old, new, TAG in known, START in known, BACK in known)
 
 
 def tags_of(kind: str, disks: Sequence[str]) -> list[str]:
@@ -243,10 +245,7 @@ class Adoption:
     def __init__(self, here: Here, name: str, *, listed: bool = False) -> None:
         """A `listed` one has a shadow, whatever is wrong with it is its `problem` and not raised."""
         self.here = here
-        instances = here.master.instances()
-        if name.startswith(SHADOW) and name.removeprefix(SHADOW) in instances and not listed:
-            raise BadInput(f"{name}: name the instance itself, {name.removeprefix(SHADOW)}")
-        self.name = find_instance(instances, name).name
+        self.name = name if listed else outer_name(here, name)
         self.shadow_name = SHADOW + self.name
         self._read()
         if not listed:
@@ -304,14 +303,29 @@ class Adoption:
 
     @property
     def state(self) -> str:
-        """Return how far it is: copying, exchanging, or kept, which waits for --commit or --rollback."""
-        if next_step(self.places, self.new, self.old) is None:
+        """Return how far it is: copying, exchanging, returning, or kept, which waits for --commit or --rollback."""
+        if self.tags.back:
+            return "returning"
+        if next_step(self.places, self.new, self.old) is None and not self.tags.start:
             return "kept"
         return "copying" if self.places.outer == self.old else "exchanging"
+
+    def refuse_return(self) -> None:
+        """Of a rollback that was interrupted, the old disks are no source for a copy: the new ones were written since."""
+        if self.tags.back and set(self.places.outer) & set(self.old):
+            raise Refused(self.name, "is being taken back to its old disks", f"gnt-zfs adopt --rollback {self.name} goes on")
 
     def must_exist(self) -> None:
         if self.shadow is None:
             raise Missing(f"an adoption of {self.name}", f"gnt-zfs adopt {self.name} begins one")
+
+
+def outer_name(here: Here, name: str) -> str:
+    """Return the whole name of the instance that is meant, which is no other's shadow."""
+    instances = here.master.instances()
+    if name.startswith(SHADOW) and name.removeprefix(SHADOW) in instances:
+        raise BadInput(f"{name}: name the instance itself, {name.removeprefix(SHADOW)}")
+    return find_instance(instances, name).name
 
 
 def all_of(here: Here) -> list[Adoption]:
@@ -347,7 +361,8 @@ def prepare(here: Here, name: str, template: str, *, offline: bool) -> Plan | No
     if found.shadow is not None and found.state == "kept":
         return None
     instance, exists = found.instance, found.shadow is not None
-    if exists and found.state == "exchanging":
+    found.refuse_return()
+    if exists and found.state in ("exchanging", "returning"):
         if template and template != found.template:
             raise Refused(found.name, f"is being adopted as -t {found.template}", f"gnt-zfs adopt {found.name}")
         return _rest(found)
