@@ -18,6 +18,7 @@ from zfsganeti.disks import find_instance
 from zfsganeti.errors import BadInput, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.ganeti import DRBD, EXT, PLAIN, Instance
 from zfsganeti.here import Here
+from zfsganeti.intake import grown
 from zfsganeti.names import meant
 
 SHADOW = "adopt-"  # before the instance's name; behind it, Ganeti would take the short name for both
@@ -315,6 +316,14 @@ class Adoption:
         if self.tags.back and set(self.places.outer) & set(self.old):
             raise Refused(self.name, "is being taken back to its old disks", f"gnt-zfs adopt --rollback {self.name} goes on")
 
+    def refuse_grown(self, sizes: Sequence[int] = ()) -> None:
+        """What is yet to be copied fits, whose sizes are those of the old disks unless more is known."""
+        attached = self.places.outer
+        wanted = sizes or [self.disks[uuid].size if uuid in self.disks else 0 for uuid in self.old]
+        for index, (old, new, size) in enumerate(zip(self.old, self.new, wanted, strict=False)):
+            if old in attached and new in self.disks and self.disks[new].size < size:
+                raise grown(f"disk {index} of {self.name}", self.name, size, self.disks[new].size)
+
     def must_exist(self) -> None:
         if self.shadow is None:
             raise Missing(f"an adoption of {self.name}", f"gnt-zfs adopt {self.name} begins one")
@@ -394,6 +403,7 @@ def prepare(here: Here, name: str, template: str, *, offline: bool) -> Plan | No
         disk.size if disk.template == DRBD else max(disk.size, -(-size // MIB) * MIB)
         for disk, size in zip(instance.disks, facts["sizes"], strict=True)
     ]
+    found.refuse_grown(sizes)
     record = shadow_record(instance, template, sizes)
     command = ganeti.add_command(record, name=found.shadow_name, node=instance.primary, release=here.ssconf.release)
     return make_plan(instance, sizes, facts, template=template, offline=offline, exists=exists, command=command)

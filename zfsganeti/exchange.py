@@ -100,6 +100,7 @@ class Conduct:
             self._add(plan)
         self._name_new()
         self._must_know_disks()
+        self.found.refuse_grown()
         self._untag(BACK)
         if plan.live:
             left = sum(self._fill(index, plan.rooms[index]) for index in range(len(plan.sizes)))
@@ -147,8 +148,9 @@ class Conduct:
     def _disk(self, index: int) -> dict[str, Any]:
         """Return how a node is told which LVM volume and which disk of ours are meant."""
         new = self.found.disks[self.found.new[index]]
-        names = [self.shadow_name, self.name]
-        return {**self._lvs()[index], "disk": index, "volume": new.volume, "file": new.path.rsplit("/", 1)[-1], "names": names}
+        old = self.found.disks[self.found.old[index]]
+        where = {"volume": new.volume, "file": new.path.rsplit("/", 1)[-1], "names": [self.shadow_name, self.name]}
+        return {**self._lvs()[index], "disk": index, "size": old.size if old.template == DRBD else 0, **where}
 
     def _fill(self, index: int, room: int) -> int:
         """The new disk is equal to a snapshot of the old one; return how many bytes have changed since, which are few."""

@@ -305,6 +305,24 @@ def test_a_disk_that_it_got_meanwhile_keeps_it_from_being_switched(bench: Bench)
     assert bench.ganeti.data[NAME]["up"]
 
 
+def test_a_disk_that_was_grown_meanwhile_is_not_cut_off(bench: Bench) -> None:
+    bench.left = 12
+    with pytest.raises(Interrupted):
+        bench.adopt()
+    bench.left = None
+    plan = bench.plan()
+    assert plan is not None
+    bench.ganeti.known["old1"]["size"] = 3
+    said = f"^disk 1 of {NAME}: has 3.00M, its new one 2.00M: it was grown since: gnt-zfs adopt --abort {NAME}, then again$"
+    with pytest.raises(Refused, match=said):
+        bench.plan()
+    with pytest.raises(Refused, match=said):
+        bench.conduct().adopt(plan)
+    assert bench.ganeti.data[NAME]["up"]
+    bench.conduct().back(abort=True)
+    assert list(bench.ganeti.data) == [NAME]
+
+
 def test_a_shadow_that_ganeti_does_not_add_changes_nothing(bench: Bench) -> None:
     def fails() -> None:
         raise CommandFailed("gnt-instance add", 1, "no memory")

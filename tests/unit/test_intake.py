@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fakeloop import FakeLoop
-from tests.fakelvm import FakeLvm
+from tests.fakelvm import FakeLogical, FakeLvm
 from tests.killing import dies
 from tests.node import Node, nodes_at
 from zfsganeti import intake
 from zfsganeti.datasets import INSTANCE, INTENT
-from zfsganeti.errors import BadInput, Busy, Foreign, Missing
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
 from zfsganeti.intake import Job, Pass, Progress, plan, unpack
 from zfsganeti.lvm import Logical
 from zfsganeti.volumes import Volumes
@@ -152,6 +152,37 @@ def test_a_disk_that_is_in_use_is_not_taken_for_stopped(bench: Bench, monkeypatc
     bench.lvm.busy = ["process qemu-system-x86 (7)"]
     with pytest.raises(Busy, match=f"vg/{LV}: is in use by process qemu"):
         bench.job.finish(0, 0)
+
+
+def test_a_new_disk_that_a_guest_runs_on_is_not_written(bench: Bench) -> None:
+    bench.copy(1)
+    with open(bench.path, "r+b") as guest:
+        guest.write(b"the guest's")
+        guest.flush()
+        for act in (lambda: bench.copy(2), bench.finish):
+            with pytest.raises(Busy, match=r"^disk 0 of web1: its new one is in use by process .*: stop that, then the same command"):
+                act()
+    bench.here.volumes.devices.attached["other"] = (bench.path, SIZE)
+    with pytest.raises(Busy, match="in use by /dev/zfsganeti/other"):
+        bench.finish()
+    assert bench.new().startswith(b"the guest's")
+
+
+def test_a_disk_that_was_grown_since_is_not_cut_off(bench: Bench) -> None:
+    bench.copy(1)
+    with open(bench.lvm.find("vg", LV).path, "ab") as file:
+        file.write(os.urandom(MIB))
+    bench.lvm.known[LV] = FakeLogical(**{**vars(bench.lvm.known[LV]), "size": SIZE + MIB})
+    said = r"^disk 0 of web1: has 3.06M, its new one 2.06M: it was grown since: gnt-zfs adopt --abort web1, then again$"
+    for act in (lambda: bench.copy(2), bench.finish):
+        with pytest.raises(Refused, match=said):
+            act()
+    # of drbd a guest sees less than the volume, which LVM has rounded up
+    job = Job(bench.here, {**PLACES, "size": SIZE}, bench.lvm)
+    assert job.finish(0, 60)["ended"]
+    assert bench.new() == bench.lvm.content(LV)[:SIZE]
+    with pytest.raises(Refused, match="has 2.06M, its new one 2.06M: it was grown"):
+        Job(bench.here, {**PLACES, "size": SIZE + 1}, bench.lvm).finish(0, 60)
 
 
 writes = st.tuples(st.integers(0, SIZE - 1), st.binary(min_size=1, max_size=9))
