@@ -25,6 +25,8 @@ SHADOW = "adopt-"  # before the instance's name; behind it, Ganeti would take th
 TAG = "zfsganeti:adopt"
 START = f"{TAG}:start"  # it ran before it was stopped for the exchange
 BACK = f"{TAG}:back"  # its old disks come back: what the new ones hold is for the trash and not to be written over
+SYNCED = f"{TAG}:synced"  # and behind it the instance's serial number, when its halves of drbd were looked at before it was stopped
+STOPPING = 2  # by how much a stop raises that number: the instance is down, its disks are inactive; any start raises it further
 FILE = "file"
 KEEP_FREE = 5  # percent of the root
 MIB = 1 << 20
@@ -107,6 +109,7 @@ class Tags:
     ours: bool = False
     start: bool = False
     back: bool = False
+    synced: tuple[int, ...] = ()
 
 
 def parse_tags(tags: Iterable[str]) -> Tags:
@@ -117,7 +120,9 @@ def parse_tags(tags: Iterable[str]) -> Tags:
         if tag.startswith(f"{TAG}:") and len(words) == 5 and words[2] in found and words[3].isdigit():
             found[words[2]][int(words[3])] = words[4]
     old, new = (tuple(uuid for _index, uuid in sorted(found[kind].items())) for kind in ("old", "new"))
-    return Tags(old, new, TAG in known, START in known, BACK in known)
+    serials = [tag.removeprefix(f"{SYNCED}:") for tag in known if tag.startswith(f"{SYNCED}:")]
+    synced = sorted(int(serial) for serial in serials if serial.isascii() and serial.isdigit())
+    return Tags(old, new, TAG in known, START in known, BACK in known, tuple(synced))
 
 
 def tags_of(kind: str, disks: Sequence[str]) -> list[str]:
@@ -311,6 +316,12 @@ class Adoption:
             return "kept"
         return "copying" if self.places.outer == self.old else "exchanging"
 
+    @property
+    def was_in_sync(self) -> bool:
+        """Whether its halves of drbd on the primary were up to date when it was stopped, and it has not been started since."""
+        serial = self.instance.serial
+        return self.instance.admin_state != "up" and any(0 <= serial - seen <= STOPPING for seen in self.tags.synced)
+
     def refuse_return(self) -> None:
         """Of a rollback that was interrupted, the old disks are no source for a copy: the new ones were written since."""
         if self.tags.back and set(self.places.outer) & set(self.old):
@@ -396,8 +407,8 @@ def prepare(here: Here, name: str, template: str, *, offline: bool) -> Plan | No
         shadow=ganeti.check_name(found.shadow_name),
         disks=[{"vg": disk.lvm[0], "lv": disk.lvm[1]} for disk in instance.disks],
     )
-    if not exists:
-        _refuse_stale(instance, facts["drbd"])
+    if not found.was_in_sync:
+        refuse_stale(instance, facts["drbd"])
     # a guest on plain sees the whole volume, which may be larger than what Ganeti asked LVM for; drbd is told its size
     sizes = [
         disk.size if disk.template == DRBD else max(disk.size, -(-size // MIB) * MIB)
@@ -409,13 +420,13 @@ def prepare(here: Here, name: str, template: str, *, offline: bool) -> Plan | No
     return make_plan(instance, sizes, facts, template=template, offline=offline, exists=exists, command=command)
 
 
-def _refuse_stale(instance: Instance, states: Mapping[str, str]) -> None:
+def refuse_stale(instance: Instance, states: Mapping[str, str]) -> None:
     """A drbd disk of which this node's half is behind is read from the other node: its LVM volume is not what the guest sees."""
     for index, disk in enumerate(instance.disks):
         if disk.template == DRBD:
             state = states.get(str(instance.minors[index]), "not active")
             if state != "UpToDate":
-                way_out = f"gnt-instance activate-disks {instance.name}, and wait until it is in sync"
+                way_out = f"gnt-instance activate-disks {instance.name}, wait until it is in sync, then the same command again"
                 raise Refused(f"disk {index} of {instance.name}", f"its half on {instance.primary} is {state}", way_out)
 
 

@@ -17,12 +17,14 @@ from zfsganeti.adoption import (
     SHADOW,
     SMALL,
     START,
+    SYNCED,
     Adoption,
     Plan,
     another_pass,
     downtime,
     next_step,
     outer_name,
+    refuse_stale,
     tags_of,
 )
 from zfsganeti.errors import CommandFailed, Refused, Unavailable, human
@@ -65,6 +67,7 @@ class Conduct:
         self.stopped_at = 0.0
         self.downtime: float | None = None
         self.kept_copy = False
+        self.in_sync = False  # the halves of drbd were, right before the stop
         self._read, self._seconds = 0, 0.0  # in all slices of the copy
         self._look_again()
 
@@ -108,7 +111,7 @@ class Conduct:
                 self.say(f"{self.name} will be down for about {downtime(left, self.rate):.0f} s")
         self._exchange(self.found.new, self.found.old, copy=True, verify=verify)
         self._call("adopt-drop", disks=self._lvs())
-        self._untag(START)  # at last: until then the same command goes on
+        self._untag(START, *[f"{SYNCED}:{serial}" for serial in self.found.tags.synced])  # at last: until then the same command goes on
         if verify:
             self._verify()
 
@@ -228,7 +231,12 @@ class Conduct:
                 if verify and not self.kept_copy:
                     self._call("adopt-keep", **self._ours(self.name))
                     self.kept_copy = True
-            if step.verb == "detach" and copy and set(step.disks) & set(going):
+            left = copy and bool(set(self.found.places.outer) & set(going))
+            if left and step.verb == "stop":
+                self._must_be_in_sync()
+            if left and step.verb == "detach":
+                if not (self.in_sync or self.found.was_in_sync):
+                    self._must_be_in_sync()
                 self._finish()
             self._do(step)
             self.found.look()
@@ -241,6 +249,22 @@ class Conduct:
         there = sorted(set(tags) & set(self.found.shadow.record()["tags"] if self.found.shadow else ()))
         if there:
             self._gnt("remove-tags", self.shadow_name, *there)
+            self.found.look()
+
+    def _must_be_in_sync(self) -> None:
+        """The LVM volumes hold what the guest sees, which of drbd may be the other node's half alone; tags keep that for after the stop."""
+        if self.found.instance.template != DRBD:
+            return
+        known = [f"{SYNCED}:{serial}" for serial in self.found.tags.synced]
+        try:
+            refuse_stale(self.found.instance, self._call("adopt-halves"))
+        except Refused:
+            self._untag(*known)
+            raise
+        self.in_sync = True
+        new = f"{SYNCED}:{self.found.instance.serial}"
+        if self.found.places.up and new not in known:
+            self._gnt("add-tags", self.shadow_name, new)
             self.found.look()
 
     def _remember_running(self, going: tuple[str, ...]) -> None:

@@ -323,6 +323,7 @@ class Instance:
         self.uuid: str = data["uuid"]
         self.primary: str = nodes.get(data["primary_node"] or "", "")
         self.admin_state: str = data.get("admin_state", "")
+        self.serial: int = data.get("serial_no") or 0  # one more with each change of it
         self.disks = [Disk(disks[uuid]) for uuid in data.get("disks") or [] if uuid in disks]
         self.minors = [disk.minors.get(data["primary_node"], -1) for disk in self.disks]  # of drbd, on the primary
         self.template: str = self.disks[0].template if self.disks else data.get("disk_template") or "diskless"

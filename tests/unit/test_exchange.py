@@ -15,8 +15,9 @@ import pytest
 from tests.fakeloop import FakeLoop
 from tests.fakelvm import FakeLvm
 from tests.node import Node, nodes_at
-from zfsganeti import adoption, exchange, here, intake
-from zfsganeti.adoption import SHADOW, START, TAG, Plan, prepare, tags_of
+from zfsganeti import adopt_cli, adoption, exchange, here, intake
+from zfsganeti.adoption import SHADOW, START, SYNCED, TAG, Plan, prepare, tags_of
+from zfsganeti.cli import parser
 from zfsganeti.datasets import INSTANCE
 from zfsganeti.errors import Busy, CommandFailed, Refused
 from zfsganeti.exchange import Conduct
@@ -32,7 +33,7 @@ NAME = "web1.example.com"
 LVS = ("one.disk0", "two.disk1")
 OLD = tuple(f"old{index}" for index in range(2))
 FACTS: dict[str, Any] = {
-    "sizes": [SIZE, SIZE], "free": {"vg": 1 << 40}, "available": 1 << 40, "used": 0, "root": "zfs/vm", "drbd": {},
+    "sizes": [SIZE, SIZE], "free": {"vg": 1 << 40}, "available": 1 << 40, "used": 0, "root": "zfs/vm",
 }  # fmt: skip
 
 
@@ -49,6 +50,9 @@ class Ganeti:
         for index, lv in enumerate(LVS):
             self.known[OLD[index]] = {"dev_type": "plain", "logical_id": ["vg", lv]}
         self.data: dict[str, dict[str, Any]] = {NAME: {"disks": list(OLD), "tags": [], "up": True}}
+        self.new_size = SIZE
+        self.serial = 7  # the instance's
+        self.halves: dict[str, str] = {}  # of drbd in use, by minor
         self.typed: list[str] = []
         self.looked: list[str] = []
         self.pending: list[Callable[[], object]] = []  # what jobs do that were submitted by somebody who has gone
@@ -67,6 +71,7 @@ class Ganeti:
             "disks": own["disks"],
             "tags": own["tags"],
             "hypervisor": "fake",
+            "serial_no": self.serial,
         }
         return Instance(data, {"n": "node1"}, {uuid: self._disk(uuid) for uuid in self.known}, {})
 
@@ -109,7 +114,7 @@ class Ganeti:
     def _add(self) -> None:
         for index in range(2):
             self.known[f"new{index}"] = {"dev_type": "ext", "logical_id": ["zfs", f"new{index}.ext.disk{index}"]}
-            self.volumes.create(f"new{index}.ext.disk{index}", SIZE, {})
+            self.volumes.create(f"new{index}.ext.disk{index}", self.new_size, {})
             self.volumes.set_instance(f"new{index}.ext.disk{index}", SHADOW + NAME)
             self.volumes.detach(f"new{index}.ext.disk{index}")
         self.data[SHADOW + NAME] = {"disks": ["new0", "new1"], "tags": [TAG, *tags_of("old", OLD)], "up": False}
@@ -117,10 +122,19 @@ class Ganeti:
     def _switch(self, name: str, *, up: bool) -> None:
         assert self.data[name]["disks"], "Ganeti starts none without a disk"
         self.data[name]["up"] = up
+        self.serial += 2  # it is down, and its disks are inactive
+        self.halves = {str(index): "UpToDate" for index in range(2)} if up and self.known[OLD[0]]["dev_type"] == "drbd" else {}
         for uuid in self.data[name]["disks"]:
             if self.known[uuid]["dev_type"] == "ext":
                 volume = self.known[uuid]["logical_id"][1]
                 self.volumes.attach(volume) if up else self.volumes.detach(volume)
+
+    def make_drbd(self) -> None:
+        for index, lv in enumerate(LVS):
+            half, meta = ({"dev_type": "plain", "logical_id": ["vg", name]} for name in (lv, f"{lv}_meta"))
+            both = ["n", "other", 11000 + index, index, index, "secret"]
+            self.known[OLD[index]] = {"dev_type": "drbd", "logical_id": both, "children": [half, meta]}
+            self.halves[str(index)] = "UpToDate"
 
     def _modify(self, owner: str, changes: list[str]) -> None:
         own = self.data[owner]
@@ -167,7 +181,9 @@ class Bench:
         assert peer == "node1"
         self.point()
         if verb == "adopt-facts":
-            return FACTS
+            return {**FACTS, "drbd": self.ganeti.halves}
+        if verb == "adopt-halves":
+            return self.ganeti.halves
         if verb in ("adopt-settle", "adopt-keep"):
             return intake.VERBS[verb](self.here, request)
         if verb == "adopt-drop":
@@ -376,6 +392,24 @@ def test_one_at_a_time_adopts_or_moves_an_instance(bench: Bench) -> None:
     assert list(bench.ganeti.data) == [NAME]
 
 
+def test_while_one_is_asked_another_has_to_wait(bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(adopt_cli, "must_be_master", lambda _here: None)
+    typed = parser().parse_args(["adopt", "-t", "ext", NAME])
+
+    def confirm(_question: str) -> bool:
+        for words in ([], ["--abort"]):
+            with pytest.raises(Busy, match="another gnt-zfs move or adopt is at work on it"):
+                adopt_cli._adopt(bench.here, parser().parse_args(["adopt", "--yes", *words, NAME]))
+        return True
+
+    monkeypatch.setattr(adopt_cli, "confirm", confirm)
+    assert adopt_cli._adopt(bench.here, typed) == 0
+    assert_adopted(bench)
+    assert f"{NAME} is on ZFS" in capsys.readouterr().out
+    assert adopt_cli._adopt(bench.here, parser().parse_args(["adopt", "--yes", "--commit", NAME])) == 0
+    assert list(bench.ganeti.data) == [NAME]
+
+
 def test_a_job_that_is_yet_to_begin_is_waited_for_before_anything_is_planned(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has submitted it was interrupted, and it goes on."""
     monkeypatch.setattr(here, "LOOK_SECONDS", 0)
@@ -517,3 +551,115 @@ def test_giving_up_destroys_no_more_than_its_own_copy(bench: Bench) -> None:
     bench.left = None
     bench.conduct().back(abort=True)
     assert {entry.entry for entry in bench.node.trash.entries()} == kept
+
+
+# drbd
+
+
+@pytest.fixture
+def mirrored(bench: Bench) -> Bench:
+    """A bench whose instance is on drbd, of which LVM has more than a guest sees."""
+    bench.ganeti.make_drbd()
+    bench.ganeti.known["old0"]["size"] = bench.ganeti.known["old1"]["size"] = 1
+    bench.ganeti.new_size = MIB
+    return bench
+
+
+def equal_to_what_the_guest_saw(bench: Bench) -> bool:
+    return bench.new() == [disk[:MIB] for disk in bench.old()]
+
+
+BEHIND = f"^disk 1 of {NAME}: its half on node1 is {{}}: gnt-instance activate-disks {NAME}, wait until it is in sync, then the same"
+
+
+def test_drbd_is_adopted_and_no_tag_of_it_is_left(mirrored: Bench) -> None:
+    mirrored.adopt()
+    assert equal_to_what_the_guest_saw(mirrored)
+    assert not [tag for tag in mirrored.ganeti.data[SHADOW + NAME]["tags"] if tag.startswith((SYNCED, START))]
+    assert mirrored.ganeti.typed[-2].startswith("deactivate-disks")
+
+
+def test_a_half_that_fell_behind_while_it_was_copied_is_not_switched_from(mirrored: Bench) -> None:
+    mirrored.left = 12
+    with pytest.raises(Interrupted):
+        mirrored.adopt()
+    mirrored.left = None
+    plan = mirrored.plan()
+    assert plan is not None
+    mirrored.ganeti.halves["1"] = "Diskless"
+    for act in (mirrored.plan, lambda: mirrored.conduct().adopt(plan)):
+        with pytest.raises(Refused, match=BEHIND.format("Diskless")):
+            act()
+    assert mirrored.ganeti.data[NAME]["up"]
+    mirrored.ganeti.halves["1"] = "UpToDate"
+    mirrored.adopt()
+    assert equal_to_what_the_guest_saw(mirrored)
+
+
+def interrupted_before_the_detach(bench: Bench) -> None:
+    """It is stopped, and its old disks are still its own."""
+    gnt = bench.ganeti.run
+
+    def run(*words: str, seconds: float = 0, stdin: str = "") -> str:
+        if words[1] == "modify" and words[-1] == NAME:
+            raise Interrupted
+        return gnt(*words, seconds=seconds, stdin=stdin)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchange, "run", run)
+        with pytest.raises(Interrupted):
+            bench.adopt()
+    assert (bench.ganeti.data[NAME]["up"], bench.ganeti.halves) == (False, {})
+
+
+def test_halves_that_were_up_to_date_at_the_stop_are_known_afterwards(mirrored: Bench) -> None:
+    interrupted_before_the_detach(mirrored)
+    mirrored.adopt()
+    assert equal_to_what_the_guest_saw(mirrored)
+    assert mirrored.ganeti.data[NAME]["up"]
+
+
+def test_a_stopped_instance_on_drbd_is_adopted_once_its_disks_are_active(mirrored: Bench) -> None:
+    mirrored.ganeti.run("gnt-instance", "stop", NAME)
+    with pytest.raises(Refused, match=BEHIND.replace("disk 1", "disk 0").format("not active")):
+        mirrored.adopt()
+    assert list(mirrored.ganeti.data) == [NAME]
+    mirrored.ganeti.halves = {"0": "UpToDate", "1": "UpToDate"}
+    mirrored.adopt()
+    assert equal_to_what_the_guest_saw(mirrored)
+    assert not mirrored.ganeti.data[NAME]["up"]
+
+
+def test_of_one_that_ran_again_since_nothing_is_known(mirrored: Bench) -> None:
+    """Its half may have fallen behind then; drbd says so once it is active."""
+    interrupted_before_the_detach(mirrored)
+    plan = mirrored.plan()
+    assert plan is not None
+    for verb in ("start", "stop"):
+        mirrored.ganeti.run("gnt-instance", verb, NAME)
+    for act in (mirrored.plan, lambda: mirrored.conduct().adopt(plan)):
+        with pytest.raises(Refused, match=BEHIND.replace("disk 1", "disk 0").format("not active")):
+            act()
+    mirrored.ganeti.halves = {"0": "UpToDate", "1": "Inconsistent"}  # activated
+    with pytest.raises(Refused, match=BEHIND.format("Inconsistent")):
+        mirrored.adopt()
+    assert mirrored.ganeti.data[NAME]["disks"] == list(OLD)
+    mirrored.ganeti.halves["1"] = "UpToDate"
+    mirrored.adopt()
+    assert equal_to_what_the_guest_saw(mirrored)
+
+
+def test_a_half_that_is_behind_when_it_is_looked_at_again_takes_the_tag_along(mirrored: Bench) -> None:
+    mirrored.left = 12
+    with pytest.raises(Interrupted):
+        mirrored.adopt()
+    mirrored.left = None
+    plan = mirrored.plan()
+    assert plan is not None
+    mirrored.ganeti.data[SHADOW + NAME]["tags"].append(f"{SYNCED}:{mirrored.ganeti.serial}")
+    mirrored.ganeti.halves["1"] = "Diskless"
+    with pytest.raises(Refused, match=BEHIND.format("Diskless")):
+        mirrored.conduct().adopt(plan)
+    mirrored.ganeti.run("gnt-instance", "stop", NAME)
+    with pytest.raises(Refused, match="is not active"):
+        mirrored.adopt()
