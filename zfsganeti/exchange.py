@@ -152,8 +152,12 @@ class Conduct:
         """Return how a node is told which LVM volume and which disk of ours are meant."""
         new = self.found.disks[self.found.new[index]]
         old = self.found.disks[self.found.old[index]]
+        drbd = {"size": old.size} if old.template == DRBD else {}
+        minors = dict(zip(self.found.places.outer, self.found.instance.minors, strict=True))
+        if minors.get(old.uuid, -1) >= 0:
+            drbd["minor"] = minors[old.uuid]
         where = {"volume": new.volume, "file": new.path.rsplit("/", 1)[-1], "names": [self.shadow_name, self.name]}
-        return {**self._lvs()[index], "disk": index, "size": old.size if old.template == DRBD else 0, **where}
+        return {**self._lvs()[index], "disk": index, **drbd, **where}
 
     def _fill(self, index: int, room: int) -> int:
         """The new disk is equal to a snapshot of the old one; return how many bytes have changed since, which are few."""

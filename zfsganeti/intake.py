@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 VERIFIED = "adopted"  # after our prefix: a snapshot that is compared with the old disks
 DRBD_LINE = re.compile(r" *(\d+): cs:\S+ ro:\S+ ds:([A-Za-z]+)/")
+DRBD_DEVICE = "/dev/drbd{}"
 CLOSING_SECONDS = 10  # udev opens a device for a moment
 SLICE_LIMIT = 600  # seconds
 
@@ -120,6 +121,7 @@ class Job:
     def __init__(self, here: Here, request: Mapping[str, Any], logical: Lvm = lvm) -> None:
         self.lvm = logical
         self.vg, self.lv = lvm.check(_text(request, "vg")), lvm.check(_text(request, "lv"))
+        self.minor = _number(request, "minor") if "minor" in request else None  # of the drbd device on the volume
         self.size = _number(request, "size")  # what a guest has of the volume, 0: all
         self.index, self.volume = _number(request, "disk"), str(request.get("volume") or "")
         self.names = [check_name(name) for name in _texts(request, "names")]  # an instance's that the dataset may have
@@ -272,10 +274,15 @@ class Job:
     def _refuse_used(self) -> None:
         disk = self.lvm.find(self.vg, self.lv)
         deadline = time.monotonic() + CLOSING_SECONDS
-        while found := self.lvm.users(disk):
+        while found := [*self.lvm.users(disk), *self._users_of_drbd()]:
             if time.monotonic() > deadline:
                 raise Busy(f"{self.vg}/{self.lv}", f"is in use by {found[0]}", "stop it, then the same command goes on")
             time.sleep(0.2)
+
+    def _users_of_drbd(self) -> list[str]:
+        """Return the processes that have the disk open through drbd: of those the LVM volume below knows nothing."""
+        device = DRBD_DEVICE.format(self.minor)
+        return holding([device]) if self.minor is not None and os.path.exists(device) else []
 
     def _told(self, ended: bool, done: Copied, total: int, what: str = "") -> dict[str, Any]:
         figures = {"offset": done.offset, "read": done.read, "written": done.written, "total": total}

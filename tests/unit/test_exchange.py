@@ -166,6 +166,7 @@ class Bench:
         self.here.wait_for_jobs = partial(Here.wait_for_jobs, self.here)
         self.here.place_of = lambda _name: self.here
         self.said: list[str] = []
+        self.asked: list[tuple[str, dict[str, Any]]] = []
         self.writes = 3
         self.left: int | None = None  # things that are done before an interruption
         self.ganeti.before = self.point
@@ -179,6 +180,7 @@ class Bench:
 
     def call(self, peer: str, verb: str, *, seconds: float = 0, **request: Any) -> Any:  # noqa: ARG002
         assert peer == "node1"
+        self.asked.append((verb, request))
         self.point()
         if verb == "adopt-facts":
             return {**FACTS, "drbd": self.ganeti.halves}
@@ -574,6 +576,8 @@ BEHIND = f"^disk 1 of {NAME}: its half on node1 is {{}}: gnt-instance activate-d
 
 def test_drbd_is_adopted_and_no_tag_of_it_is_left(mirrored: Bench) -> None:
     mirrored.adopt()
+    asked = [request for verb, request in mirrored.asked if verb == "adopt-finish"]
+    assert {(request["minor"], request["size"]) for request in asked} == {(0, MIB), (1, MIB)}
     assert equal_to_what_the_guest_saw(mirrored)
     assert not [tag for tag in mirrored.ganeti.data[SHADOW + NAME]["tags"] if tag.startswith((SYNCED, START))]
     assert mirrored.ganeti.typed[-2].startswith("deactivate-disks")

@@ -185,6 +185,17 @@ def test_a_disk_that_was_grown_since_is_not_cut_off(bench: Bench) -> None:
         Job(bench.here, {**PLACES, "size": SIZE + 1}, bench.lvm).finish(0, 60)
 
 
+def test_a_guest_on_drbd_is_no_user_of_its_volume(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ganeti may say that it is stopped when it is not: the stop has failed."""
+    monkeypatch.setattr(intake, "CLOSING_SECONDS", 0)
+    monkeypatch.setattr(intake, "DRBD_DEVICE", f"{tmp_path}/drbd{{}}")
+    job = Job(bench.here, {**PLACES, "minor": 0}, bench.lvm)
+    with open(f"{tmp_path}/drbd0", "wb"), pytest.raises(Busy, match=rf"vg/{LV}: is in use by process .*: stop it, then the same"):
+        job.finish(0, 0)
+    assert not job.finish(0, 0)["ended"]
+    assert not Job(bench.here, {**PLACES, "minor": 1}, bench.lvm).finish(0, 0)["ended"]
+
+
 writes = st.tuples(st.integers(0, SIZE - 1), st.binary(min_size=1, max_size=9))
 actions = st.lists(
     st.one_of(
