@@ -532,6 +532,28 @@ def test_a_rollback_that_was_interrupted_is_not_taken_for_an_adoption_that_was(t
         assert bench.conduct().found.state == "kept"
 
 
+def test_giving_up_goes_on_whenever_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before each of its things; one whose copy was removed but not destroyed yet leaves that to the trash."""
+    another = nodes_at(tmp_path)
+    for first in itertools.count():
+        bench = Bench(another(), monkeypatch)
+        bench.left = 12
+        with pytest.raises(Interrupted):
+            bench.adopt()
+        bench.left = first
+        try:
+            bench.conduct().back(abort=True)
+        except Interrupted:
+            bench.left = None
+            if SHADOW + NAME in bench.ganeti.data:
+                bench.conduct().back(abort=True)
+                assert bench.node.trash.entries() == []
+            assert_given_up(bench, str(first))
+            continue
+        assert first > 2
+        return
+
+
 def test_at_any_command_of_a_commit_the_same_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(nodes_at(tmp_path)(), monkeypatch)
     bench.adopt()
