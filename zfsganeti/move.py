@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,8 @@ from zfsganeti.adoption import refuse_move
 from zfsganeti.disks import datasets_of, find_instance
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
+from zfsganeti.moving import LOCK
+from zfsganeti.moving import alone as alone
 from zfsganeti.names import meant
 from zfsganeti.node import run
 from zfsganeti.route import FENCED, LEFT, PRESYNC, STOPPING, Coming, Leaving, Pass, Plan, choose_target, downtime, go_on, make_plan
@@ -29,7 +31,6 @@ Meter = Callable[[str, int, int], None]
 
 GANETI_SECONDS = 900.0
 FENCES = 3  # a start that comes in between lifts the fence
-LOCK = ".mover."
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,6 @@ class Result:
             "passes": len(self.passes),
             "problem": self.problem,
         }
-
-
-@contextlib.contextmanager
-def alone(instance: str) -> Iterator[None]:
-    """No other administrator moves the instance; Busy when one does."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(datasets.locked(f"{LOCK}{instance}", seconds=0))
-        except Unavailable:
-            raise Busy(instance, "is being moved by another gnt-zfs move", "wait for that") from None
-        yield
 
 
 def at_work() -> set[str]:

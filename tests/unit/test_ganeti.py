@@ -417,6 +417,17 @@ def test_the_running_operation_on_an_instance_is_found_by_short_names_too(queue:
     assert queue.running("OP_QUEUED", "web1.example.com") is None
 
 
+def test_what_is_yet_to_run_is_pending_and_not_running(queue: ganeti.Master) -> None:
+    for number, status in enumerate(("queued", "waiting", "canceling", "success"), 20):
+        text = job(status=status, input={"OP_ID": "OP_INSTANCE_STARTUP", "instance_name": f"db{number}"})
+        Path(queue.directory, "queue", f"job-{number}").write_text(text, encoding="utf-8")
+    tags = {"OP_ID": "OP_TAGS_SET", "kind": "instance", "name": "tagged.example.com", "tags": ["x"]}
+    Path(queue.directory, "queue", "job-30").write_text(job(status="queued", input=tags), encoding="utf-8")
+    pending = ["db20.example.com", "db21", "db22", "web1.example.com", "tagged.example.com"]
+    assert [name for name in [*pending, "db23", "db2", "old", ""] if queue.is_pending(name)] == pending
+    assert len(queue.jobs()) == 3
+
+
 # what we ask of Ganeti
 
 

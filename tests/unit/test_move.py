@@ -372,7 +372,7 @@ def test_two_administrators(rig: Rig) -> None:
     rig.ganeti.add("web1", "file", "node1", FILES)
     with move.alone("web1"):
         assert move.at_work() == {"web1"}
-        with pytest.raises(Busy, match="^web1: is being moved by another gnt-zfs move: wait for that$"):
+        with pytest.raises(Busy, match="^web1: another gnt-zfs move or adopt is at work on it: wait for that$"):
             go(rig)
     assert move.at_work() == set()
 
