@@ -338,9 +338,11 @@ def _ship(jobs: Mapping[str, Shipment], tell: Tell) -> dict[str, str]:
     """All jobs have ended; return the GUIDs, or raise the first error."""
     from concurrent.futures import ThreadPoolExecutor
 
-    lock, told = threading.Lock(), [0.0]
+    lock, told, over = threading.Lock(), [0.0], threading.Event()
 
     def progress(_peer: str, _moved: int, _total: int) -> None:
+        if over.is_set():
+            raise Unavailable("sending", "was interrupted", GO_ON)
         with lock:
             now = time.monotonic()
             if now - told[0] >= TELL_SECONDS:
@@ -351,7 +353,11 @@ def _ship(jobs: Mapping[str, Shipment], tell: Tell) -> dict[str, str]:
         job.progress = progress
     with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
         waiting = {name: pool.submit(job.ship) for name, job in jobs.items()}
-        failed = [error for future in waiting.values() if (error := future.exception()) is not None]
+        try:
+            failed = [error for future in waiting.values() if (error := future.exception()) is not None]
+        except KeyboardInterrupt:
+            over.set()  # or all that there is to send would be waited for
+            raise
     if failed:
         raise failed[0]
     return {name: future.result() for name, future in waiting.items()}

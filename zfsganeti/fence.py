@@ -113,34 +113,42 @@ def end(here: Here, instance: str, names: Sequence[str]) -> None:
     The caller is alone with them.
     """
     settle(here, instance, names)
-    for name in names:
-        _refuse_stale(here, instance, name)
+    _refuse_stale(here, instance, names)
     for name in names:
         lift(here, name)
 
 
-def _refuse_stale(here: Here, instance: str, name: str) -> None:
+def _refuse_stale(here: Here, instance: str, names: Sequence[str]) -> None:
     """What was fenced here for another node has not lived there since: that this node is the primary again does not tell."""
-    place = here.place_of(name)
-    dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
-    leaving = mark_of(dataset) if dataset is not None else None
-    if leaving is None or leaving.phase not in (FENCED, LEFT):
-        return
-    if leaving.phase == LEFT or _lives_on(here, instance, name, leaving.to):
-        raise Refused(instance, f"its newer disks are on {leaving.to}", f"gnt-instance modify --new-primary={leaving.to} {instance}")
+    fenced: dict[str, list[str]] = {}
+    for name in names:
+        place = here.place_of(name)
+        dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
+        leaving = mark_of(dataset) if dataset is not None else None
+        if leaving is not None and leaving.phase == LEFT:
+            raise _newer(instance, leaving.to)
+        if leaving is not None and leaving.fenced:
+            fenced.setdefault(leaving.to, []).append(name)
+    for node, asked in fenced.items():
+        if _live_on(here, instance, asked, node):
+            raise _newer(instance, node)
 
 
-def _lives_on(here: Here, instance: str, name: str, node: str) -> bool:
+def _newer(instance: str, node: str) -> Refused:
+    return Refused(instance, f"its newer disks are on {node}", f"gnt-instance modify --new-primary={node} {instance}")
+
+
+def _live_on(here: Here, instance: str, names: Sequence[str], node: str) -> bool:
     """Tell whether a dataset of the instance has landed on a node; Refused when that cannot be asked."""
     try:
-        said = here.call(node, "move-target", datasets={name: ""})
+        said = here.call(node, "move-target", datasets=dict.fromkeys(names, ""))
         if said["problem"]:
             raise Unavailable(node, said["problem"])
     except ZfsGanetiError as error:
         why = f"whether its newer disks are on {node} is not known ({one_line(error)})"
         way_out = f"gnt-zfs move --abort {instance} goes back once it answers, or is offline for the cluster"
         raise Refused(instance, why, way_out) from error
-    return has_landed(said["placed"].get(name))
+    return any(has_landed(placed) for placed in said["placed"].values())
 
 
 def _bring_home(place: Here, dataset: Dataset) -> None:

@@ -190,8 +190,7 @@ class Move:
     def _prepare_rest(self) -> list[str]:
         """The primary is the target already: find who has sent it, and what is left to do."""
         found = self.here.call_all("move-source", datasets=self.names)
-        if isinstance(found[self.target], ZfsGanetiError):
-            raise found[self.target]
+        must_know(found[self.target])
         self.rest = find_rest(found, self.target, self.here.ssconf.offline_nodes, self.names)
         if self.rest is None:
             lost = [node for node, facts in found.items() if isinstance(facts, ZfsGanetiError)]
@@ -407,6 +406,14 @@ class Move:
             guids = self._fence_and_send()
             self._make_sure(guids)
         return guids
+
+
+def must_know(facts: Any) -> None:
+    """A node has said what it has of an instance."""
+    if isinstance(facts, ZfsGanetiError):
+        raise facts
+    if facts["problem"]:
+        raise Unavailable(facts["node"], facts["problem"])
 
 
 def heedless(say: Say) -> Say:

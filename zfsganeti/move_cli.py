@@ -211,6 +211,7 @@ def _side_by_side(moves: Sequence[tuple[Result, Move]], parallel: int) -> bool:
     over = threading.Event()
 
     def work(pair: tuple[Result, Move]) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # or the programs that it starts would end with the terminal's Ctrl-C
         result, one = pair
         if over.is_set():
             result.problem, result.status = "interrupted before it was begun", INTERRUPTED

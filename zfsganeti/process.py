@@ -148,10 +148,7 @@ ENDING_SECONDS = 5  # a program that was told to end and does not is killed
 
 
 class Child:
-    """A program at work; what it prints is kept in memory, and it does not outlive the `with` that it was started in.
-
-    It is in a session of its own: an interruption at the terminal reaches us alone, who may want to end what has begun.
-    """
+    """A program at work; what it prints is kept in memory, and it does not outlive the `with` that it was started in."""
 
     def __init__(self, command: Sequence[str], stdin: int, stdout: int | None = None, descriptors: Sequence[int] = ()) -> None:
         import subprocess
@@ -167,7 +164,6 @@ class Child:
                 pass_fds=descriptors,
                 env=ENVIRONMENT,
                 cwd="/",
-                start_new_session=True,
             )
         except OSError:
             self._forget()

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from zfsganeti.disks import datasets_of, find_instance
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, ZfsGanetiError, human, one_line
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
-from zfsganeti.move import Say, gnt, heedless
+from zfsganeti.move import Say, gnt, heedless, must_know
 from zfsganeti.route import FENCED, LEFT, PRESYNC, Leaving, find_rest, has_landed
 
 
@@ -29,9 +29,10 @@ class Back:
         instance = find_instance(self.here.master.instances(), self.name)
         self.names, self.source, self.up = datasets_of(instance), instance.primary, instance.admin_state == "up"
         found = self.here.call_all("move-source", datasets=self.names)
-        mine = found[self.source] if self.source in found else self.here.call(self.source, "move-source", datasets=self.names)
-        if isinstance(mine, ZfsGanetiError):
-            raise mine
+        if self.source not in found:
+            raise Unavailable(self.source, "is offline", f"gnt-node modify --offline=no {self.source}")
+        mine = found[self.source]
+        must_know(mine)
         rest = find_rest(found, self.source, self.here.ssconf.offline_nodes, self.names)
         if rest is not None:
             then = "" if rest.lost else f", gnt-zfs move {self.name} {rest.source} then moves it back"

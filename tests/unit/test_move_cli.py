@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import errno
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from zfsganeti.answer import VERBS
 from zfsganeti.cli import parser
 from zfsganeti.datasets import MOVE
 from zfsganeti.errors import BadInput, CommandFailed, Refused, Unavailable
+from zfsganeti.process import reading
 from zfsganeti.snapshots import COMMENT, histories
 
 
@@ -264,6 +266,23 @@ def test_what_fails_in_one_move_stops_no_other(rig: Rig, capsys: pytest.CaptureF
     assert {name: known["primary"] for name, known in rig.ganeti.data.items()} == {"web1": "node2", "web2": "node3", "web3": "node3"}
     assert [line.split()[-1] for line in said.out.splitlines()[-2:]] == ["moved", "moved"]
     assert rig.ganeti.data["web1"]["up"]
+
+
+def test_a_ctrl_c_does_not_reach_what_moves_have_started(rig: Rig) -> None:
+    three(rig)
+    blocked: dict[str, int] = {}
+    ask = ["grep", "SigBlk", "/proc/self/status"]
+
+    def before(_who: str, verb: str) -> None:
+        with reading(ask) as child:
+            blocked[verb] = int(child.read(100).split()[1], 16) & 1 << (signal.SIGINT - 1)
+
+    rig.before = before
+    assert typed(rig, "--from", "node2", "--yes", "node3") == 0
+    assert {verb for verb, yes in blocked.items() if not yes} <= {"move-source", "move-target"}  # asked for the plan, by the main thread
+    for verb in ("shutdown", "move-send", "receive-state", "modify"):
+        assert blocked[verb], verb
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from zfsganeti.errors import Unavailable
-from zfsganeti.process import ENVIRONMENT, execute, query, reading
+from zfsganeti.process import ENVIRONMENT, execute, query
 
 HOUSE = Path(__file__).parents[2]
 
@@ -71,10 +71,3 @@ def test_a_program_does_not_outlive_an_interruption_of_who_waits_for_it(tmp_path
         time.sleep(0.01)
     assert not os.path.exists(f"/proc/{pid}")
     assert not late.exists()
-
-
-def test_what_is_started_is_in_a_session_of_its_own() -> None:
-    ask = ["sh", "-c", "cut -d' ' -f6 /proc/$$/stat"]
-    assert int(execute(ask, seconds=60).stdout) != os.getsid(0)
-    with reading(ask) as child:
-        assert int(child.read(100)) != os.getsid(0)
