@@ -74,6 +74,8 @@ class Back:
 
     def run(self) -> None:
         """The instance is as if no move had been begun, and runs again if it ran."""
+        if any(mark.phase != PRESYNC for mark in self.marks):  # a gnt-instance of a mover that was killed may be about to submit a job
+            self.here.wait_for_jobs(self.name, self.say, submitted=True)
         self._look()
         failed = self._start_again()
         self.here.call(self.source, "move-abort", datasets=self.names, wait=True)
@@ -94,6 +96,7 @@ class Back:
         try:
             gnt("startup", self.name)
         except CommandFailed as error:
+            self._look()  # another node may have become the primary all the same, and then nothing is to be forgotten
             return error
         self.say(f"{self.name}: runs on {self.source} again")
         return None

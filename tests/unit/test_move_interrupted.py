@@ -161,6 +161,20 @@ def test_what_was_lifted_although_the_primary_changed_is_sent_again(rig: Rig, ki
     arrived(rig, kind)
 
 
+def test_an_abort_that_a_job_comes_before_all_the_same_forgets_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a gnt-instance has outlived the mover that was killed, and submits its job at the worst moment."""
+    rig.ganeti.add("web1", "file", "node1", DISKS["file"])
+    rig.ganeti.leaves = lambda verb: Died() if verb == "modify" else None
+    with pytest.raises(Died):
+        go(rig)
+    rig.ganeti.leaves = lambda _verb: None
+    monkeypatch.setattr(rig.ganeti, "is_pending", lambda _instance: False)
+    with pytest.raises(Refused, match="^web1: is on node2 already: gnt-zfs move web1 node2 ends that"):
+        retreat.Back(rig.master, "web1", print).run()
+    go(rig)
+    arrived(rig, "file")
+
+
 def test_an_abort_is_done_with_when_the_instance_runs(rig: Rig) -> None:
     """Killed at its start, it is still known that the instance is to run."""
     rig.ganeti.add("web1", "file", "node1", DISKS["file"])
