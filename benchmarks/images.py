@@ -17,7 +17,7 @@ LIMIT = "the start of Python; the catalogue, the pool and its room are looked at
 
 def rows(place: Place) -> Iterator[Row]:
     # a disk that is larger than the room there is would be refused
-    shell(f"truncate -s {ROOM_GIB}G {MORE} && zpool add {place.pool} {MORE}")
+    shell(f"truncate -s {ROOM_GIB}G {MORE} && zpool add -f {place.pool} {MORE}")
     names = {size: _make_image(size, place) for size in SIZES_GIB}
     try:
         yield from _against_others(names[TOLD], place)

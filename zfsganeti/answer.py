@@ -103,11 +103,15 @@ def _of_each_volume(does: Callable[[Volumes, str], object]) -> Verb:
 
 
 def _lacking_volumes(here: Here, request: dict[str, Any]) -> Any:
-    volumes = _volumes(request)
+    """Return which volumes are not here; those that cannot be `used`, for a move has fenced them for another node, count if it is asked."""
+    from zfsganeti.moving import is_fenced
+
+    volumes, used = _volumes(request), request.get("used") is True
     if not here.has_root():
         return volumes
     known = {volume: here.place_of(volume).volumes for volume in volumes}
-    return [volume for volume, place in known.items() if place.find(volume) is None and place.take_copy(volume) is None]
+    found = {volume: place.find(volume) or place.take_copy(volume) for volume, place in known.items()}
+    return [volume for volume, dataset in found.items() if dataset is None or (used and is_fenced(dataset))]
 
 
 def _claim(here: Here, request: dict[str, Any]) -> Any:
@@ -471,9 +475,10 @@ VERBS: dict[str, Verb] = {
     "rollback-finish": _of("rollback", "finish"),
     **{name: _listed("transfer", name) for name in ("receive", "receive-state", "receive-done", "receive-abort")},
     "move-send": _move_send,
-    **{f"move-{name}": _of("departure", name) for name in ("begin", "fence", "check", "abort", "leave")},
-    **{f"move-{name}": _of("arrival", name) for name in ("ready", "land", "drop")},
-    "move-lift": _of("departure", "unfence"),
+    **{f"move-{name}": _of("departure", name) for name in ("begin", "abort", "leave")},
+    **{f"move-{name}": _of("fence", name) for name in ("fence", "check")},
+    **{f"move-{name}": _of("arrival", name) for name in ("fit", "ready", "land", "drop")},
+    "move-lift": _of("fence", "unfence"),
     "move-source": _of("departure", "facts"),
     "move-target": _of("arrival", "facts"),
     **{f"adopt-{name}": _listed("intake", f"adopt-{name}") for name in ADOPT},

@@ -418,6 +418,12 @@ class Master:
         attached = {uuid for instance in data["instances"].values() for uuid in instance.get("disks") or []}
         return {Disk(disk).volume for uuid, disk in (data.get("disks") or {}).items() if uuid not in attached} - {""}
 
+    def closed_nodes(self) -> dict[str, str]:
+        """Return the nodes that are given no instances, each with why."""
+        known = {node["name"]: node for node in self.load()["nodes"].values()}
+        drained = {name: "is drained" for name, node in known.items() if node.get("drained")}
+        return {name: "is not vm_capable" for name, node in known.items() if not node.get("vm_capable", True)} | drained
+
     def cluster(self) -> dict[str, Any]:
         """Return the cluster's own settings."""
         settings = self.load()["cluster"]

@@ -35,10 +35,16 @@ def mark_of(dataset: Dataset) -> Leaving | None:
     return Leaving.parse(dataset.marks.get(MOVE, ""))
 
 
+def is_fenced(dataset: Dataset) -> bool:
+    """Tell whether another node is about to have the dataset, or has it."""
+    leaving = mark_of(dataset)
+    return leaving is not None and leaving.phase in (FENCED, LEFT)
+
+
 def refuse_fenced(dataset: Dataset) -> None:
     """Nobody changes what another node is about to have."""
     leaving = mark_of(dataset)
-    if leaving is not None and leaving.phase in (FENCED, LEFT):
+    if leaving is not None and is_fenced(dataset):
         instance = dataset.marks.get(INSTANCE, dataset.short)
         way_out = f"gnt-zfs move {instance} {leaving.to} goes on, gnt-zfs move --abort {instance} goes back"
         raise Busy(dataset.short, f"is fenced, {leaving.to} is about to have it", way_out)

@@ -388,6 +388,11 @@ class Zfs(History):
         if values:
             self._command("zfs", "set", *(f"{key}={value}" for key, value in values.items()), check_dataset(name))
 
+    def mark_snapshot(self, snapshot: str, marks: Mapping[str, str]) -> None:
+        """The snapshot has the user properties."""
+        encode({}, marks)
+        self._command("zfs", "set", *(f"{key}={value}" for key, value in marks.items()), check_snapshot(snapshot))
+
     def clear(self, name: str, keys: Iterable[str]) -> None:
         """The user properties are no longer set on the dataset."""
         for key in keys:
