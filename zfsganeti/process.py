@@ -49,6 +49,7 @@ def execute(command: Sequence[str], *, stdin: str = "", seconds: float) -> Done:
             _cwd="/",
             _ok_code=list(range(256)),
             _bg=True,
+            _new_session=True,  # since version 2 it is in our group unless told otherwise, and would take us with it
             _bg_exc=False,
             **returns,
         )
