@@ -145,14 +145,20 @@ def _is_zero(block: bytes) -> bool:
     return block == (ZEROS if len(block) == MIB else bytes(len(block)))  # one memcmp; count() takes a step for each byte
 
 
-def write_sparse(descriptor: int, pieces: Iterable[bytes], name: str, limit: int) -> int:
-    """The bytes are in an empty file, with holes for pages of zeros; return how many there are."""
-    size = 0
+def write_sparse(
+    descriptor: int, pieces: Iterable[bytes], name: str, limit: int, wrote: Callable[[int], None] = lambda _bytes: None
+) -> int:
+    """The bytes are in an empty file, with holes for pages of zeros; return how many there are.
+
+    `wrote` is told, after each MiB, how many bytes that are no holes there are by then.
+    """
+    size = written = 0
     for block in _blocks(pieces):
         if size + len(block) > limit:
             raise Refused(name, f"is larger than {human(limit)}")
         if not _is_zero(block):
-            _write_pages(descriptor, block, size)
+            written += _write_pages(descriptor, block, size)
+            wrote(written)
         size += len(block)
     if size == 0:
         raise Refused(name, "is empty")
@@ -160,15 +166,19 @@ def write_sparse(descriptor: int, pieces: Iterable[bytes], name: str, limit: int
     return size
 
 
-def _write_pages(descriptor: int, block: bytes, offset: int) -> None:
+def _write_pages(descriptor: int, block: bytes, offset: int) -> int:
+    """The pages that are not all zeros are in the file; return how many bytes they are."""
     from itertools import groupby
 
-    zeros = bytes(PAGE)
+    zeros, written = bytes(PAGE), 0
     pages = ((start, block[start : start + PAGE]) for start in range(0, len(block), PAGE))
     for empty, run in groupby(pages, key=lambda page: page[1] == zeros[: len(page[1])]):
         if not empty:
             run_pages = list(run)
-            write(descriptor, b"".join(page for _start, page in run_pages), offset + run_pages[0][0])
+            data = b"".join(page for _start, page in run_pages)
+            write(descriptor, data, offset + run_pages[0][0])
+            written += len(data)
+    return written
 
 
 def content_digest(path: str, progress: Progress = silent) -> str:

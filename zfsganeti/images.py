@@ -342,14 +342,24 @@ class Images:
         with contextlib.suppress(OSError):
             os.rmdir(self._partial_home(name))
 
+    def watch(self, name: str) -> Callable[[int], None]:
+        """Return what is told how many bytes were written, and stops it before the root is full."""
+        seen = 0
+
+        def wrote(done: int) -> None:
+            nonlocal seen
+            if abs(done - seen) >= PROBE_BYTES:
+                seen = done
+                self.store.check_spare(f"image {name}", PROBE_BYTES)
+
+        return wrote
+
     def watched(self, name: str, progress: Progress) -> Progress:
-        """Return a progress that also stops when the root becomes full."""
-        seen = [0]
+        """Return a progress of what writes as much as it reads, which also stops before the root is full."""
+        wrote = self.watch(name)
 
         def report(what: str, done: int, all_of_it: int) -> None:
-            if abs(done - seen[0]) >= PROBE_BYTES:
-                seen[0] = done
-                self.store.check_spare(f"image {name}", PROBE_BYTES)
+            wrote(done)
             progress(what, done, all_of_it)
 
         return report
@@ -364,9 +374,9 @@ class Images:
         def fill(home: str) -> dict[str, str]:
             fetched = sources.fetch(source, f"{home}/download", sha256="" if here else sha256, progress=watch)
             limit = self.store.config.image_max << 30
-            raw = formats.to_raw(
-                fetched.path, f"{home}/{DISK}", name=title, format=kind, sha256=sha256 if here else "", limit=limit, progress=watch
-            )
+            asked = sha256 if here else ""
+            disk, wrote = f"{home}/{DISK}", self.watch(name)
+            raw = formats.to_raw(fetched.path, disk, name=title, format=kind, sha256=asked, limit=limit, progress=watch, wrote=wrote)
             return {CHECKSUM: raw.sha256, FORMAT: raw.format, CONTENT: raw.content}
 
         return self.make(name, title, fill)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gzip
+import lzma
 import os
 import subprocess
 from collections.abc import Callable, Mapping
@@ -17,7 +19,7 @@ from tests.fakeloop import FakeLoop
 from tests.killing import dies
 from tests.node import CLUSTER_NAME, DAY, Node, nodes_at
 from tests.unit.test_sources import CONTENT, SHA256, serving
-from zfsganeti import formats, images
+from zfsganeti import files, formats, images
 from zfsganeti.contents import find_directory, parse_parameters
 from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
@@ -28,6 +30,7 @@ from zfsganeti.volumes import Volumes
 MIB = 1 << 20
 DISK0, DISK1 = (f"0b1c0b5e-8f0c-4f2e-9d52-5a5e2b0f7c1{number}.ext.disk0" for number in (1, 2))
 GOLD = b"golden"
+QCOW2 = b"QFI\xfb\0\0\0\3"
 quick = settings(max_examples=200, deadline=None, derandomize=True)
 
 
@@ -240,6 +243,36 @@ def test_an_import_stops_before_the_root_is_full(bench: Bench) -> None:
     said = "image debian-12 on zfs/vm: 64.0M asked for, 50.0M available: 5% of it are kept free, gnt-zfs trash empty may make room"
     assert str(caught.value) == said
     assert bench.names() == []
+
+
+def packed(how: str, block: bytes, count: int) -> bytes:
+    """Return as many blocks as are said, which are of no use to lz4, in next to nothing."""
+    if how == "zst":
+        return subprocess.run(["zstd", "-cq", "--long=24"], input=block * count, stdout=subprocess.PIPE, check=True).stdout
+    return lzma.compress(block * count, preset=1) if how == "xz" else gzip.compress(block * count, 1)
+
+
+@pytest.mark.parametrize("inside", ["raw", "qcow2"])
+@pytest.mark.parametrize("how", ["xz", "zst", "gz"])
+def test_what_unpacks_to_much_more_than_it_is_does_not_fill_the_root(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, inside: str
+) -> None:
+    block = os.urandom(16 * 1024) * 64 if how == "gz" else os.urandom(MIB)
+    head = QCOW2 if inside == "qcow2" else b""
+    (tmp_path / "bomb").write_bytes(packed(how, head + block[len(head) :], 200))
+    assert (tmp_path / "bomb").stat().st_size < 64 * MIB
+    written, write = [0], files.write
+
+    def counted(descriptor: int, data: bytes, offset: int) -> None:
+        written[0] += len(data)
+        bench.node.fake.available = max(0, (160 << 20) - written[0])
+        write(descriptor, data, offset)
+
+    monkeypatch.setattr(files, "write", counted)
+    with pytest.raises(NoSpace, match="^image bomb on zfs/vm: 64.0M asked for, "):
+        bench.images.import_from("bomb", str(tmp_path / "bomb"))
+    assert MIB < written[0] <= 128 * MIB, "looked at twice at most"
+    assert bench.node.datasets() == [".images", ".images/.partial"]
 
 
 # using
