@@ -368,7 +368,7 @@ class Images:
         """The image holds what a URL or a file holds, as a raw, sparse disk."""
         from zfsganeti import formats, sources
 
-        watch, title = self.watched(name, progress), sources.shown(source)
+        watch, title = self.watched(name, progress), sources.recorded(source)
         here = sources.local(source) is not None  # a file is read once, a download checked while it streams
 
         def fill(home: str) -> dict[str, str]:
