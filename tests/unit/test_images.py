@@ -275,6 +275,15 @@ def test_what_unpacks_to_much_more_than_it_is_does_not_fill_the_root(
     assert bench.node.datasets() == [".images", ".images/.partial"]
 
 
+@pytest.mark.parametrize(("name", "recorded"), [("a\tb", "a?b"), ("a\nb", "a?b"), ("\N{SNOWMAN}", "\N{SNOWMAN}"), ("a\udcff", "a?")])
+def test_whatever_a_file_is_called_its_path_is_recorded_in_a_line(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, recorded: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(GOLD.ljust(MIB, b"x"))
+    assert bench.images.import_from("debian-12", name).source == f"{tmp_path}/{recorded}"
+
+
 # using
 
 
