@@ -291,16 +291,20 @@ def _show(here: Here, options: argparse.Namespace) -> int:
 
 
 def _verify(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import exports
+
     with Meter(options.name) as meter:
-        holder(here, options.name).images.verify(options.name, meter)
+        exports.verify(holder(here, options.name).images, options.name, meter)
     say(f"{options.name} holds what it held when it was made.")
     return 0
 
 
 def _export(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import exports
+
     kind = options.format or ("qcow2" if options.file.endswith(".qcow2") else "raw")
     with Meter(options.name) as meter:
-        holder(here, options.name).images.export(options.name, os.path.abspath(options.file), kind, meter)
+        exports.export(holder(here, options.name).images, options.name, os.path.abspath(options.file), kind, meter)
     say(f"{options.file} holds {options.name} as {kind}.")
     return 0
 

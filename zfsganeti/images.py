@@ -18,7 +18,6 @@ from zfsganeti.datasets import (
     IMAGES,
     INSTANCE,
     INTENT,
-    NEVER_CHANGED,
     OPENED,
     PARTIAL,
     RECORD,
@@ -26,10 +25,9 @@ from zfsganeti.datasets import (
     VOLUME,
     locked,
 )
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, human, of_command, of_system
-from zfsganeti.files import content_digest, copy_sparse, digest_of
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, human, of_system
+from zfsganeti.files import content_digest, copy_sparse
 from zfsganeti.names import PREFIX, check_dataset, check_image, check_image_fits, family, means, meant
-from zfsganeti.process import reading
 from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
@@ -53,7 +51,6 @@ DAY = 86400
 PARTIAL_SECONDS = DAY  # how long a download that was interrupted can be gone on with
 LOOK = "..look"  # after an image's name, where none can end so: a clone of a snapshot that is being copied
 PROBE_BYTES = 64 << 20  # what is written before one looks again whether there is room
-END_SECONDS = 600  # that a program takes to end, its data on disk, after the last that it says
 LOOK_SECONDS = 1  # who looks whether anybody is at work on an image holds its lock for a moment
 LOCK_SECONDS = 30  # what others do with an image by name takes a moment; what makes one is not waited for
 
@@ -537,39 +534,6 @@ class Images:
         old_enough = self.store.now() - PARTIAL_SECONDS
         return [dataset.short for dataset in found if dataset.creation <= old_enough]
 
-    def verify(self, name: str, progress: Progress = quiet) -> None:
-        """The image holds what it held when it was made; Refused says what is wrong with it."""
-        image = self.must(name)
-        if not image.content:
-            raise BadInput(f"image {name}: its checksum was not recorded")
-        with self.open(image) as descriptor:
-            found = digest_of(descriptor, progress)
-        if found != image.content or image.written > NEVER_CHANGED:  # looking at it writes a few blocks
-            raise Refused(
-                f"image {name}",
-                "does not hold any more what it held when it was made",
-                f"gnt-zfs image rename {name} {name}-bad, then import it again",
-            )
-
-    def export(self, name: str, file: str, kind: str, progress: Progress = quiet) -> None:
-        """A new file, which appears when it is whole, holds the image as raw or qcow2."""
-        if os.path.lexists(file):
-            raise Refused(file, "exists already", "choose another file")
-        partial = f"{file}.partial"
-        try:
-            with self.open(self.must(name)) as descriptor:
-                path, size = f"/proc/{os.getpid()}/fd/{descriptor}", os.fstat(descriptor).st_size
-                if kind == "raw":
-                    copy_sparse(path, file, lambda done, size: progress("copy", done, size))
-                    return
-                _convert(path, kind, partial, lambda percent: progress("convert", percent * size // 100, size))
-                os.rename(partial, file)
-        except OSError as error:
-            raise of_system(error, file) from error
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)
-
     @contextlib.contextmanager
     def open(self, image: Image) -> Iterator[int]:
         """Yield the image's disk, opened to be read, by as many at once as like; it is mounted no longer than that takes."""
@@ -587,16 +551,3 @@ class Images:
                 yield descriptor
             finally:
                 os.close(descriptor)
-
-
-def _convert(path: str, kind: str, target: str, percent: Callable[[int], None]) -> None:
-    """The target holds what the raw file at a path holds, in another format."""
-    import re
-
-    with reading(["qemu-img", "convert", "-p", "-f", "raw", "-O", kind, path, target]) as child:
-        while said := child.read(4096):
-            if found := re.findall(rb"\((\d+)\.\d+/100%\)", said):
-                percent(int(found[-1]))
-        done = child.ended(END_SECONDS)
-    if done.status != 0:
-        raise of_command("qemu-img convert", done.status, done.stderr)

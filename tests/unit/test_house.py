@@ -37,6 +37,7 @@ LEVELS = {
             "volumes",
             "contents",
             "images",
+            "exports",
             "disks",
             "install",
             "variants",

@@ -16,7 +16,7 @@ import pytest
 from tests.node import CLUSTER_NAME
 from tests.unit.test_images import holding
 from tests.unit.test_transfer import Peer
-from zfsganeti import answer, image_cli, process, variants
+from zfsganeti import answer, exports, image_cli, process, variants
 from zfsganeti.cli import parser
 from zfsganeti.datasets import CLUSTER, INSTANCE, VOLUME
 from zfsganeti.errors import Busy, Missing, Refused, Unavailable, ZfsGanetiError
@@ -270,7 +270,7 @@ def test_what_is_meant_and_what_has_it_is_said(cluster: Cluster, capsys: pytest.
     images = cluster.nodes["node1"].images
     cluster.make("node1", "debian-13:1")
     with pytest.raises(Missing, match="^image debian-13 on this node does not exist: there is debian-13:1$"):
-        images.verify("debian-13")
+        exports.verify(images, "debian-13")
     for look in (["show", "debain-12"], ["verify", "debain-12"]):
         with pytest.raises(Missing, match=r"^image debain-12 on this node does not exist: did you mean debian-12\?$"):
             cluster.type(*look)

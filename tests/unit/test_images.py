@@ -19,10 +19,10 @@ from tests.fakeloop import FakeLoop
 from tests.killing import dies
 from tests.node import CLUSTER_NAME, DAY, Node, nodes_at
 from tests.unit.test_sources import CONTENT, SHA256, serving
-from zfsganeti import files, formats, images
+from zfsganeti import exports, files, formats, images
 from zfsganeti.contents import find_directory, parse_parameters
 from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT
-from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Full, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.images import FORMAT, Image, Images, newest
 from zfsganeti.names import check_image, family
 from zfsganeti.volumes import Volumes
@@ -491,10 +491,10 @@ def test_two_read_an_image_at_once_and_nobody_changes_it_meanwhile(bench: Bench,
     made(bench)
     image = bench.images.must("debian-12")
     with bench.images.open(image) as one, bench.images.open(image) as other:
-        bench.images.verify("debian-12") if image.content else None
-        bench.images.export("debian-12", str(tmp_path / "debian.raw"), "raw")
+        exports.verify(bench.images, "debian-12") if image.content else None
+        exports.export(bench.images, "debian-12", str(tmp_path / "debian.raw"), "raw")
         told = list[tuple[str, int, int]]()
-        bench.images.export("debian-12", str(tmp_path / "debian.qcow2"), "qcow2", lambda *step: told.append(step))
+        exports.export(bench.images, "debian-12", str(tmp_path / "debian.qcow2"), "qcow2", lambda *step: told.append(step))
         assert told[-1] == ("convert", MIB, MIB)
         bench.create()
         assert os.pread(one, 6, 0) == os.pread(other, 6, 0) == Path(tmp_path, "debian.raw").read_bytes()[:6] == GOLD
@@ -509,6 +509,44 @@ def test_two_read_an_image_at_once_and_nobody_changes_it_meanwhile(bench: Bench,
         assert bench.node.fake.mounted_at(f"{bench.node.root.path}/.images/debian-12") is None
     assert (tmp_path / "debian.qcow2").read_bytes()[:4] == b"QFI\xfb"
     bench.images.rename("debian-12", "new")
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_an_export_touches_no_other_file(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, nameless: bool) -> None:
+    """What has the name that a temporary file might have, and what a link of that name leads to, is as it was."""
+    bench.make()
+    if not nameless:
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # which such a filesystem takes O_TMPFILE for
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.partial").write_bytes(b"mine")
+    (tmp_path / "victim").write_bytes(b"precious")
+    (out / "link.partial").symlink_to(tmp_path / "victim")
+    for name in ("mine", "link"):
+        exports.export(bench.images, "debian-12", str(out / name), kind)
+        assert (out / name).stat().st_mode & 0o777 == 0o600
+        assert not (out / name).is_symlink()
+        with pytest.raises(Refused, match="exists already"):
+            exports.export(bench.images, "debian-12", str(out / name), kind)
+    assert (out / "mine.partial").read_bytes() == b"mine"
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert sorted(os.listdir(out)) == ["link", "link.partial", "mine", "mine.partial"]
+    with pytest.raises(ZfsGanetiError, match="no such file or directory"):
+        exports.export(bench.images, "debian-12", str(tmp_path / "none/x"), kind)
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_an_export_that_fails_leaves_nothing(bench: Bench, tmp_path: Path, kind: str) -> None:
+    def full(_what: str, _done: int, _all: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    bench.make()
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(Full):
+        exports.export(bench.images, "debian-12", str(out / "x"), kind, full)
+    assert os.listdir(out) == []
 
 
 def test_snapshots_of_others_keep_an_image(bench: Bench) -> None:
