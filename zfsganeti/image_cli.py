@@ -529,7 +529,8 @@ def _deleted(name: str, image: Mapping[str, Any] | None) -> str:
     if image["clones"]:
         count = len(image["clones"])
         clones = f"{count} clone{'s' if count != 1 else ''}, such as {image['clones'][0]}"
-        said = f"{name} has {clones}: it goes after them, not before {day(image['goes'])}"
+        when = f"after {'them' if count != 1 else 'it'}, not before {day(image['goes'])}"
+        said = f"{name} has {clones}: it goes {when if image['goes'] > image['deleted'] else 'as soon as the last of them has gone'}"
     return f"{said}; gnt-zfs image restore {name} takes that back."
 
 

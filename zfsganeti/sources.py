@@ -22,7 +22,7 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 
-from zfsganeti.errors import BadInput, Busy, Refused, Unavailable, human
+from zfsganeti.errors import BadInput, Busy, Full, NoSpace, Refused, Unavailable, human
 from zfsganeti.files import KIB, PIECE, checksum, checksum_asked, compare, directory_of, pieces, regular, silent, told, write
 
 TYPE_CHECKING = False
@@ -386,7 +386,7 @@ def fetch(source: str, path: str, *, sha256: str = "", progress: Progress = sile
             return Fetched(path, found, size)
         except BaseException as error:
             # a full disk can be helped, another content cannot
-            wrong = isinstance(error, Refused) and not isinstance(error.__cause__, OSError)
+            wrong = isinstance(error, Refused) and not isinstance(error, NoSpace | Full) and not isinstance(error.__cause__, OSError)
             if wrong or not part.resumable():
                 part.remove()
             raise

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from zfsganeti.datasets import CLUSTER, IMAGES, KEPT_FREE_PERCENT, PARTIAL, locked
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Conflict, Missing, NoSpace, Unavailable, ZfsGanetiError
-from zfsganeti.images import GOLDEN, PROVENANCE, lock_name
+from zfsganeti.images import GOLDEN, IMPORTED, PROVENANCE, lock_name
 from zfsganeti.names import check_dataset, check_image, check_image_fits
 from zfsganeti.node import read_answer
 from zfsganeti.streams import PROPERTIES, Snap, receive_command, send_command
@@ -347,6 +347,11 @@ class Place:
     def received(self, _request: Mapping[str, Any]) -> Any:
         """A stream has come, whole; return what the sender is told."""
 
+    def keep(self) -> None:
+        """What was half received of an image can be gone on with for a day from now."""
+        with contextlib.suppress(ZfsGanetiError):  # of the first bytes there is nothing
+            self.zfs.set(self.partial, {IMPORTED: f"{self.here.store.now():.0f}"})
+
     def forget(self) -> None:
         """Nothing of ours keeps what was received."""
 
@@ -387,7 +392,12 @@ def receive(here: Here, request: dict[str, Any], descriptor: int = STREAM) -> An
         place.prepare()
         if place.token() != request.get("token"):  # a stream was made for it as it was when we were asked for the state
             raise Busy(place.what, "has changed since the stream was begun", GO_ON)
-        place.streams.receive(place.command(request), descriptor, seconds=seconds)
+        try:
+            place.streams.receive(place.command(request), descriptor, seconds=seconds)
+        except ZfsGanetiError:
+            if request.get("kind") == "image":
+                place.keep()
+            raise
         return place.received(request)
 
 

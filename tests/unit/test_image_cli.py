@@ -34,6 +34,7 @@ class Cluster:
         for peer in self.nodes.values():
             known = SimpleNamespace(**vars(peer.ssconf), nodes=NODES, offline_nodes=[])
             peer.__dict__["ssconf"] = known
+            peer.store.now = lambda peer=peer: float(peer.fake.clock)  # type: ignore[misc]
             for other in self.nodes.values():
                 peer.knows(other)
         here = self.nodes["node1"]
@@ -129,7 +130,7 @@ def test_a_node_that_fails_keeps_no_other_from_it(cluster: Cluster, capsys: pyte
     cluster.nodes["node1"].fake.snapshot(["zfs/vm/.images/debian-12@autosnap"])
     assert cluster.type("delete", "debian-12", "--all-nodes", "--now", "--yes") == 6
     said = capsys.readouterr()
-    assert said.out.startswith("node2: debian-12 has 1 clone, such as web1: it goes after them, not before 20")
+    assert said.out.startswith("node2: debian-12 has 1 clone, such as web1: it goes as soon as the last of them has gone; ")
     assert "node1: dataset zfs/vm/.images/debian-12: has 1 snapshots that are not ours, such as autosnap" in said.err
     assert "node3: does not answer" in said.err
     assert cluster.having("debian-12", deleted=True) == ["node1", "node2"]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.fakeloop import FakeLoop
 from tests.killing import dies
-from tests.node import CLUSTER_NAME, DAY, Node, nodes_at
+from tests.node import CLUSTER_NAME, DAY, HOUR, Node, nodes_at
 from tests.unit.test_sources import CONTENT, SHA256, serving
 from zfsganeti import exports, files, formats, images
 from zfsganeti.contents import find_directory, parse_parameters
@@ -230,6 +230,56 @@ def test_a_half_made_image_is_swept_after_a_day(bench: Bench) -> None:
     bench.later(DAY)
     assert bench.images.sweep() == [".partial/debian-12"]
     assert bench.node.datasets() == [".images", ".images/.partial"]
+
+
+def test_a_day_begins_when_work_has_ended(bench: Bench) -> None:
+    """However long it has taken until then, and whether it could say that it ended."""
+
+    def slow(_home: str) -> Mapping[str, str]:
+        bench.later(DAY + HOUR)
+        raise Unavailable("example.com", "cannot be reached")
+
+    def killed(_home: str) -> Mapping[str, str]:
+        wrote = bench.images.watch("debian-12")
+        for hour in range(30):
+            bench.later(HOUR)
+            wrote(hour)
+        raise SystemExit
+
+    for fill, error in ((slow, Unavailable), (killed, SystemExit)):
+        with pytest.raises(error):
+            bench.images.make("debian-12", "http://example.com/x", fill)
+        assert bench.images.sweep() == []
+        (arriving,) = bench.images.arriving()
+        assert arriving["until"] == bench.node.fake.clock + DAY
+        bench.later(DAY - 1)
+        assert bench.images.sweep() == []
+    bench.node.fake.unmount(f"{bench.node.root.path}/.images/.partial/debian-12")
+    bench.later(1)
+    assert bench.images.sweep() == [".partial/debian-12"]
+
+
+def test_a_download_is_kept_that_only_room_is_lacking_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_path: str, **_more: Any) -> None:
+        raise Full("debian-12", "no space left on device")
+
+    def nearly_full(*_path: str, **_more: Any) -> None:
+        raise NoSpace("debian-12", 2, 1)
+
+    with serving() as site:
+        for fails, error in ((full, Full), (nearly_full, NoSpace)):
+            with monkeypatch.context() as patch, pytest.raises(error):
+                patch.setattr(formats, "to_raw", fails)
+                bench.images.import_from("debian-12", site.url())
+            assert bench.names() == []
+            assert [found["moving"] for found in bench.images.arriving()] == [False]
+        assert bench.images.import_from("debian-12", site.url()).checksum == SHA256
+        assert site.ranges_asked()[0] is None
+        assert None not in site.ranges_asked()[1:]
+        monkeypatch.setattr(bench.images, "watched", lambda _name, _progress: nearly_full)
+        with pytest.raises(NoSpace):
+            bench.images.import_from("debian-13", site.url())
+        assert [found["name"] for found in bench.images.arriving()] == ["debian-13"], "what has come until then"
 
 
 def test_an_import_stops_before_the_root_is_full(bench: Bench) -> None:
@@ -470,6 +520,25 @@ def test_a_deleted_image_stays_for_its_clones_and_for_the_days_of_the_trash(benc
     bench.node.trash.destroy(bench.node.trash.entries()[0].entry)
     assert bench.images.sweep() == ["debian-12"]
     assert bench.names() == []
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_is_deleted_now_goes_with_its_last_clone(bench: Bench, late: bool) -> None:
+    bench.make()
+    bench.use()
+    if late:
+        bench.images.delete("debian-12")
+    assert not bench.images.delete("debian-12", now=True)
+    assert not bench.images.delete("debian-12"), "and is not kept any longer by who says it again"
+    bench.later(HOUR)
+    assert bench.images.sweep() == []
+    bench.volumes.destroy(DISK0)
+    assert bench.images.sweep() == ["debian-12"]
+    bench.make()
+    bench.images.delete("debian-12", now=False)
+    assert bench.images.sweep() == []
+    bench.images.restore("debian-12")
+    assert (bench.images.must("debian-12").deleted, bench.images.must("debian-12").at_once) == (0, False)
 
 
 def test_what_was_deleted_can_be_had_back(bench: Bench) -> None:

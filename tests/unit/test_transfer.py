@@ -30,7 +30,7 @@ from zfsganeti.transfer import Abandon, Full, Incremental, Nothing, Pushed, Resu
 
 NAME = "debian-12:2026-11-01"
 PLACED, PARTIAL = f"zfs/vm/.images/{NAME}", f"zfs/vm/.images/.partial/{NAME}"
-MARKS = {"org.zfsganeti:image": "Debian 12"}
+MARKS = {"org.zfsganeti:image": "Debian 12", "org.zfsganeti:imported": "1700000000"}
 FILES = {"disk": b"golden" * 500}
 
 
