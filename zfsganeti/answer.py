@@ -243,26 +243,6 @@ def _image_arrivals(here: Here, _request: dict[str, Any]) -> Any:
     return found
 
 
-def _image_change(here: Here, request: dict[str, Any]) -> Any:
-    """An image of this node is retired, deleted, taken back or renamed; return what keeps it, None when it is gone."""
-    from zfsganeti.images import holder
-
-    name, change = _text(request, "image"), _text(request, "change")
-    images = holder(here, name).images
-    if change == "delete":
-        if images.delete(name, now=request.get("now") is True):
-            return None
-    elif change == "rename":
-        images.rename(name, _text(request, "new"))
-        name = _text(request, "new")
-    elif change in ("retire", "restore"):
-        images.retire(name) if change == "retire" else images.restore(name)
-    else:
-        raise BadInput(f"request: {change!r} cannot be done with an image")
-    image = images.must(name)
-    return {**image.as_json(), "goes": images.goes_at(image) if image.deleted else 0}
-
-
 def _image_save(here: Here, request: dict[str, Any]) -> Any:
     from zfsganeti.disks import Disk
 
@@ -275,7 +255,7 @@ def _image_push(here: Here, request: dict[str, Any]) -> Any:
     from zfsganeti.images import GOLDEN
 
     peer, place = _text(request, "node"), here.at(str(request.get("datastore", "")))
-    image = place.images.resolve(_text(request, "image"))
+    image = place.images.resolve(_text(request, "image"), pull=False)  # a peer wants it, and this node need not get it
     if peer not in here.ssconf.nodes:
         raise BadInput(f"node {peer}: is no node of this cluster")
     into = str(request.get("into", place.datastore))
@@ -451,7 +431,7 @@ VERBS: dict[str, Verb] = {
     "trash-give-up": _trash_give_up,
     "images": _images,
     "image-arrivals": _image_arrivals,
-    "image-change": _image_change,
+    "image-change": _of("holders", "change"),
     "image-save": _image_save,
     "image-push": _image_push,
     "disk-swap": _disk_swap,

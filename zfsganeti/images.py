@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zfsganeti.datasets import Store
-    from zfsganeti.here import Here
     from zfsganeti.streams import Streams
 
     Progress = Callable[[str, int, int], None]  # what is being done, bytes done, bytes in all or 0
@@ -132,11 +131,6 @@ def newest(images: list[Image], wanted: str) -> Image | None:
     usable = [image for image in images if not image.retired]
     matching = [image for image in usable if means(wanted, image.name)]
     return max(matching, key=lambda image: (image.imported, image.name)) if matching else None
-
-
-def holder(here: Here, name: str) -> Here:
-    """Return this node with the datastore that has the image of exactly this name, with the root if none has."""
-    return next((place for place in here.places() if place.images.find(name) is not None), here)
 
 
 class Images:
@@ -275,9 +269,9 @@ class Images:
                 self._keep(name)
                 raise
             except OSError as error:
-                known = of_system(error, f"image {name}")
-                self._keep(name) if self._is_worth_room(name, known) else self._drop(name)
-                raise known from error
+                why = of_system(error, f"image {name}")
+                self._keep(name) if self._is_worth_room(name, why) else self._drop(name)
+                raise why from error
             except Exception as error:
                 self._keep(name) if self._is_worth_room(name, error) else self._drop(name)
                 raise

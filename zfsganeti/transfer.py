@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from zfsganeti.datasets import CLUSTER, IMAGES, KEPT_FREE_PERCENT, PARTIAL, locked
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Conflict, Missing, NoSpace, Unavailable, ZfsGanetiError
-from zfsganeti.images import GOLDEN, IMPORTED, PROVENANCE, lock_name
+from zfsganeti.datasets import CLUSTER, IMAGE, IMAGES, KEPT_FREE_PERCENT, PARTIAL, locked
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Conflict, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.images import DELETED, GOLDEN, IMPORTED, PROVENANCE, RETIRED, lock_name
 from zfsganeti.names import check_dataset, check_image, check_image_fits
 from zfsganeti.node import read_answer
 from zfsganeti.streams import PROPERTIES, Snap, receive_command, send_command
@@ -162,6 +162,9 @@ class Push:
         placed = snaps_of(state["placed"])
         if not any(snap.guid == self.wanted.guid for snap in placed):
             raise Conflict(self.what, "exists and is another one", [snap.name for snap in placed], "choose another name or remove it there")
+        if unused := state.get("unused"):  # it is there, and does nobody any good
+            way_out = f"gnt-zfs image restore {self.name} on {self.peer} takes that back"
+            raise Refused(self.peer, f"has {self.name}, but it is {unused} there", way_out)
         return True
 
     def _plan(self, state: Mapping[str, Any]) -> Step:
@@ -362,6 +365,12 @@ class Place:
         except Missing:
             return None
 
+    def unused(self) -> str:
+        """Return why no disks are made of what is in its place, '' for what is in use and what is no image."""
+        found = self.zfs.get(self.final, marks=(IMAGE, RETIRED, DELETED))
+        marks = found.marks if found is not None and IMAGE in found.marks else {}
+        return "deleted" if DELETED in marks else "retired" if RETIRED in marks else ""
+
     def token(self) -> str:
         """Return the token of what was half received, empty when nothing was."""
         try:
@@ -377,6 +386,7 @@ def receive_state(here: Here, request: dict[str, Any]) -> Any:
     return {
         "placed": None if placed is None else [[snap.name, snap.guid, snap.createtxg] for snap in placed],
         "partial": None if partial is None else [[snap.name, snap.guid, snap.createtxg] for snap in partial],
+        "unused": place.unused(),
         "token": place.token(),
         "available": max(0, place.here.store.spare()),
     }
@@ -433,6 +443,10 @@ def copy_image(here: Here, image: Image, datastore: str, progress: Progress) -> 
         if placed is not None:
             if all(snap.guid != guid for snap in placed):
                 raise Conflict(f"{place.what} in {place.here.root.name}", "exists and is another one", [], "choose another name")
+            if unused := place.unused():
+                there = f"--datastore {datastore or repr('')}"
+                way_out = f"gnt-zfs image restore {image.name} {there} takes that back"
+                raise Refused(f"{place.what} in {place.here.root.name}", f"is there, but {unused}", way_out)
             return False
         place.here.store.check_pool()
         place.here.store.check_spare(place.what, image.referenced)

@@ -198,6 +198,24 @@ def test_an_image_that_is_fetched_is_not_fetched_twice(cluster: Cluster, monkeyp
     assert len(started) == 2
 
 
+def test_a_peer_that_has_it_out_of_use_is_told_of(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    there = cluster.nodes["node3"]
+    there.fake.mount(there.root.name, there.root.path)
+    assert cluster.type("push", "debian-12", "node3") == 0
+    there.images.delete("debian-12")
+    capsys.readouterr()
+    assert cluster.type("push", "debian-12", "node3") == 5
+    said = "node3: has debian-12, but it is deleted there: gnt-zfs image restore debian-12 on node3 takes that back"
+    assert capsys.readouterr().err == f"gnt-zfs: {said}\n"
+    cluster.nodes["node3"].images.restore("debian-12")
+    cluster.nodes["node1"].images.retire("debian-12")
+    cluster.nodes["node2"].images.delete("debian-12")
+    with pytest.raises(
+        ZfsGanetiError, match="node1: has debian-12, but it is retired there: gnt-zfs image restore debian-12 on node1 takes"
+    ):
+        cluster.type("pull", "debian-12")
+
+
 def test_nothing_is_begun_that_cannot_be_done_everywhere(cluster: Cluster) -> None:
     cluster.make("node2", "bookworm")
     with pytest.raises(Refused, match="^image bookworm: exists already on node2: choose another name$"):
