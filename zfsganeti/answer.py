@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -291,9 +292,27 @@ def _detach(here: Here, request: dict[str, Any]) -> Any:
 
 
 def _detach_work(here: Here, request: dict[str, Any]) -> Any:
+    """Without patience, in the background, one copies at a time on a node, and also what is wanted meanwhile."""
     patience = request.get("patience", 0)
     if not isinstance(patience, int) or patience < 0:
         raise BadInput("request: patience must be a number of seconds")
+    if patience:
+        return _work(here, patience)
+    for place in here.places():
+        place.independent.finish_all()  # which takes a moment, and is not to wait for anybody's copying
+    done: dict[str, str] = {}
+    with contextlib.ExitStack() as alone:
+        try:
+            alone.enter_context(locked(".copies", seconds=0))
+        except Unavailable:
+            return {}
+        done = _work(here, 0)
+        while any(dataset.short not in done for place in here.places() for dataset in place.independent.wanted()):
+            done |= _work(here, 0)
+    return done
+
+
+def _work(here: Here, patience: int) -> dict[str, str]:
     return {name: left for place in here.places() for name, left in place.independent.work(patience).items()}
 
 

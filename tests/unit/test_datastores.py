@@ -17,7 +17,7 @@ from zfsganeti import config, extstorage, process, transfer, variants
 from zfsganeti.answer import VERBS, answer
 from zfsganeti.cli import parser
 from zfsganeti.config import Config
-from zfsganeti.datasets import CLUSTER, OLD, RECORD, unpack_record
+from zfsganeti.datasets import CLUSTER, OLD, RECORD, locked, unpack_record
 from zfsganeti.errors import BadConfig, BadInput, Conflict, Missing, NoSpace, Refused, Unavailable
 from zfsganeti.here import Here
 from zfsganeti.holders import to_use
@@ -372,7 +372,38 @@ def test_an_exchange_is_finished_without_copying_what_else_is_wanted(here: Node,
     assert place.volumes.must(DISK0).origin == ""
     assert place.independent.begun() == []
     assert place.volumes.must(DISK1).origin, "is copied in the background"
+    assert started == [("node", "detach-work")] * 3
+
+
+def test_a_disk_that_is_to_be_a_copy_is_copied_at_once_and_one_at_a_time(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, ...]] = []
+    monkeypatch.setattr(process, "background", lambda *words: started.append(words))
+    here.images.make("debian-12", "file:/x", golden)
+    verb(here, "create", DISK1, EXTP_IMAGE="debian-12")
+    assert started == []
+    verb(here, "create", EXTP_IMAGE="debian-12", EXTP_USE="copy")
     assert started == [("node", "detach-work")]
+    with locked(".copies"):
+        assert here.ask("detach-work") == {}, "another one is at it"
+    work, more = here.independent.work, [DISK1]
+
+    def while_it_works(seconds: float = 0) -> dict[str, str]:
+        done = work(seconds)
+        if more:
+            here.independent.want(more.pop())  # by who found this one at work, and left
+        return done
+
+    monkeypatch.setattr(here.independent, "work", while_it_works)
+    here.volumes.detach(DISK0)
+    here.volumes.detach(DISK1)
+    assert here.ask("detach-work") == {DISK0: "", DISK1: ""}
+    assert here.volumes.must(DISK0).origin == here.volumes.must(DISK1).origin == ""
+
+    def none(*_words: str) -> None:
+        raise FileNotFoundError("systemd-run")
+
+    monkeypatch.setattr(process, "background", none)
+    verb(here, "create", "other", EXTP_IMAGE="debian-12", EXTP_USE="copy")
 
 
 def test_a_disk_is_not_gone_while_a_datastore_cannot_be_looked_into(here: Node) -> None:
