@@ -65,7 +65,9 @@ def image_parser(commands: Any) -> None:
     made = _one(
         verbs, "delete", _delete, "let an image go, after its last clone and the days of the trash", "gnt-zfs image delete debian-11"
     )
-    made.add_argument("--now", action="store_true", help="do not keep it for the days of the trash, not even when its last clone goes later")
+    made.add_argument(
+        "--now", action="store_true", help="do not keep it for the days of the trash, not even when its last clone goes later"
+    )
     made.add_argument("-y", "--yes", action="store_true", help="do not ask")
     made = _one(
         verbs, "verify", _verify, "compare an image with the checksum of what it held when it was made", "gnt-zfs image verify debian-12"

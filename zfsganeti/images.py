@@ -39,7 +39,7 @@ from zfsganeti.errors import (
     human,
     of_system,
 )
-from zfsganeti.files import content_digest, copy_sparse
+from zfsganeti.files import checksum_asked, content_digest, copy_sparse
 from zfsganeti.names import PREFIX, check_dataset, check_image, check_image_fits, family, means, meant
 from zfsganeti.zfs import Dataset
 
@@ -399,6 +399,7 @@ class Images:
         """The image holds what a URL or a file holds, as a raw, sparse disk."""
         from zfsganeti import formats, sources
 
+        checksum_asked(sha256)  # a slip of the finger is no reason to drop what has come so far
         watch, title = self.watched(name, progress), sources.recorded(source)
         here = sources.local(source) is not None  # a file is read once, a download checked while it streams
 

@@ -273,6 +273,8 @@ def test_a_download_is_kept_that_only_room_is_lacking_for(bench: Bench, monkeypa
                 bench.images.import_from("debian-12", site.url())
             assert bench.names() == []
             assert [found["moving"] for found in bench.images.arriving()] == [False]
+        with pytest.raises(BadInput, match="is not 64 hexadecimal digits"):
+            bench.images.import_from("debian-12", site.url(), sha256="x")
         assert bench.images.import_from("debian-12", site.url()).checksum == SHA256
         assert site.ranges_asked()[0] is None
         assert None not in site.ranges_asked()[1:]
