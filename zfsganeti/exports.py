@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 END_SECONDS = 600  # that a program takes to end, its data on disk, after the last that it says
 
 
-def verify(images: Images, name: str, progress: Progress = quiet) -> None:
-    """The image holds what it held when it was made; Refused says what is wrong with it."""
+def verify(images: Images, name: str, progress: Progress = quiet, there: str = "") -> None:
+    """The image holds what it held when it was made; Refused says what is wrong, and how to put it aside, `there` of several."""
     image = images.must(name)
     if not image.content:
         raise BadInput(f"image {name}: its checksum was not recorded")
@@ -30,7 +30,7 @@ def verify(images: Images, name: str, progress: Progress = quiet) -> None:
         raise Refused(
             f"image {name}",
             "does not hold any more what it held when it was made",
-            f"gnt-zfs image rename {name} {name}-bad, then import it again",
+            f"gnt-zfs image rename {name} {name}-bad{there}, then import it again",
         )
 
 

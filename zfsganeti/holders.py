@@ -40,7 +40,8 @@ def holders(here: Here, name: str, datastore: str | None = None) -> list[Here]:
 def _missing(here: Here, name: str, looked: list[Here], datastore: str | None) -> Missing:
     known = [image.name for place in looked for image in place.images.all()]
     alike = [other for other in known if means(name, other)]
-    near = f"there is {', '.join(dict.fromkeys(alike))}" if alike else meant(name, known, "gnt-zfs image list shows what is here")
+    shows = "gnt-zfs image list --all-nodes shows who has which" if datastore is None else "gnt-zfs image list shows what is where"
+    near = f"there is {', '.join(dict.fromkeys(alike))}" if alike else meant(name, known, shows)
     return Missing(f"image {name} {where(here, datastore)}", near)
 
 

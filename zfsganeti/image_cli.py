@@ -162,12 +162,19 @@ def _verify(here: Here, options: argparse.Namespace) -> int:
     """Of each datastore that has it: one may have lost what another one has."""
     from zfsganeti import exports
 
-    found = holders(here, options.name, options.datastore)
+    found, status = holders(here, options.name, options.datastore), 0
     for place in found:
-        with Meter(options.name) as meter:
-            exports.verify(place.images, options.name, meter)
-        say(f"{_in_which(place.datastore, found)}{options.name} holds what it held when it was made.")
-    return 0
+        which, there = _in_which(place.datastore, found), f" --datastore {place.datastore or repr('')}" if len(found) > 1 else ""
+        try:
+            with Meter(options.name) as meter:
+                exports.verify(place.images, options.name, meter, there)
+            say(f"{which}{options.name} holds what it held when it was made.")
+        except ZfsGanetiError as error:
+            if len(found) == 1:
+                raise
+            complain(f"{which}{one_line(error)}")
+            status = error.exit_code
+    return status
 
 
 def _in_which(datastore: str, all_of_them: Sequence[object]) -> str:
@@ -394,11 +401,8 @@ def _lend(here: Here, options: argparse.Namespace) -> int:
 
 def _delete(here: Here, options: argparse.Namespace) -> int:
     if options.now and not options.yes:
-        rows: Mapping[str, Sequence[Mapping[str, Any]]] = {here.node: []}
-        if options.all_nodes:
-            rows, _problems = having(here, options.name, options.datastore)
-        else:
-            rows = {here.node: rows_of(here, options.name, options.datastore)}
+        here_alone = None if options.all_nodes else {here.node: rows_of(here, options.name, options.datastore)}
+        rows = here_alone or having(here, options.name, options.datastore)[0]
         doomed = [
             f"{node} ({_in_which(row['datastore'], alike)}{human(row['used'])})"
             for node, alike in rows.items()

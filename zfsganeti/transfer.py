@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from zfsganeti.datasets import CLUSTER, IMAGE, IMAGES, KEPT_FREE_PERCENT, PARTIAL, locked
+from zfsganeti.datasets import CLUSTER, IMAGES, KEPT_FREE_PERCENT, PARTIAL, locked
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Conflict, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.images import DELETED, GOLDEN, IMPORTED, PROVENANCE, RETIRED, lock_name
 from zfsganeti.names import check_dataset, check_image, check_image_fits
@@ -306,7 +306,7 @@ class Place:
             raise BadInput("request: datastore must be a text")
         here = here.at(datastore)
         self.here, self.zfs, self.streams = here, here.zfs, here.streams
-        self.name, self.what = name, f"{kind} {name}"
+        self.kind, self.name, self.what = kind, name, f"{kind} {name}"
         self._locate()
 
     def _locate(self) -> None:
@@ -367,8 +367,8 @@ class Place:
 
     def unused(self) -> str:
         """Return why no disks are made of what is in its place, '' for what is in use and what is no image."""
-        found = self.zfs.get(self.final, marks=(IMAGE, RETIRED, DELETED))
-        marks = found.marks if found is not None and IMAGE in found.marks else {}
+        found = self.zfs.get(self.final, marks=(RETIRED, DELETED)) if self.kind == "image" else None
+        marks = found.marks if found is not None else {}
         return "deleted" if DELETED in marks else "retired" if RETIRED in marks else ""
 
     def token(self) -> str:
@@ -405,7 +405,7 @@ def receive(here: Here, request: dict[str, Any], descriptor: int = STREAM) -> An
         try:
             place.streams.receive(place.command(request), descriptor, seconds=seconds)
         except ZfsGanetiError:
-            if request.get("kind") == "image":
+            if place.kind == "image":
                 place.keep()
             raise
         return place.received(request)

@@ -280,7 +280,7 @@ def test_one_datastore_can_be_chosen(both: Typing) -> None:
     assert both.having("debian-12", "lendable") == ["", "ssd"]
     assert both("rename", "debian-12", "other", "--datastore", "ssd") == ["debian-12 is called other now."]
     assert (both.having("other"), both.having("debian-12")) == (["ssd"], [""])
-    with pytest.raises(Missing, match="^image other in zfs/vm does not exist: gnt-zfs image list shows what is here$"):
+    with pytest.raises(Missing, match="^image other in zfs/vm does not exist: gnt-zfs image list shows what is where$"):
         both("show", "other", "--datastore", "")
     assert both("retire", "other", "--datastore", "tape") == [
         "gnt-zfs: datastore tape: there are ssd: datastores in the node's configuration names them"
@@ -302,8 +302,13 @@ def test_each_copy_is_looked_at(both: Typing, tmp_path: Path) -> None:
     both.here.fake.set("zfs/fast/.images/debian-13", {"readonly": "off"})  # as a disk that rots does not ask either
     Path(both.here.fake._filesystems["zfs/fast/.images/debian-13"].files, "disk.raw").write_bytes(b"rotten".ljust(MIB, b"\0"))
     assert len(both("verify", "debian-13", "--datastore", "")) == 1
-    with pytest.raises(Refused, match="does not hold any more what it held when it was made"):
-        both("verify", "debian-13")
+    good, bad = both("verify", "debian-13")
+    assert good == "the root: debian-13 holds what it held when it was made."
+    why = "image debian-13: does not hold any more what it held when it was made"
+    way_out = "gnt-zfs image rename debian-13 debian-13-bad --datastore ssd, then import it again"
+    assert (bad, both.status) == (f"gnt-zfs: ssd: {why}: {way_out}", 5)
+    with pytest.raises(Refused, match=f"^{why}: "):
+        both("verify", "debian-13", "--datastore", "ssd")
 
 
 def test_a_datastore_in_which_it_fails_keeps_no_other_from_it(both: Typing) -> None:
@@ -340,7 +345,7 @@ def test_the_newest_that_is_in_use_in_any_datastore_is_sent(here: Node) -> None:
     here.images.retire("debian-12:1")
     with pytest.raises(Refused, match="^image debian-12:2: is retired: gnt-zfs image restore debian-12:2 first$"):
         sent()
-    with pytest.raises(Missing, match="^image debian-14 on this node does not exist: gnt-zfs image list shows what is here$"):
+    with pytest.raises(Missing, match="^image debian-14 on this node does not exist: gnt-zfs image list --all-nodes shows who has which$"):
         sent("debian-14")
 
 
