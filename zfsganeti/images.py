@@ -11,6 +11,7 @@ import contextlib
 import os
 import time
 
+from zfsganeti import clock
 from zfsganeti.datasets import (
     CLUSTER,
     DISK,
@@ -546,7 +547,9 @@ class Images:
 
     def goes_at(self, image: Image) -> int:
         """Return when a deleted image goes, in seconds since 1970, if it has no clones then."""
-        return image.deleted + (0 if image.at_once else self.store.config.trash_days * DAY)
+        if image.at_once:
+            return image.deleted
+        return max(image.deleted + self.store.config.trash_days * DAY, int(clock.until(self.zfs, self.store.root.name)))
 
     def sweep(self) -> list[str]:
         """Deleted images whose time is over and half-made ones that nobody goes on with are gone; return what went."""

@@ -543,6 +543,19 @@ def test_what_is_deleted_now_goes_with_its_last_clone(bench: Bench, late: bool) 
     assert (bench.images.must("debian-12").deleted, bench.images.must("debian-12").at_once) == (0, False)
 
 
+def test_a_clock_that_jumps_ahead_makes_no_image_go(bench: Bench) -> None:
+    bench.make()
+    bench.images.delete("debian-12", now=False)
+    bench.node.trash.give_up()
+    bench.later(400 * DAY)
+    bench.node.trash.give_up()
+    assert bench.images.sweep() == []
+    for _day in range(7):
+        bench.later(DAY)
+        bench.node.trash.give_up()
+    assert bench.images.sweep() == ["debian-12"]
+
+
 def test_what_was_deleted_can_be_had_back(bench: Bench) -> None:
     bench.make()
     assert not bench.images.delete("debian-12")
