@@ -223,7 +223,7 @@ def _running(root: str) -> str:
 
 def _patches(root: str) -> str:
     """Return the directory of our patch files: the source tree's when run from one, else the installed one."""
-    for place in (os.path.join(os.path.dirname(__file__), "../patches"), os.path.join(root, _PATCHES)):
+    for place in (os.path.join(os.path.dirname(os.path.dirname(__file__)), "patches"), os.path.join(root, _PATCHES)):
         if os.path.exists(os.path.join(place, "ganeti-3.0.patch")):
             return os.path.abspath(place)
     raise Missing(os.path.join(root, _PATCHES), "install zfsganeti again")
