@@ -7,7 +7,7 @@ GENERATION ?= trixie
 NODE ?= node1
 LAB := tests/lab/lab
 
-.PHONY: check test bench chaos lab-rest lab-table demo lab lab-shell lab-run lab-stop lab-clean install install-data deps venv deb man
+.PHONY: changelog check test bench chaos lab-rest lab-table demo lab lab-shell lab-run lab-stop lab-clean install install-data deps venv deb man
 
 check: venv
 	$(VENV)/bin/python -m ruff check .
@@ -106,7 +106,13 @@ install-data:
 # the man pages, as roff below build/man: from docs/*.md, the parser of gnt-zfs and the table of settings
 man:
 	$(PYTHON) -m docs.generate man build/man
+# the lowdown of Debian 12 asks for a font C, which the groff of Debian 13 has no more
+	sed -i 's/\\fC/\\f(CR/g' build/man/*
 
 # the package for every node, in build/deb; installs what building needs
 deb:
 	debian/build build/deb
+
+# debian/changelog with this commit's version, which is nowhere but in zfsganeti/__init__.py: autopkgtest wants to see it
+changelog:
+	debian/build --changelog

@@ -62,7 +62,7 @@ def report(here: Here) -> dict[str, Any]:
         "rollbacks": [],
         "pool": None,
         "pools": [],  # of datastores
-        "patch_problem": patch_problem(),
+        "patch_problem": patch_problem(bool(here.config.patch)),
         "days": here.config.trash_days,
         "warn_free": here.config.warn_free,
         "leftover_minutes": here.config.leftover_minutes,
@@ -106,12 +106,12 @@ def _missing_hooks() -> list[str]:
     return [link for link in LINKS if not os.access(f"{ganeti.HOOKS_DIR}/{link}", os.X_OK)]
 
 
-def patch_problem() -> str:
-    """Return what is wrong with the optional patch: '' when it was never applied or is in place."""
+def patch_problem(enabled: bool) -> str:
+    """Return what is wrong with the optional patch: '' when it was never applied nor enabled, or is in place."""
     from zfsganeti import patch
 
     try:
-        return patch.lost()
+        return patch.lost(enabled=enabled)
     except ZfsGanetiError as error:
         return one_line(error)
 

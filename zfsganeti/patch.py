@@ -26,8 +26,12 @@ UNFIT = "does not apply"
 NO_PATCH = "no patch for this series"
 RESTARTED = "the node daemon was restarted"
 RESTART_NEEDED = "the node daemon still has the old code: restart it, or do this again with --restart"
-AS_IT_WAS = "the node daemon was not restarted"
+AS_IT_WAS = "the node daemon needs no restart"
 _DAEMON_UTIL = "/usr/lib/ganeti/daemon-util"
+_NODED = "ganeti-noded"
+_PIDFILE = "run/ganeti/ganeti-noded.pid"
+_OLD_CODE = "run/zfsganeti/noded-has-old-code"
+_STOPPED = "stopped"
 _GANETI = "usr/share/ganeti"
 _PATCHES = "usr/share/zfsganeti/patches"
 _ORIGINAL = ".zfsganeti-orig"
@@ -62,6 +66,7 @@ class Outcome:
     unchanged: tuple[str, ...]
     skipped: tuple[str, ...]
     noded: str
+    failed: bool = False  # the files are as they were asked for, but noded could not be restarted
 
     def __str__(self) -> str:
         lines = [f"Ganeti {series}: changed" for series in self.changed] + [f"Ganeti {series}: nothing to do" for series in self.unchanged]
@@ -127,18 +132,30 @@ def state(text: str, hunks: Sequence[Hunk]) -> str:
 def status(*, root: str = "/", patches: str = "") -> list[Backend]:
     """Return every Ganeti series installed below `root`, oldest first; `patches` overrides where our patch files are."""
     place, running = patches or _patches(root), _running(root)
-    found = []
-    for series in _installed(root):
+    installed, found = _installed(root), []
+    if not installed:
+        raise Missing(_path(root, "X.Y"), "install Ganeti from Debian's packages")
+    for series in installed:
         path, file = _path(root, series), os.path.join(place, f"ganeti-{series}.patch")
         said = state(_read(path), parse(_read(file), file)) if os.path.exists(file) else NO_PATCH
         found.append(Backend(series, path, "" if said == NO_PATCH else file, said, series == running))
     return found
 
 
-def lost(*, root: str = "/", patches: str = "") -> str:
-    """Return, as one line, which series our patch was put in but is not in now, as after an upgrade of Ganeti; "" if none."""
-    names = [one.series for one in status(root=root, patches=patches) if one.state != PATCHED and os.path.exists(one.path + _ORIGINAL)]
+def lost(*, enabled: bool = False, root: str = "/", patches: str = "") -> str:
+    """Return, as one line, which series lack our patch that was put in, as after an upgrade of Ganeti, or that is enabled; "" if none."""
+    without = [one for one in status(root=root, patches=patches) if one.state != PATCHED]
+    if enabled:
+        named = [f"{one.series} ({one.state})" for one in without if one.running or _of_use(one, root)]
+        way_out = "gnt-zfs patch apply says why, gnt-zfs patch disable is to be without it"
+        return f"the patch is enabled, but not in Ganeti {' and '.join(named)}: {way_out}" if named else ""
+    names = [one.series for one in without if os.path.exists(one.path + _ORIGINAL)]
     return f"the patch is no longer in Ganeti {' and '.join(names)}: run gnt-zfs patch apply, or revert to be without it" if names else ""
+
+
+def _of_use(backend: Backend, root: str) -> bool:
+    """Tell whether a series that does not run could, with the patch: nobody is to be reminded for ever of one that cannot."""
+    return bool(backend.patch) and (not backend.series.startswith("2.") or os.access(_python2(root), os.X_OK))
 
 
 def apply(*, run: Run, series: str = "", restart: bool = False, root: str = "/", patches: str = "") -> Outcome:
@@ -155,29 +172,38 @@ def apply(*, run: Run, series: str = "", restart: bool = False, root: str = "/",
             # one that only lies beside the running one is nobody's concern until it is asked for
             if series or backend.running or len(refused) == len(chosen):
                 raise
+    noded = _Noded(root, run)
+    noded.foresee(plans)
     for backend, before, after in plans:
         # what the patch is put on is what the backup holds: one left by an older version of Ganeti is replaced
         _replace(backend.path + _ORIGINAL, before, backend.path)
         _replace(backend.path, after, backend.path)
-    return _finish(chosen, plans, refused, run if restart else None)
+    return _finish(chosen, plans, refused, noded.outcome(restart))
 
 
 def revert(*, run: Run, series: str = "", restart: bool = False, root: str = "/", patches: str = "") -> Outcome:
-    """The patch is in no installed series (or not in the named one) and no backup is left; what else changed since then stays."""
-    chosen = _chosen(series, root, patches)
+    """The patch is in no installed series (or not in the named one) and no backup is left; what else changed since then stays.
+
+    Without Ganeti there is nothing to be taken out, which is no failure; only a series that was named must be there.
+    """
+    chosen = _chosen(series, root, patches) if series or _installed(root) else []
     plans = [plan for backend in chosen if backend.patch and _ours(backend) and (plan := _plan(backend, PATCHED))]
+    noded = _Noded(root, run)
+    noded.foresee(plans)
     for backend, _, after in plans:
         _replace(backend.path, after, backend.path)
-    for backend in chosen:
-        _remove(backend.path + _ORIGINAL)
-    return _finish(chosen, plans, {}, run if restart else None)
+    # a series whose package has gone leaves its backup, which dpkg does not know, and so the directory
+    for original in glob(_path(root, series or "*") + _ORIGINAL):
+        _remove(original)
+        for directory in (os.path.dirname(original), os.path.dirname(os.path.dirname(original))):
+            with suppress(OSError):
+                os.rmdir(directory)
+    return _finish(chosen, plans, {}, noded.outcome(restart))
 
 
 def _installed(root: str) -> list[str]:
     names = glob("*", root_dir=os.path.join(root, _GANETI))
     found = [name for name in names if _SERIES.fullmatch(name) and os.path.exists(_path(root, name))]
-    if not found:
-        raise Missing(_path(root, "X.Y"), "install Ganeti from Debian's packages")
     return sorted(found, key=lambda name: [int(part) for part in name.split(".")])
 
 
@@ -197,7 +223,7 @@ def _running(root: str) -> str:
 
 def _patches(root: str) -> str:
     """Return the directory of our patch files: the source tree's when run from one, else the installed one."""
-    for place in (os.path.join(os.path.dirname(__file__), "../patches"), os.path.join(root, _PATCHES)):
+    for place in (os.path.join(os.path.dirname(os.path.dirname(__file__)), "patches"), os.path.join(root, _PATCHES)):
         if os.path.exists(os.path.join(place, "ganeti-3.0.patch")):
             return os.path.abspath(place)
     raise Missing(os.path.join(root, _PATCHES), "install zfsganeti again")
@@ -233,10 +259,14 @@ def _plan(backend: Backend, wanted: str) -> _Plan | None:
     return backend, before, after
 
 
+def _python2(root: str) -> str:
+    return os.path.join(root, "usr/bin/python2")
+
+
 def _compile(backend: Backend, text: str, run: Run, root: str) -> None:
     """The text compiles in the Python that the series runs on."""
     # Ganeti 2.x is Python 2, which Debian 12 and 13 lack: it cannot run there, so refusing to patch it costs nothing
-    python2 = os.path.join(root, "usr/bin/python2")
+    python2 = _python2(root)
     try:
         if not backend.series.startswith("2."):
             with warnings.catch_warnings():
@@ -250,15 +280,72 @@ def _compile(backend: Backend, text: str, run: Run, root: str) -> None:
         raise Refused(backend.path, f"with the patch it would not compile ({error})", "it was left as it is") from error
 
 
-def _finish(chosen: Sequence[Backend], plans: Sequence[_Plan], refused: dict[str, ZfsGanetiError], run: Run | None) -> Outcome:
+def _finish(chosen: Sequence[Backend], plans: Sequence[_Plan], refused: dict[str, ZfsGanetiError], noded: tuple[str, bool]) -> Outcome:
     changed = tuple(backend.series for backend, _, _ in plans)
-    if run is not None:
-        # also when nothing was changed: a run that was killed after the change has not come to this
-        run(_DAEMON_UTIL, "stop", "ganeti-noded")
-        run(_DAEMON_UTIL, "start", "ganeti-noded")
-    noded = RESTARTED if run else RESTART_NEEDED if any(backend.running for backend, _, _ in plans) else AS_IT_WAS
     unchanged = tuple(backend.series for backend in chosen if backend.series not in (*changed, *refused))
-    return Outcome(changed, unchanged, tuple(str(error) for error in refused.values()), noded)
+    return Outcome(changed, unchanged, tuple(str(error) for error in refused.values()), *noded)
+
+
+class _Noded:
+    """The node daemon, and whether it has the code that is in the file.
+
+    A process that has older code is remembered in /run, before the file is changed: a run that was killed in between, or could not
+    restart it, or was not to, leaves that to the next one, and a boot forgets it with the process.
+    """
+
+    def __init__(self, root: str, run: Run) -> None:
+        self._root, self._run = root, run
+        self._note = os.path.join(root, _OLD_CODE)
+
+    def foresee(self, plans: Sequence[_Plan]) -> None:
+        """It is known that the daemon which runs now, if one does, will have older code than the file."""
+        if (process := self._process()) and any(backend.running for backend, _, _ in plans):
+            self._remember(process)
+
+    def outcome(self, restart: bool) -> tuple[str, bool]:
+        """Return what noded has, and whether a restart has failed; where it does not run, or has the code of the file, none is tried."""
+        if not self._outdated():
+            _remove(self._note)
+            return AS_IT_WAS, False
+        if not restart:
+            return RESTART_NEEDED, False
+        try:
+            self._restart()
+        except (CommandFailed, Unavailable) as error:
+            way_out = f"put that right, then {_DAEMON_UTIL} start {_NODED}"
+            return f"the files are as they should be, but the node daemon could not be restarted ({error}): {way_out}", True
+        return RESTARTED, False
+
+    def _restart(self) -> None:
+        self._remember(f"{self._process()}\n{_STOPPED}")
+        self._run(_DAEMON_UTIL, "stop", _NODED)
+        self._run(_DAEMON_UTIL, "start", _NODED)
+        # with systemd `start` ends well whatever came of it
+        self._run(_DAEMON_UTIL, "check", _NODED)
+        _remove(self._note)
+
+    def _outdated(self) -> bool:
+        """Tell whether the daemon has older code, or was stopped by us for that and has not been started since."""
+        if not os.path.exists(self._note):
+            return False
+        process, _, stopped = _read(self._note).partition("\n")
+        running = self._process()
+        return process == running if running else stopped == _STOPPED
+
+    def _process(self) -> str:
+        """Return the daemon as its process ID and when that was started, "" if none runs; no clock that may be set is asked."""
+        try:
+            number = str(int(_read(os.path.join(self._root, _PIDFILE))))
+            command, stat = (_read(os.path.join(self._root, "proc", number, name)) for name in ("cmdline", "stat"))
+        except (Unavailable, ValueError):
+            return ""
+        return f"{number} {stat.rpartition(')')[2].split()[19]}" if _NODED in command else ""
+
+    def _remember(self, text: str) -> None:
+        with _touching(self._note, "written"):
+            os.makedirs(os.path.dirname(self._note), mode=0o700, exist_ok=True)
+            with open(self._note, "w", encoding="utf-8") as file:
+                file.write(text)
 
 
 @contextmanager

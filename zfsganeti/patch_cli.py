@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+
 from zfsganeti import patch
 from zfsganeti.colours import Bad
 from zfsganeti.config import save
-from zfsganeti.errors import Missing, ZfsGanetiError, one_line
+from zfsganeti.errors import BadConfig, Missing, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.node import run
 from zfsganeti.terminal import command, complain, group, print_json, say, table
 
@@ -50,39 +53,50 @@ def _shown(state: str) -> str:
     return state if state in (patch.PATCHED, patch.UNPATCHED) else Bad(state)
 
 
+def _told(outcome: patch.Outcome) -> int:
+    """What was done is said; return the exit status, which is none of success where noded could not be restarted."""
+    if not outcome.failed:
+        say(str(outcome))
+        return 0
+    if words := str(replace(outcome, noded="")).strip():
+        say(words)
+    complain(outcome.noded)
+    return Unavailable.exit_code
+
+
 def _apply(_here: Here, options: argparse.Namespace) -> int:
-    say(str(patch.apply(run=run, restart=options.restart)))
-    return 0
+    return _told(patch.apply(run=run, restart=options.restart))
 
 
 def _revert(here: Here, options: argparse.Namespace) -> int:
-    say(str(patch.revert(run=run, restart=options.restart)))
-    if here.config.patch:
-        say("It is still enabled, and comes back with the next upgrade: gnt-zfs patch disable.")
-    return 0
+    status = _told(patch.revert(run=run, restart=options.restart))
+    # the package is removed this way, whatever is in the configuration
+    with suppress(BadConfig):
+        if here.config.patch:
+            say("It is still enabled, and comes back with the next upgrade: gnt-zfs patch disable.")
+    return status
 
 
 def _enable(_here: Here, options: argparse.Namespace) -> int:
-    said = patch.apply(run=run, restart=options.restart)
+    outcome = patch.apply(run=run, restart=options.restart)
     save("patch", "1")
-    say(str(said))
-    return 0
+    return _told(outcome)
 
 
 def _disable(_here: Here, options: argparse.Namespace) -> int:
     save("patch", "0")
-    say(str(patch.revert(run=run, restart=options.restart)))
-    return 0
+    return _told(patch.revert(run=run, restart=options.restart))
 
 
 def _renew(here: Here, _options: argparse.Namespace) -> int:
-    """A package's script comes here, whatever is installed: only a patch that is wanted and is not in is a failure."""
-    if not here.config.patch:
-        return 0
+    """A package's script comes here, whatever is installed: only a patch that is wanted and is not in, or not in use, is a failure."""
     try:
-        if not any(one.state != patch.PATCHED for one in patch.status()):
+        if not here.config.patch:
             return 0
         outcome = patch.apply(run=run, restart=True)
+    except BadConfig as error:
+        complain(f"{one_line(error)}: until that is put right Ganeti's backend is left as it is, with the optional patch or without")
+        return error.exit_code
     except Missing:
         return 0  # no Ganeti at the moment
     except ZfsGanetiError as error:
@@ -90,5 +104,6 @@ def _renew(here: Here, _options: argparse.Namespace) -> int:
         return error.exit_code
     for line in outcome.skipped:
         complain(line)
-    say(str(outcome))
+    if outcome.changed or outcome.failed or outcome.noded == patch.RESTARTED:
+        return _told(replace(outcome, skipped=()))
     return 0

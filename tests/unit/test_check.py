@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.node import CLUSTER_NAME, DAY, Node
-from zfsganeti import check, ganeti
+from zfsganeti import check, ganeti, patch
 from zfsganeti.check import Finding
 from zfsganeti.errors import Unavailable
 from zfsganeti.here import Here
@@ -390,3 +390,9 @@ def test_a_root_that_cannot_be_used_now_is_not_the_same_as_none(node: Node, here
 def test_a_cut_exchange_is_finished_and_not_more() -> None:
     said = "its independent copy was to take its place, and that was not finished"
     assert compare({"copies": ["web1", "gone"]}, instance()) == [Finding("node1", "web1", said, "detach-finish", {})]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_patch_that_is_enabled_is_missed(monkeypatch: pytest.MonkeyPatch, enabled: bool) -> None:
+    monkeypatch.setattr(patch, "lost", lambda *, enabled: f"enabled: {enabled}")
+    assert check.patch_problem(enabled) == f"enabled: {enabled}"

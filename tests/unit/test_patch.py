@@ -23,7 +23,7 @@ from zfsganeti.errors import BadInput, CommandFailed, Missing, Refused, Unavaila
 PATCHES = Path(__file__).parents[2] / "patches"
 SERIES = ("2.15", "2.16", "3.0", "3.1")
 DAEMON_UTIL = "/usr/lib/ganeti/daemon-util"
-RESTART = [(DAEMON_UTIL, "stop", "ganeti-noded"), (DAEMON_UTIL, "start", "ganeti-noded")]
+RESTART = [(DAEMON_UTIL, verb, "ganeti-noded") for verb in ("stop", "start", "check")]
 LOST = "if you changed the file, apt-get install --reinstall ganeti-3.0 brings the original back"
 
 
@@ -213,12 +213,27 @@ def test_a_change_among_different_lines_always_applies(source: list[str], data: 
 
 
 class Node:
-    """A directory that looks like a node with Ganeti, and what was run on it."""
+    """A directory that looks like a node with Ganeti, whose node daemon runs, and what was run on it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.ran: list[tuple[str, ...]] = []
         self.error: Exception | None = None
+        self.process = 100
+        self.pid_file = root / "run/ganeti/ganeti-noded.pid"
+        self.start()
+
+    def start(self) -> None:
+        self.process += 1
+        place = self.root / f"proc/{self.process}"
+        place.mkdir(parents=True)
+        (place / "cmdline").write_bytes(b"/usr/bin/python3\0/usr/sbin/ganeti-noded\0-f\0")
+        (place / "stat").write_text(f"{self.process} (ganeti-noded) S " + " ".join(map(str, range(1, 49))) + "\n")
+        self.pid_file.parent.mkdir(parents=True, exist_ok=True)
+        self.pid_file.write_text(f"{self.process}\n")
+
+    def stop(self) -> None:
+        self.pid_file.unlink(missing_ok=True)
 
     def install(self, series: str, text: str | None = None, running: bool = False) -> Path:
         path = self.root / "usr/share/ganeti" / series / "ganeti/backend.py"
@@ -235,6 +250,10 @@ class Node:
         self.ran.append(command)
         if self.error:
             raise self.error
+        if command[1:2] == ("stop",):
+            self.stop()
+        elif command[1:2] == ("start",):
+            self.start()
         return "" if stdin is None else "compiled"
 
     def states(self) -> dict[str, tuple[str, bool]]:
@@ -247,7 +266,7 @@ class Node:
         return patch.revert(run=self.run, series=series, restart=restart, root=str(self.root))
 
     def files(self) -> dict[str, bytes]:
-        return {str(path.relative_to(self.root)): path.read_bytes() for path in self.root.rglob("*") if path.is_file()}
+        return {str(path.relative_to(self.root)): path.read_bytes() for path in (self.root / "usr").rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -318,7 +337,7 @@ def test_apply_twice_changes_nothing(node: Node) -> None:
     node.install("3.0", running=True)
     node.apply()
     before = node.files()
-    assert node.apply() == patch.Outcome((), ("3.0",), (), patch.AS_IT_WAS)
+    assert node.apply() == patch.Outcome((), ("3.0",), (), patch.RESTART_NEEDED)
     assert node.files() == before
 
 
@@ -333,7 +352,7 @@ def test_an_outcome_says_all_in_words(node: Node) -> None:
         "the node daemon still has the old code: restart it, or do this again with --restart"
     )
     assert str(node.revert("3.1", restart=True)) == "Ganeti 3.1: changed\nthe node daemon was restarted"
-    assert str(node.revert("3.1")) == "Ganeti 3.1: nothing to do\nthe node daemon was not restarted"
+    assert str(node.revert("3.1")) == "Ganeti 3.1: nothing to do\nthe node daemon needs no restart"
 
 
 def test_lost_tells_of_a_patch_that_an_upgrade_took_away(node: Node) -> None:
@@ -350,6 +369,26 @@ def test_lost_tells_of_a_patch_that_an_upgrade_took_away(node: Node) -> None:
     assert patch.lost(root=str(node.root)) == ""
 
 
+def test_what_is_enabled_is_missed_wherever_it_could_be_of_use(node: Node) -> None:
+    node.install("2.16")
+    node.install("3.0")
+    path = node.install("3.1", running=True)
+    node.install("3.2", "no patch for it\n")
+    node.apply()
+    assert patch.lost(enabled=True, root=str(node.root)) == ""
+    for file in (path, backup(path)):
+        file.unlink()
+    node.install("3.1", "does otherwise now\n")
+    assert patch.lost(root=str(node.root)) == ""
+    way_out = "gnt-zfs patch apply says why, gnt-zfs patch disable is to be without it"
+    assert patch.lost(enabled=True, root=str(node.root)) == f"the patch is enabled, but not in Ganeti 3.1 (does not apply): {way_out}"
+    node.install("3.0")
+    node.install("3.2", "no patch for it\n", running=True)
+    said = patch.lost(enabled=True, root=str(node.root))
+    named = "3.0 (unpatched) and 3.1 (does not apply) and 3.2 (no patch for this series)"
+    assert said == f"the patch is enabled, but not in Ganeti {named}: {way_out}"
+
+
 def test_apply_to_a_series_that_does_not_run_needs_no_restart(node: Node) -> None:
     node.install("3.0")
     node.install("3.1", running=True)
@@ -357,12 +396,79 @@ def test_apply_to_a_series_that_does_not_run_needs_no_restart(node: Node) -> Non
     assert node.states() == {"3.0": (patch.PATCHED, False), "3.1": (patch.UNPATCHED, True)}
 
 
-def test_restart_is_done_when_asked_even_if_nothing_changed(node: Node) -> None:
+# --- the node daemon ---
+
+
+def test_noded_is_restarted_once_for_a_change_and_not_for_none(node: Node) -> None:
     node.install("3.0", running=True)
+    node.install("3.2", "no patch for it\n")
     assert node.apply(restart=True).noded == patch.RESTARTED
-    assert node.apply(restart=True).noded == patch.RESTARTED
+    assert node.ran == RESTART
+    assert node.apply(restart=True).noded == patch.AS_IT_WAS
+    assert node.ran == RESTART
     assert node.revert(restart=True).noded == patch.RESTARTED
-    assert node.ran == RESTART * 3
+    assert node.revert(restart=True).noded == patch.AS_IT_WAS
+    assert node.ran == RESTART * 2
+
+
+def test_what_was_not_restarted_then_is_restarted_when_asked(node: Node) -> None:
+    node.install("3.0", running=True)
+    assert node.apply().noded == patch.RESTART_NEEDED
+    assert node.apply().noded == patch.RESTART_NEEDED
+    assert node.apply(restart=True).noded == patch.RESTARTED
+    assert node.ran == RESTART
+
+
+def test_what_somebody_else_has_restarted_is_not_restarted_again(node: Node) -> None:
+    node.install("3.0", running=True)
+    node.apply()
+    node.stop()
+    node.start()
+    assert node.apply(restart=True).noded == patch.AS_IT_WAS
+    assert node.ran == []
+
+
+def test_what_does_not_run_is_not_started(node: Node) -> None:
+    node.install("3.0", running=True)
+    node.stop()
+    assert node.apply(restart=True) == patch.Outcome(("3.0",), (), (), patch.AS_IT_WAS)
+    node.pid_file.write_text("101\n")
+    (node.root / "proc/101/cmdline").write_bytes(b"another program\0")
+    assert node.revert(restart=True).noded == patch.AS_IT_WAS
+    assert node.ran == []
+
+
+def test_what_was_stopped_by_others_meanwhile_is_not_started(node: Node) -> None:
+    node.install("3.0", running=True)
+    node.apply()
+    node.stop()
+    assert node.apply(restart=True).noded == patch.AS_IT_WAS
+    assert node.ran == []
+
+
+@pytest.mark.parametrize("verb", ["stop", "start", "check"])
+def test_a_restart_that_fails_is_told_apart_and_tried_again(node: Node, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    path, real = node.install("3.0", running=True), node.run
+
+    def fail(*command: str, stdin: str | None = None) -> str:
+        if command == (DAEMON_UTIL, "start", "ganeti-noded") and verb == "check":
+            return ""  # what systemd does with a unit whose condition is not met
+        if command[:2] == (DAEMON_UTIL, verb):
+            raise CommandFailed(f"{DAEMON_UTIL} {verb} ganeti-noded", 1, "no server.pem")
+        return real(*command, stdin=stdin)
+
+    with monkeypatch.context() as context:
+        context.setattr(node, "run", fail)
+        outcome = node.apply(restart=True)
+    assert outcome == patch.Outcome(("3.0",), (), (), outcome.noded, failed=True)
+    assert outcome.noded == (
+        "the files are as they should be, but the node daemon could not be restarted "
+        f"({DAEMON_UTIL} {verb} ganeti-noded: no server.pem): put that right, then {DAEMON_UTIL} start ganeti-noded"
+    )
+    assert path.read_text() != backend("3.0")
+    assert node.apply(restart=True) == patch.Outcome((), ("3.0",), (), patch.RESTARTED)
+    assert node.process == 102
+    assert node.apply(restart=True).noded == patch.AS_IT_WAS
 
 
 def test_mode_owner_and_every_byte_are_kept(node: Node) -> None:
@@ -484,7 +590,7 @@ def test_revert_gives_back_what_was_there(node: Node) -> None:
     node.apply()
     assert node.revert() == patch.Outcome(("3.0", "3.1"), (), (), patch.RESTART_NEEDED)
     assert node.files() == before
-    assert node.revert() == patch.Outcome((), ("3.0", "3.1"), (), patch.AS_IT_WAS)
+    assert node.revert() == patch.Outcome((), ("3.0", "3.1"), (), patch.RESTART_NEEDED)
     assert node.files() == before
 
 
@@ -511,9 +617,28 @@ def test_revert_after_an_upgrade_only_removes_the_backup(node: Node, newer: str)
     path = node.install("3.0", running=True)
     node.apply()
     path.write_text(newer)
-    assert node.revert() == patch.Outcome((), ("3.0",), (), patch.AS_IT_WAS)
+    assert node.revert().changed == ()
     assert path.read_text() == newer
     assert not backup(path).exists()
+
+
+def test_revert_removes_the_backup_of_a_series_that_was_uninstalled(node: Node) -> None:
+    old = node.install("3.0")
+    node.install("3.1", running=True)
+    node.apply()
+    old.unlink()
+    assert node.revert().changed == ("3.1",)
+    assert list(node.files()) == ["usr/share/ganeti/3.1/ganeti/backend.py"]
+    assert not old.parents[1].exists()
+
+
+def test_revert_without_ganeti_has_nothing_to_do_but_the_backups(node: Node) -> None:
+    path = node.install("3.0", running=True)
+    node.apply()
+    path.unlink()
+    node.stop()
+    assert node.revert(restart=True) == patch.Outcome((), (), (), patch.AS_IT_WAS)
+    assert node.files() == {}
 
 
 def test_revert_leaves_a_series_alone_that_there_is_no_patch_for(node: Node) -> None:
