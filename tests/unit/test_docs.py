@@ -101,8 +101,13 @@ def test_pages_are_roff_without_complaints(tmp_path: Path) -> None:
     assert ".TH" in (tmp_path / "gnt-zfs.8").read_text(encoding="utf-8")
 
 
+LISTED = """cat() { case $1 in *instance_list) echo web1 web2;; *node_list) echo node1.example.com node2.example.com;; esac; }
+gnt-zfs() { printf '%s\\n' "INSTANCE  ENTRY" "web3  web3:20261101T000000Z" "web3  web3:20261102T000000Z"; }
+"""
+
+
 def complete(*words: str) -> list[str]:
-    script = f"{generate.completion()}\nCOMP_WORDS=(gnt-zfs {' '.join(repr(word) for word in words)})\nCOMP_CWORD={len(words)}\n"
+    script = f"{generate.completion()}\n{LISTED}COMP_WORDS=(gnt-zfs {' '.join(repr(word) for word in words)})\nCOMP_CWORD={len(words)}\n"
     done = subprocess.run(["bash", "-c", script + '_gnt_zfs; printf "%s\\n" "${COMPREPLY[@]}"'], capture_output=True, text=True, check=True)
     return done.stdout.split()
 
@@ -112,3 +117,27 @@ def test_completion_knows_commands_verbs_and_options() -> None:
     assert complete("im") == ["image"]
     assert complete("image", "re") == ["rename", "retire", "restore"]
     assert complete("trash", "restore", "--as", "web1", "--d") == ["--dry-run"]
+    assert complete("trash", "restore", "--dry") == ["--dry-run"]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (("move", "w"), ["web1", "web2"]),
+        (("move", "web1", "no"), ["node1.example.com", "node2.example.com"]),
+        (("move", "--from", ""), ["node1.example.com", "node2.example.com"]),
+        (("move", "--from", "=", "node2"), ["node2.example.com"]),
+        (("move", "--bwlimit", ""), []),
+        (("trash", "restore", "w"), ["web3"]),
+        (("trash", "restore", "web3", "--into", ""), ["web1", "web2"]),
+        (("trash", "restore", "web3", "--as", ""), []),
+        (("adopt", "-t", ""), ["file", "ext"]),
+        (("adopt", "--disk-template", "=", "e"), ["ext"]),
+        (("image", "import", "--format", "v"), ["vmdk", "vdi", "vhdx"]),
+        (("image", "push", "debian-12", "node1"), ["node1.example.com"]),
+        (("snapshot", "create", "web"), ["web1", "web2"]),
+        (("disk", "swap", "web2"), ["web2"]),
+    ],
+)
+def test_completion_offers_what_there_is(words: tuple[str, ...], offered: list[str]) -> None:
+    assert complete(*words) == offered
