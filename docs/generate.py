@@ -7,9 +7,12 @@ from the parser; `@SETTINGS@`, `@PARAMETERS@`, `@HOOKS@` and `@STATUS@` become t
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,11 +109,25 @@ def write_pages(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for source in PAGES:
         name, section, _md = source.name.rsplit(".", 2)
-        about = {"title": name.upper(), "section": section, "source": f"zfsganeti {__version__}", "volume": "zfsganeti"}
+        about = {"title": name.upper(), "section": section, "date": _date(), "source": f"zfsganeti {__version__}", "volume": "zfsganeti"}
         told = [word for key, value in about.items() for word in ("-M", f"{key}={value}")]
         command = ["lowdown", "-s", "-Tman", "--out-no-smarty", "--parse-no-intraemph", *told]
         done = subprocess.run(command, input=page(source.read_text(encoding="utf-8")), capture_output=True, text=True, check=True)
         (directory / f"{name}.{section}").write_text(done.stdout, encoding="utf-8")
+
+
+def _date() -> str:
+    """Return the day of the last change, which is the same whenever and wherever this is run."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH") or _last_commit() or max(int(source.stat().st_mtime) for source in PAGES)
+    return time.strftime("%Y-%m-%d", time.gmtime(int(epoch)))
+
+
+def _last_commit() -> str:
+    """Return when the last commit was made, '' where there is no repository."""
+    with contextlib.suppress(OSError):
+        asked = ["git", "-C", str(HERE), "log", "-1", "--format=%ct"]
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return ""
 
 
 # completion

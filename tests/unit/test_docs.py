@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from docs import generate
+from zfsganeti import extstorage
 from zfsganeti.cli import parser
 from zfsganeti.config import SETTINGS
-from zfsganeti.contents import PARAMETERS
+from zfsganeti.contents import PARAMETERS, parse_parameters
 from zfsganeti.errors import EXIT_STATUS, ZfsGanetiError
 from zfsganeti.extstorage import NAMES
 
@@ -92,13 +93,34 @@ def test_settings_parameters_and_verbs_are_all_there() -> None:
     assert [setting.name for setting in SETTINGS if f"**{setting.name}** (default" not in settings] == []
     provider = generate.page((generate.HERE / "man/zfsganeti-extstorage.7.md").read_text(encoding="utf-8"))
     assert [word for word in (*PARAMETERS, *NAMES) if f"**{word}**" not in provider] == []
+    read = set(re.findall(r"VOL_[A-Z_]+", Path(str(extstorage.__file__)).read_text(encoding="utf-8")))
+    assert len(read) > 5
+    assert [word for word in read if f"\n**{word}**\n" not in provider] == []
+
+
+def test_disks_in_the_provider_s_examples_are_good() -> None:
+    page = (generate.HERE / "man/zfsganeti-extstorage.7.md").read_text(encoding="utf-8")
+    given = re.findall(r"^ {4}.*?size=\w+,provider=zfs,(\S+)", page, re.MULTILINE)
+    assert len(given) > 2
+    for words in given:
+        parse_parameters(dict(word.split("=", 1) for word in words.split(",")))
 
 
 @pytest.mark.skipif(shutil.which("lowdown") is None, reason="lowdown is needed where the package is built only")
-def test_pages_are_roff_without_complaints(tmp_path: Path) -> None:
+def test_pages_are_roff_without_complaints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1793491200")
     generate.write_pages(tmp_path)
     assert len(list(tmp_path.iterdir())) == len(generate.PAGES) == 4
-    assert ".TH" in (tmp_path / "gnt-zfs.8").read_text(encoding="utf-8")
+    for path in tmp_path.iterdir():
+        made = path.read_text(encoding="utf-8")
+        assert re.search(r'^\.TH "\S+" "\d" "2026-11-01"', made, re.MULTILINE)
+        assert "*" not in made.partition("SYNOPSIS")[2].partition(".SH")[0]
+        assert "**" not in made
+
+
+def test_a_page_bears_the_day_of_the_last_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d", generate._date())
 
 
 LISTED = """cat() { case $1 in *instance_list) echo web1 web2;; *node_list) echo node1.example.com node2.example.com;; esac; }
