@@ -172,6 +172,7 @@ def completion() -> str:
                 step.append(words[depth])
         found[name] = _words(name, made)
         found.update({f"{name} {option}": values for option, values in _values(made)})
+    found["help"] += found[""]
     cases = "\n".join(f'    "{path}") echo "{" ".join(words)}" ;;' for path, words in sorted(found.items()))
     return COMPLETION.replace("@CASES@", cases)
 

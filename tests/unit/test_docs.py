@@ -21,6 +21,7 @@ from zfsganeti.extstorage import NAMES
 
 PAGE = (generate.HERE / "man/gnt-zfs.8.md").read_text(encoding="utf-8")
 COMMANDS = dict(generate.commands())
+SILENT = ("image", "disk", "detach")  # whose arguments say nothing yet
 
 
 def paragraphs(text: str) -> dict[str, str]:
@@ -79,6 +80,11 @@ def options(made: argparse.ArgumentParser) -> list[argparse.Action]:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_says_what_it_is(name: str) -> None:
     assert [action.dest for action in options(COMMANDS[name]) if not action.help] == []
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name.split()[0] not in SILENT])
+def test_every_argument_says_what_it_is(name: str) -> None:
+    assert [action.dest for action in COMMANDS[name]._actions if not action.option_strings and not action.help] == []
 
 
 def test_the_page_has_what_the_parser_knows() -> None:
@@ -159,6 +165,7 @@ def test_completion_knows_commands_verbs_and_options() -> None:
         (("image", "push", "debian-12", "node1"), ["node1.example.com"]),
         (("snapshot", "create", "web"), ["web1", "web2"]),
         (("disk", "swap", "web2"), ["web2"]),
+        (("help", "tr"), ["trash"]),
     ],
 )
 def test_completion_offers_what_there_is(words: tuple[str, ...], offered: list[str]) -> None:
