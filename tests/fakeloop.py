@@ -40,5 +40,9 @@ class FakeLoop:
             self.attached[volume] = (path, os.stat(path).st_size)
         self.reaper.point()
 
+    def backed_by(self, path: str) -> list[str]:
+        there = {volume: file for volume, (file, _size) in self.attached.items() if os.path.exists(file)}
+        return [f"/dev/zfsganeti/{volume}" for volume, file in there.items() if os.path.samefile(file, path)]
+
     def flush(self, volume: str) -> None:
         self.flushed.append(volume)

@@ -38,10 +38,11 @@ class FakeLvm:
     def make(self, name: str, content: bytes) -> None:
         self._add(name, content)
 
-    def _add(self, name: str, content: bytes, origin: str = "") -> None:
+    def _add(self, name: str, content: bytes, origin: str = "", room: int = 0) -> None:
+        """LVM tells a snapshot's room as its size."""
         self._count += 1
         attributes, tags = ("sri-a-s---", (TAG,)) if origin else ("-wi-a-----", ())
-        self.known[name] = FakeLogical("vg", name, f"uuid-{self._count}", len(content), attributes, tags, origin, 0.0, self.place)
+        self.known[name] = FakeLogical("vg", name, f"uuid-{self._count}", room or len(content), attributes, tags, origin, 0.0, self.place)
         with self.reaper.sparing(), open(f"{self.place}/{name}", "wb") as file:
             file.write(content)
 
@@ -81,7 +82,7 @@ class FakeLvm:
         self.reaper.point()
         new = snapshot_name(name, number)
         assert new not in self.known
-        self._add(new, self.content(name), name)
+        self._add(new, self.content(name), name, size)
         self.changed[new], self.rooms[new] = set(), size
         self.reaper.point()
 

@@ -26,6 +26,7 @@ from zfsganeti.names import check_dataset, check_hold, check_snapshot
 from zfsganeti.roots import FS_IMMUTABLE_FL, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, guard, is_guarded
 from zfsganeti.zfs import VALIDATORS, Dataset, Pool, encode
 
+SIZES = ("quota", "refquota", "reservation", "refreservation")  # which zfs(8) validates, and 'none' is one
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -240,6 +241,14 @@ class FakeZfs:
             self._check_settable(name, key, value)
         for key, value in values.items():
             (filesystem.marks if ":" in key else filesystem.properties)[key] = value
+
+    @changing
+    def mark_snapshot(self, snapshot: str, marks: Mapping[str, str]) -> None:
+        dataset, short = check_snapshot(snapshot).split("@")
+        encode({}, marks)
+        if short not in dict(self._snapshots(dataset)):
+            raise Missing(f"dataset {snapshot}")
+        self._filesystems[dataset].snapshots[short].marks.update(marks)
 
     def clear(self, name: str, keys: Iterable[str]) -> None:
         for key in keys:  # one program each on real ZFS: the process can die between them
@@ -535,7 +544,7 @@ class FakeZfs:
     @staticmethod
     def _check_settable(name: str, key: str, value: str) -> None:
         try:
-            if ":" not in key:
+            if ":" not in key and not (key in SIZES and (value == "none" or value.isdigit())):
                 encode({key: int(value) if value.isdigit() and key in VALIDATORS else value}, {})
             good = True
         except ZfsGanetiError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -16,7 +17,7 @@ from tests.fakeloop import FakeLoop
 from tests.fakestreams import FakeStreams
 from tests.fakezfs import FakeZfs
 from tests.node import CLUSTER_NAME
-from zfsganeti import datasets, departure, hooks, move, transfer
+from zfsganeti import datasets, departure, here, hooks, move, transfer
 from zfsganeti.answer import VERBS, answer
 from zfsganeti.config import Config
 from zfsganeti.datasets import CLUSTER, Store
@@ -30,6 +31,7 @@ from zfsganeti.volumes import Volumes
 
 NODES = ("node1", "node2", "node3")
 MIB = 1 << 20
+LOOKS = 3  # at a queue before a job in it has ended
 
 
 class Knot(Here):
@@ -118,6 +120,10 @@ class FakeGaneti:
         self.typed: list[str] = []
         self.memory = 1000  # MiB free on every node
         self.fails: set[str] = set()  # verbs that fail before they do anything
+        self.leaves: Callable[[str], BaseException | None] = lambda _verb: None  # what ends who waits for a job that was submitted
+        self.queue: list[tuple[str, ...]] = []  # such jobs
+        self.looks = 0  # at the queue, until its first job has ended
+        self.closed: dict[str, str] = {}
 
     def instances(self) -> dict[str, Instance]:
         return {name: self._instance(name) for name in self.data}
@@ -133,6 +139,24 @@ class FakeGaneti:
 
     def running(self, _operation: str, _instance: str) -> None:
         return None
+
+    def closed_nodes(self) -> dict[str, str]:
+        return self.closed
+
+    def is_pending(self, instance: str) -> bool:
+        """Tell whether a job is there, which ends after that has been asked some times."""
+        pending = any(words[-1] == instance for words in self.queue)
+        self.looks += 1
+        if pending and self.looks >= LOOKS:
+            self.work()
+        return pending
+
+    def work(self) -> None:
+        """Every job that nobody waits for has ended, well or not."""
+        self.looks = 0
+        while self.queue:
+            with contextlib.suppress(CommandFailed):
+                self._job(self.queue.pop(0))
 
     def _instance(self, name: str) -> Instance:
         known = self.data[name]
@@ -189,21 +213,31 @@ class FakeGaneti:
             return f"{self.memory if words[0] == 'gnt-node' else 128}\n"
         self.typed.append(" ".join(words[1:]))
         self.rig.before("ganeti", verb)
+        known = self.data[name]
+        if verb == "list":
+            return f"{'running' if known['up'] else 'ADMIN_down'} {known['primary']}\n"
+        if (end := self.leaves(verb)) is not None:
+            self.queue.append(words)
+            raise end
+        self.work()  # a job waits for those before it on its instance
+        self._job(words)
+        return ""
+
+    def _job(self, words: tuple[str, ...]) -> None:
+        verb, name = words[1], words[-1]
+        known = self.data[name]
         if verb in self.fails:
             raise CommandFailed(" ".join(words[:2]), 1, f"{verb} denied by a test")
-        known = self.data[name]
         if verb == "shutdown":
             self._stop(known)
         elif verb == "startup":
             self._start(name, known)
         elif verb == "modify":
-            assert not known["up"], "the primary of a running instance is not changed"
+            if known["up"]:
+                raise CommandFailed("gnt-instance modify", 1, "instance is still running")
             for handler in hooks.HANDLERS["instance-modify-pre"] if known["kind"] == "file" else ():
                 handler(self.rig.knots[known["primary"]], Event(self._environ(name, known, "instance-modify")))
             known["primary"] = words[2].removeprefix("--new-primary=")
-        elif verb == "list":
-            return f"{'running' if known['up'] else 'ADMIN_down'} {known['primary']}\n"
-        return ""
 
     def _stop(self, known: dict[str, Any]) -> None:
         known["up"] = False
@@ -211,6 +245,8 @@ class FakeGaneti:
             self.rig.knots[known["primary"]].volumes.detach(disk)
 
     def _start(self, name: str, known: dict[str, Any]) -> None:
+        if known["up"]:
+            return
         knot = self.rig.knots[known["primary"]]
         handlers = hooks.VOLUME_HANDLERS if known["kind"] == "ext" else hooks.HANDLERS
         event = Event(self._environ(name, known))
@@ -265,17 +301,24 @@ class Rig:
         """Return what the disks of an instance hold on its primary."""
         return {disk: Path(self.ganeti.path(name, disk)).read_bytes().rstrip(b"\0") for disk in self.ganeti.data[name]["disks"]}
 
-    def startable(self, name: str) -> list[str]:
-        """Return the nodes on which the instance could be started if Ganeti had that as its primary; its state is as before."""
+    def starts_on(self, name: str, node: str) -> bool:
+        """Tell whether the stopped instance starts once Ganeti has that node as its primary; it is stopped there again."""
         known = self.ganeti.data[name]
         assert not known["up"]
-        return [known["primary"]]
+        known["primary"] = node
+        try:
+            self.ganeti.gnt("gnt-instance", "startup", name)
+        except (CommandFailed, AssertionError):
+            return False
+        self.ganeti.gnt("gnt-instance", "shutdown", name)
+        return True
 
 
 def make_rig(place: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     """Return three nodes whose Ganeti the mover reaches, until the test ends."""
     monkeypatch.setattr(datasets, "LOCKS", str(place / "locks"))
     monkeypatch.setattr(departure, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(here, "LOOK_SECONDS", 0.0)
     made = Rig(place)
     monkeypatch.setattr(move, "run", made.ganeti.gnt)
     return made

@@ -34,18 +34,25 @@ def adopt_parser(commands: Any) -> None:
 
 
 def _adopt(here: Here, options: argparse.Namespace) -> int:
-    from zfsganeti import adoption, exchange
+    from zfsganeti import exchange
 
     must_be_master(here)
     if options.list:
         return _list(here, options)
     if not options.instance:
         raise BadInput("adopt: name an instance, or --list")
-    if options.commit or options.rollback or options.abort:
-        return _end(here, options)
-    plan = adoption.prepare(here, options.instance, options.disk_template, offline=options.offline)
+    # also while a person thinks about it: what was planned still holds then
+    with exchange.alone_with(here, options.instance, say) as name:
+        if options.commit or options.rollback or options.abort:
+            return _end(here, name, options)
+        return _begin(here, name, options)
+
+
+def _begin(here: Here, name: str, options: argparse.Namespace) -> int:
+    from zfsganeti import adoption, exchange
+
+    plan = adoption.prepare(here, name, options.disk_template, offline=options.offline)
     if plan is None:
-        name = adoption.Adoption(here, options.instance).name
         say(f"{name} is adopted already: gnt-zfs adopt --commit {name} removes its old disks, --rollback brings them back")
         return 0
     for sentence in plan.sentences():
@@ -66,13 +73,13 @@ def _adopt(here: Here, options: argparse.Namespace) -> int:
     return 0
 
 
-def _end(here: Here, options: argparse.Namespace) -> int:
+def _end(here: Here, name: str, options: argparse.Namespace) -> int:
     from zfsganeti import exchange
 
-    with Meter(options.instance) as meter:
-        conduct = exchange.Conduct(here, options.instance, say, meter)
+    with Meter(name) as meter:
+        conduct = exchange.Conduct(here, name, say, meter)
         conduct.found.must_exist()
-        name, shadow = conduct.name, conduct.shadow_name
+        shadow = conduct.shadow_name
         if options.commit:
             told, done = f"{shadow} is removed with the old disks of {name}, for good", f"The old disks of {name} are gone."
         elif options.abort:
@@ -131,6 +138,8 @@ def leftovers(here: Here) -> list[Finding]:
             found.append(Finding(one.node, one.name, f"its adoption cannot end: {one_line(one.problem)}"))
         elif one.state != "kept":
             way_out = f"gnt-zfs adopt {one.name} goes on, --abort or --rollback takes it back"
+            if one.state == "returning":
+                way_out = f"gnt-zfs adopt --rollback {one.name} goes on"
             found.append(Finding(one.node, one.name, f"its adoption is not finished: {way_out}"))
         if one.state != "kept":
             nodes = {one.node, one.shadow.primary if one.shadow is not None else one.node}

@@ -18,11 +18,15 @@ from zfsganeti.disks import find_instance
 from zfsganeti.errors import BadInput, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.ganeti import DRBD, EXT, PLAIN, Instance
 from zfsganeti.here import Here
+from zfsganeti.intake import grown
 from zfsganeti.names import meant
 
 SHADOW = "adopt-"  # before the instance's name; behind it, Ganeti would take the short name for both
 TAG = "zfsganeti:adopt"
 START = f"{TAG}:start"  # it ran before it was stopped for the exchange
+BACK = f"{TAG}:back"  # its old disks come back: what the new ones hold is for the trash and not to be written over
+SYNCED = f"{TAG}:synced"  # and behind it the instance's serial number, when its halves of drbd were looked at before it was stopped
+STOPPING = 2  # by how much a stop raises that number: the instance is down, its disks are inactive; any start raises it further
 FILE = "file"
 KEEP_FREE = 5  # percent of the root
 MIB = 1 << 20
@@ -104,6 +108,8 @@ class Tags:
     new: tuple[str, ...] = ()
     ours: bool = False
     start: bool = False
+    back: bool = False
+    synced: tuple[int, ...] = ()
 
 
 def parse_tags(tags: Iterable[str]) -> Tags:
@@ -114,7 +120,9 @@ def parse_tags(tags: Iterable[str]) -> Tags:
         if tag.startswith(f"{TAG}:") and len(words) == 5 and words[2] in found and words[3].isdigit():
             found[words[2]][int(words[3])] = words[4]
     old, new = (tuple(uuid for _index, uuid in sorted(found[kind].items())) for kind in ("old", "new"))
-    return Tags(old, new, TAG in known, START in known)
+    serials = [tag.removeprefix(f"{SYNCED}:") for tag in known if tag.startswith(f"{SYNCED}:")]
+    synced = sorted(int(serial) for serial in serials if serial.isascii() and serial.isdigit())
+    return Tags(old, new, TAG in known, START in known, BACK in known, tuple(synced))
 
 
 def tags_of(kind: str, disks: Sequence[str]) -> list[str]:
@@ -243,10 +251,7 @@ class Adoption:
     def __init__(self, here: Here, name: str, *, listed: bool = False) -> None:
         """A `listed` one has a shadow, whatever is wrong with it is its `problem` and not raised."""
         self.here = here
-        instances = here.master.instances()
-        if name.startswith(SHADOW) and name.removeprefix(SHADOW) in instances and not listed:
-            raise BadInput(f"{name}: name the instance itself, {name.removeprefix(SHADOW)}")
-        self.name = find_instance(instances, name).name
+        self.name = name if listed else outer_name(here, name)
         self.shadow_name = SHADOW + self.name
         self._read()
         if not listed:
@@ -304,14 +309,43 @@ class Adoption:
 
     @property
     def state(self) -> str:
-        """Return how far it is: copying, exchanging, or kept, which waits for --commit or --rollback."""
-        if next_step(self.places, self.new, self.old) is None:
+        """Return how far it is: copying, exchanging, returning, or kept, which waits for --commit or --rollback."""
+        if self.tags.back:
+            return "returning"
+        if next_step(self.places, self.new, self.old) is None and not self.tags.start:
             return "kept"
         return "copying" if self.places.outer == self.old else "exchanging"
+
+    @property
+    def was_in_sync(self) -> bool:
+        """Whether its halves of drbd on the primary were up to date when it was stopped, and it has not been started since."""
+        serial = self.instance.serial
+        return self.instance.admin_state != "up" and any(0 <= serial - seen <= STOPPING for seen in self.tags.synced)
+
+    def refuse_return(self) -> None:
+        """Of a rollback that was interrupted, the old disks are no source for a copy: the new ones were written since."""
+        if self.tags.back and set(self.places.outer) & set(self.old):
+            raise Refused(self.name, "is being taken back to its old disks", f"gnt-zfs adopt --rollback {self.name} goes on")
+
+    def refuse_grown(self, sizes: Sequence[int] = ()) -> None:
+        """What is yet to be copied fits, whose sizes are those of the old disks unless more is known."""
+        attached = self.places.outer
+        wanted = sizes or [self.disks[uuid].size if uuid in self.disks else 0 for uuid in self.old]
+        for index, (old, new, size) in enumerate(zip(self.old, self.new, wanted, strict=False)):
+            if old in attached and new in self.disks and self.disks[new].size < size:
+                raise grown(f"disk {index} of {self.name}", self.name, size, self.disks[new].size)
 
     def must_exist(self) -> None:
         if self.shadow is None:
             raise Missing(f"an adoption of {self.name}", f"gnt-zfs adopt {self.name} begins one")
+
+
+def outer_name(here: Here, name: str) -> str:
+    """Return the whole name of the instance that is meant, which is no other's shadow."""
+    instances = here.master.instances()
+    if name.startswith(SHADOW) and name.removeprefix(SHADOW) in instances:
+        raise BadInput(f"{name}: name the instance itself, {name.removeprefix(SHADOW)}")
+    return find_instance(instances, name).name
 
 
 def all_of(here: Here) -> list[Adoption]:
@@ -347,7 +381,8 @@ def prepare(here: Here, name: str, template: str, *, offline: bool) -> Plan | No
     if found.shadow is not None and found.state == "kept":
         return None
     instance, exists = found.instance, found.shadow is not None
-    if exists and found.state == "exchanging":
+    found.refuse_return()
+    if exists and found.state in ("exchanging", "returning"):
         if template and template != found.template:
             raise Refused(found.name, f"is being adopted as -t {found.template}", f"gnt-zfs adopt {found.name}")
         return _rest(found)
@@ -372,25 +407,26 @@ def prepare(here: Here, name: str, template: str, *, offline: bool) -> Plan | No
         shadow=ganeti.check_name(found.shadow_name),
         disks=[{"vg": disk.lvm[0], "lv": disk.lvm[1]} for disk in instance.disks],
     )
-    if not exists:
-        _refuse_stale(instance, facts["drbd"])
+    if not found.was_in_sync:
+        refuse_stale(instance, facts["drbd"])
     # a guest on plain sees the whole volume, which may be larger than what Ganeti asked LVM for; drbd is told its size
     sizes = [
         disk.size if disk.template == DRBD else max(disk.size, -(-size // MIB) * MIB)
         for disk, size in zip(instance.disks, facts["sizes"], strict=True)
     ]
+    found.refuse_grown(sizes)
     record = shadow_record(instance, template, sizes)
     command = ganeti.add_command(record, name=found.shadow_name, node=instance.primary, release=here.ssconf.release)
     return make_plan(instance, sizes, facts, template=template, offline=offline, exists=exists, command=command)
 
 
-def _refuse_stale(instance: Instance, states: Mapping[str, str]) -> None:
+def refuse_stale(instance: Instance, states: Mapping[str, str]) -> None:
     """A drbd disk of which this node's half is behind is read from the other node: its LVM volume is not what the guest sees."""
     for index, disk in enumerate(instance.disks):
         if disk.template == DRBD:
             state = states.get(str(instance.minors[index]), "not active")
             if state != "UpToDate":
-                way_out = f"gnt-instance activate-disks {instance.name}, and wait until it is in sync"
+                way_out = f"gnt-instance activate-disks {instance.name}, wait until it is in sync, then the same command again"
                 raise Refused(f"disk {index} of {instance.name}", f"its half on {instance.primary} is {state}", way_out)
 
 

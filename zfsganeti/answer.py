@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -103,11 +104,15 @@ def _of_each_volume(does: Callable[[Volumes, str], object]) -> Verb:
 
 
 def _lacking_volumes(here: Here, request: dict[str, Any]) -> Any:
-    volumes = _volumes(request)
+    """Return which volumes are not here; those that cannot be `used`, for a move has fenced them for another node, count if it is asked."""
+    from zfsganeti.moving import is_fenced
+
+    volumes, used = _volumes(request), request.get("used") is True
     if not here.has_root():
         return volumes
     known = {volume: here.place_of(volume).volumes for volume in volumes}
-    return [volume for volume, place in known.items() if place.find(volume) is None and place.take_copy(volume) is None]
+    found = {volume: place.find(volume) or place.take_copy(volume) for volume, place in known.items()}
+    return [volume for volume, dataset in found.items() if dataset is None or (used and is_fenced(dataset))]
 
 
 def _claim(here: Here, request: dict[str, Any]) -> Any:
@@ -243,26 +248,6 @@ def _image_arrivals(here: Here, _request: dict[str, Any]) -> Any:
     return found
 
 
-def _image_change(here: Here, request: dict[str, Any]) -> Any:
-    """An image of this node is retired, deleted, taken back or renamed; return what keeps it, None when it is gone."""
-    from zfsganeti.images import holder
-
-    name, change = _text(request, "image"), _text(request, "change")
-    images = holder(here, name).images
-    if change == "delete":
-        if images.delete(name, now=request.get("now") is True):
-            return None
-    elif change == "rename":
-        images.rename(name, _text(request, "new"))
-        name = _text(request, "new")
-    elif change in ("retire", "restore"):
-        images.retire(name) if change == "retire" else images.restore(name)
-    else:
-        raise BadInput(f"request: {change!r} cannot be done with an image")
-    image = images.must(name)
-    return {**image.as_json(), "goes": images.goes_at(image) if image.deleted else 0}
-
-
 def _image_save(here: Here, request: dict[str, Any]) -> Any:
     from zfsganeti.disks import Disk
 
@@ -275,7 +260,7 @@ def _image_push(here: Here, request: dict[str, Any]) -> Any:
     from zfsganeti.images import GOLDEN
 
     peer, place = _text(request, "node"), here.at(str(request.get("datastore", "")))
-    image = place.images.resolve(_text(request, "image"))
+    image = place.images.resolve(_text(request, "image"), pull=False)  # a peer wants it, and this node need not get it
     if peer not in here.ssconf.nodes:
         raise BadInput(f"node {peer}: is no node of this cluster")
     into = str(request.get("into", place.datastore))
@@ -311,9 +296,27 @@ def _detach(here: Here, request: dict[str, Any]) -> Any:
 
 
 def _detach_work(here: Here, request: dict[str, Any]) -> Any:
+    """Without patience, in the background, one copies at a time on a node, and also what is wanted meanwhile."""
     patience = request.get("patience", 0)
     if not isinstance(patience, int) or patience < 0:
         raise BadInput("request: patience must be a number of seconds")
+    if patience:
+        return _work(here, patience)
+    for place in here.places():
+        place.independent.finish_all()  # which takes a moment, and is not to wait for anybody's copying
+    done: dict[str, str] = {}
+    with contextlib.ExitStack() as alone:
+        try:
+            alone.enter_context(locked(".copies", seconds=0))
+        except Unavailable:
+            return {}
+        done = _work(here, 0)
+        while any(dataset.short not in done for place in here.places() for dataset in place.independent.wanted()):
+            done |= _work(here, 0)
+    return done
+
+
+def _work(here: Here, patience: int) -> dict[str, str]:
     return {name: left for place in here.places() for name, left in place.independent.work(patience).items()}
 
 
@@ -451,7 +454,7 @@ VERBS: dict[str, Verb] = {
     "trash-give-up": _trash_give_up,
     "images": _images,
     "image-arrivals": _image_arrivals,
-    "image-change": _image_change,
+    "image-change": _of("holders", "change"),
     "image-save": _image_save,
     "image-push": _image_push,
     "disk-swap": _disk_swap,
@@ -471,9 +474,10 @@ VERBS: dict[str, Verb] = {
     "rollback-finish": _of("rollback", "finish"),
     **{name: _listed("transfer", name) for name in ("receive", "receive-state", "receive-done", "receive-abort")},
     "move-send": _move_send,
-    **{f"move-{name}": _of("departure", name) for name in ("begin", "fence", "check", "abort", "leave")},
-    **{f"move-{name}": _of("arrival", name) for name in ("ready", "land", "drop")},
-    "move-lift": _of("departure", "unfence"),
+    **{f"move-{name}": _of("departure", name) for name in ("begin", "abort", "leave")},
+    **{f"move-{name}": _of("fence", name) for name in ("fence", "check")},
+    **{f"move-{name}": _of("arrival", name) for name in ("fit", "ready", "land", "drop")},
+    "move-lift": _of("fence", "unfence"),
     "move-source": _of("departure", "facts"),
     "move-target": _of("arrival", "facts"),
     **{f"adopt-{name}": _listed("intake", f"adopt-{name}") for name in ADOPT},

@@ -2,7 +2,7 @@
 
 What comes bears its mark from the first byte on and is read-only. It lands when its newest snapshot has the GUID that the source
 was fenced with: renamed, writable, mounted at home. If the mover is gone by then, the next start of the instance here lets it
-land, after asking the source.
+land, after asking the source, unless that is offline for the cluster.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from dataclasses import replace
 from typing import Any
 
 from zfsganeti.datasets import CLUSTER, IMAGES, INSTANCE, MARKS, MOVE, MOVING, VOLUME, locked
-from zfsganeti.errors import BadInput, Busy, Conflict, Foreign, Missing, Refused, ZfsGanetiError, one_line
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Conflict, Foreign, Missing, Refused, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 from zfsganeti.images import GOLDEN
 from zfsganeti.moving import release
 from zfsganeti.names import PREFIX, check_dataset, check_fits
 from zfsganeti.route import LEASE_SECONDS, SETTINGS, Coming, is_pass, tag_until
+from zfsganeti.snapshots import COMMENT, check_comment
 from zfsganeti.streams import PROPERTIES, receive_command
 from zfsganeti.transfer import Place
 from zfsganeti.volumes import check_volume
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from zfsganeti.streams import Snap
 
 DEPTH = 4  # of a snapshot below a root, at most: ROOT/.images/.partial/NAME@SNAPSHOT
+ROOM = ("quota", "refquota", "reservation", "refreservation")
 CARRIED = ("opened", "size", "former")  # of our own marks, besides whose it is: what a disk says of itself
 
 
@@ -105,7 +107,7 @@ class Arriving(Place):
         self.zfs.destroy_snapshots(old)
         ready = request.get("ready")
         if isinstance(ready, dict):
-            self.make_ready(str(ready.get("guid")), _checked(ready.get("values")), snaps)
+            self.make_ready(Along(ready), snaps)
         else:
             self._renew()
         return {"newest": come.guid}
@@ -122,17 +124,44 @@ class Arriving(Place):
 
     # landing
 
-    def make_ready(self, guid: str, values: Mapping[str, str], snaps: Sequence[Snap]) -> None:
+    def fit(self, along: Along) -> None:
+        """What was set on the source can be set on what has come, and is; Refused by name when ZFS does not take it.
+
+        What it may use and what is reserved for it is not left so: passes need more for a moment, and none may land for days.
+        """
+        if self.coming() is None:
+            raise Missing(f"{self.name} below {MOVING} on this node")
+        settings = {key: value for key, value in along.values.items() if key in SETTINGS}
+        try:
+            self.zfs.set(self.partial, settings)
+        except CommandFailed as error:
+            why = f"is refused by the ZFS of {self.here.node} ({error.reason})"
+            raise Refused(f"what is set on {self.name}", why, "change it with zfs set or zfs inherit, nothing was stopped") from error
+        self.zfs.set(self.partial, {key: "none" for key in ROOM if key in settings})
+        self._comment(along)
+
+    def make_ready(self, along: Along, snaps: Sequence[Snap]) -> None:
         """What has come is what the source was fenced with, has what was set there, and says so."""
         found = self.coming()
         if found is None:
             raise Missing(f"{self.name} below {MOVING} on this node")
-        there = next((snap for snap in snaps if snap.guid == guid), None)
+        there = next((snap for snap in snaps if snap.guid == along.guid), None)
         if there is None or self.streams.written_since(self.partial, there.name):
             raise Conflict(self.what, "does not have what was sent", [snap.name for snap in snaps[-1:]], "gnt-zfs move goes on")
+        self._comment(along)
         _dataset, mark = found
-        ready = Coming(mark.source, mark.instance, int(time.time()) + LEASE_SECONDS, guid)
-        self.zfs.set(self.partial, {**values, **self.mark(), MOVE: ready.pack()})
+        ready = Coming(mark.source, mark.instance, int(time.time()) + LEASE_SECONDS, along.guid, along.ran)
+        self.zfs.set(self.partial, {**along.values, **self.mark(), MOVE: ready.pack()})
+
+    def _comment(self, along: Along) -> None:
+        """Snapshots that somebody has commented on say here what they say on the source."""
+        if not along.comments:
+            return
+        known = self.zfs.snapshot_facts(self.partial, (COMMENT,), depth=1)
+        for short, text in along.comments.items():
+            name = f"{self.partial}@{short}"
+            if name in known and known[name][COMMENT] != text:
+                self.zfs.mark_snapshot(name, {COMMENT: text})
 
     def land(self, instance: str, guid: str) -> None:
         """What came is the instance's dataset: at home, writable, with nothing left of the move; what has landed already stays."""
@@ -200,8 +229,8 @@ def facts(here: Here, request: dict[str, Any]) -> Any:
     for name, datastore in wanted.items():
         if found["stores"][datastore] is not None:
             check_fits("dataset", name, here.at(datastore).root.name)
-            found["placed"][name] = _dataset_facts(here.place_of(name), name)
-            found["coming"][name] = _dataset_facts(here.at(datastore), f"{MOVING}/{name}")
+            found["placed"][name] = dataset_facts(here.place_of(name), name)
+            found["coming"][name] = dataset_facts(here.at(datastore), f"{MOVING}/{name}")
     return found
 
 
@@ -222,7 +251,7 @@ def store_facts(place: Here) -> dict[str, Any]:
     }
 
 
-def _dataset_facts(place: Here, name: str) -> dict[str, Any] | None:
+def dataset_facts(place: Here, name: str) -> dict[str, Any] | None:
     dataset = place.zfs.get(check_dataset(f"{place.root.name}/{name}"), marks=MARKS)
     if dataset is None:
         return None
@@ -235,6 +264,12 @@ def _dataset_facts(place: Here, name: str) -> dict[str, Any] | None:
     }
 
 
+def come_of(here: Here, name: str) -> dict[str, Any] | None:
+    """Return what this node says of what has come of a dataset, in whichever of its roots; None when nothing has."""
+    found = (dataset_facts(place, f"{MOVING}/{name}") for place in here.places())
+    return next((facts for facts in found if facts is not None), None)
+
+
 def arriving(here: Here, name: str) -> Arriving:
     """Return a dataset's way to this node: in whichever of its roots something of it has come, else in the first."""
     for place in here.places():
@@ -243,19 +278,41 @@ def arriving(here: Here, name: str) -> Arriving:
     return Arriving(here, {"kind": "moving", "name": name, "datastore": here.place_of(name).datastore})
 
 
+class Along:
+    """What goes along with a dataset besides its streams: what is set on it, comments, whether its instance ran, its last GUID."""
+
+    def __init__(self, told: object) -> None:
+        if not isinstance(told, dict):
+            raise BadInput("request: what goes along must be an object")
+        comments = told.get("comments")
+        if not isinstance(comments, dict) or not all(isinstance(text, str) for text in comments.values()):
+            raise BadInput("request: comments must be texts by snapshot")
+        self.guid, self.ran, self.values = str(told.get("guid", "")), told.get("ran") is True, _checked(told.get("values"))
+        self.comments = {short: check_comment(text) for short, text in comments.items()}
+
+
+def _alongs(request: Mapping[str, Any]) -> dict[str, Along]:
+    given = request.get("datasets")
+    return {name: Along(given[name]) for name in names_of(request)} if isinstance(given, dict) else {}
+
+
+def fit(here: Here, request: dict[str, Any]) -> Any:
+    """What has come of an instance so far has the properties and comments that it had on the source, or it is said what is refused."""
+    for name, along in _alongs(request).items():
+        place = arriving(here, name)
+        with place.alone():
+            place.fit(along)
+
+
 def ready(here: Here, request: dict[str, Any]) -> Any:
     """All that has come of an instance is whole, each dataset with its GUID, and has the properties that it had on the source."""
-    guids, given = texts_of(request, "guids"), request.get("values")
-    if not isinstance(given, dict):
-        raise BadInput("request: values must be an object")
-    for name, guid in guids.items():
-        values = _checked(given.get(name))
+    for name, along in _alongs(request).items():
         place = arriving(here, name)
         with place.alone():
             snaps = place.streams.snapshots(place.partial)
             if place.token():
                 raise Busy(place.what, "is being received")
-            place.make_ready(guid, values, snaps)
+            place.make_ready(along, snaps)
 
 
 def _checked(values: object) -> dict[str, str]:
@@ -302,11 +359,13 @@ def settle(here: Here, instance: str, names: Sequence[str]) -> None:
         raise Refused(instance, f"{unready[0]} has not come here wholly", way_out)
     for source in {mark.source for mark in marks.values()}:
         guids = {name: mark.ready for name, mark in marks.items() if mark.source == source}
+        if source in here.ssconf.offline_nodes:
+            continue  # who has said so answers for it that nobody writes there: what has come is all that there is
         try:
             said = here.call(source, "move-check", guids=guids)
         except ZfsGanetiError as error:
             why = f"whether {source} has written to its disks since they were sent is not known ({one_line(error)})"
-            raise Refused(instance, why, way_out) from error
+            raise Refused(instance, why, f"{way_out}, gnt-node modify --offline=yes {source} first if that is lost for good") from error
         if any(said.values()):
             raise Refused(instance, f"{source} has changed since it was sent: {next(filter(None, said.values()))}", way_out)
     for name, place in places.items():

@@ -8,7 +8,7 @@ import time
 
 from zfsganeti import __version__
 from zfsganeti.colours import Bad, Odd, cell
-from zfsganeti.errors import EXIT_STATUS, Missing, Unavailable, ZfsGanetiError, human, of_system, one_line
+from zfsganeti.errors import EXIT_STATUS, BadInput, Missing, Unavailable, ZfsGanetiError, human, of_system, one_line
 from zfsganeti.here import Here
 from zfsganeti.names import meant
 from zfsganeti.terminal import command, complain, confirm, day, fail, group, must_be_master, print_json, say, say_no_more, table
@@ -51,6 +51,8 @@ def _run(words: list[str]) -> int:
     here = Here(_verbs)
     if len(words) == 2 and words[0] == "node":
         return _answer(here, words[1])
+    for word in words:
+        _check_word(word)
     try:
         options = parser().parse_args(words)
         if options.run is _help:
@@ -61,6 +63,14 @@ def _run(words: list[str]) -> int:
         raise Unavailable("this command", "works with pools and mounts", "run it as root")
     run: Command = options.run
     return run(here, options)
+
+
+def _check_word(word: str) -> None:
+    """What was typed is text: the name of a file that is none could be neither shown nor recorded."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"{word[:80]!a} is not UTF-8: rename the file first") from None
 
 
 def _verbs() -> dict[str, Verb]:

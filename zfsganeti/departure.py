@@ -1,20 +1,20 @@
-"""Where a move begins: all of an instance's disks snapshot in one moment, their histories sent, the fence, and giving up the source.
+"""Where a move begins: all of an instance's disks snapshot in one moment, their histories sent, and giving up the source.
 
-A dataset is fenced when it is read-only, not mounted, and says so: from then on its last snapshot is all there is. A start of the
-instance here lifts the fence, as long as this node is its primary, so that the way back costs nothing.
+`fence` says what keeps others from writing meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zfsganeti.arrival import names_of, settle, texts_of
+from zfsganeti.arrival import come_of, names_of, texts_of
 from zfsganeti.datasets import (
     DETACH,
     DISK,
@@ -31,15 +31,14 @@ from zfsganeti.datasets import (
     SAVED,
     VOLUME,
     locked,
-    refuse_half_back,
 )
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
+from zfsganeti.fence import alone, fence, get, lift, refuse_return
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 from zfsganeti.moving import mark_of, release
 from zfsganeti.names import PREFIX
 from zfsganeti.node import PeerFailed
-from zfsganeti.process import holding
 from zfsganeti.route import (
     FENCED,
     LEASE_SECONDS,
@@ -54,7 +53,8 @@ from zfsganeti.route import (
     next_step,
     tag_until,
 )
-from zfsganeti.streams import CHANGED, send_command
+from zfsganeti.snapshots import COMMENT, OURS, is_comment
+from zfsganeti.streams import CHANGED, LINE_LIMIT, send_command
 from zfsganeti.transfer import ATTEMPTS, GO_ON, Abandon, Full, Incremental, Nothing, Push, Resume, find, snaps_of
 from zfsganeti.zfs import Dataset
 
@@ -69,45 +69,12 @@ WAIT_SECONDS = 90.0  # for what a mover that was killed has left at work on eith
 TELL_SECONDS = 0.5
 
 
-# one dataset
-
-
-def get(place: Here, name: str) -> Dataset:
-    """Return one of this node's datasets of ours."""
-    dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
-    if dataset is None or not place.store.is_ours(dataset):
-        raise Missing(f"dataset {place.root.name}/{name} of ours", "gnt-zfs check says where it is")
-    return dataset
-
-
-def home_of(place: Here, dataset: Dataset) -> str:
-    return f"{place.root.path}/{dataset.short}"
-
-
-def _refuse_half_back(place: Here, dataset: Dataset) -> None:
-    """No rollback is at work on the dataset, nor has one left what could bring it back here once it lives elsewhere."""
-    from zfsganeti.rollback import beside
-
-    made = place.zfs.get(beside(dataset.name), marks=MARKS)
-    for one in (dataset, made) if made is not None else (dataset,):
-        refuse_half_back(one)
-
-
-@contextlib.contextmanager
-def alone(names: Sequence[str]) -> Iterator[None]:
-    """Nobody else of us works on any of the datasets on this node."""
-    with contextlib.ExitStack() as stack:
-        for name in sorted(set(names)):
-            stack.enter_context(locked(name))
-        yield
-
-
 # what the mover asks
 
 
 def facts(here: Here, request: dict[str, Any]) -> Any:
-    """Return what this node says of an instance's datasets."""
-    found: dict[str, Any] = {"node": here.node, "problem": "", "datasets": {}}
+    """Return what this node says of an instance's datasets, and of what has come of them."""
+    found: dict[str, Any] = {"node": here.node, "problem": "", "datasets": {}, "coming": {}}
     try:
         copies = {name for place in here.places() for name in place.independent.begun()}
         features = {place.datastore: place.streams.features(place.root.name) for place in here.places()}
@@ -115,6 +82,7 @@ def facts(here: Here, request: dict[str, Any]) -> Any:
             place = here.place_of(name)
             dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
             found["datasets"][name] = None if dataset is None else _facts(place, dataset, copies, features[place.datastore])
+            found["coming"][name] = come_of(here, name)
     except ZfsGanetiError as error:
         found["problem"] = one_line(error).removeprefix(f"{here.node}: ")
     return found
@@ -154,7 +122,7 @@ def begin(here: Here, request: dict[str, Any]) -> Any:
     with alone(names):  # a rollback begins so as well: of both, the first one wins
         found = [(place := here.place_of(name), get(place, name)) for name in names]
         for place, dataset in found:
-            _refuse_half_back(place, dataset)
+            refuse_return(place, dataset)
         for place, dataset in found:
             before = mark_of(dataset)
             if before is not None and before.phase in (STOPPING, FENCED) and phase == PRESYNC:
@@ -177,7 +145,7 @@ class Shipment(Push):
         self.embedded = request.get("embedded") is not False
         self.seconds = STALL_SECONDS
         self.known = texts_of(request, "known").get(name, "") if request.get("known") else ""
-        self.values: dict[str, str] | None = None  # for the last pass: what the dataset has set on itself
+        self.ready: dict[str, Any] | None = None  # for the last pass: what the peer needs to know to be ready
         self.room = 1 << 62  # what the peer cannot take it says itself
         self.patience = time.monotonic() + WAIT_SECONDS
 
@@ -222,6 +190,10 @@ class Shipment(Push):
         self.last = self.wanted = find(found, short)
         self.source = [snap for snap in found if snap.createtxg <= self.last.createtxg and not snap.name.startswith(passing)]
 
+    def known_txg(self) -> int:
+        """Return when the snapshot was taken that the peer has said it has, 0 for none: of all before it has been told."""
+        return next((snap.createtxg for snap in self.source if snap.guid == self.known), 0)
+
     def _was_pruned(self) -> bool:
         """Tell whether others have destroyed snapshots since they were looked at, the last one excepted; what is left is known then."""
         before = {snap.guid for snap in self.source}
@@ -235,9 +207,13 @@ class Shipment(Push):
         return {"partial": [["", newest, 0]], "token": "", "available": self.room}
 
     def _make_ready(self) -> None:
-        """What is there says that it is all; it does so by itself unless the answer to the last stream was lost."""
-        if self.values is not None and not self.answer:
-            self.here.call(self.peer, "move-ready", guids={self.name: self.last.guid}, values={self.name: self.values})
+        """What is there says that it is all; it does so by itself unless the answer to the last stream was lost, or it was too much."""
+        if self.ready is not None and (not self.answer or self._is_bulky()):
+            self.here.call(self.peer, "move-ready", datasets={self.name: {"guid": self.last.guid, **self.ready}})
+
+    def _is_bulky(self) -> bool:
+        """Tell whether what makes the peer ready does not fit the line before a stream."""
+        return len(json.dumps(self.ready)) > LINE_LIMIT // 2
 
     def _hold(self, short: str) -> None:
         """What is being sent, and what it comes after, stays here for as long as a lease lasts: others may prune snapshots."""
@@ -250,13 +226,14 @@ class Shipment(Push):
         return send_command(f"{self.dataset}@{self.wanted.name}", base=base, embedded=self.embedded)
 
     def _header(self, step: Step) -> dict[str, Any]:
+        told = self.wanted is self.last and not self._is_bulky()
         return {
             **super()._header(step),
             "source": self.here.node,
             "instance": self.instance,
             "wanted": self.wanted.guid,
             "origin": self.origin_guid if isinstance(step, Full) else "",
-            "ready": {"guid": self.last.guid, "values": self.values} if self.values is not None and self.wanted is self.last else None,
+            "ready": {"guid": self.last.guid, **self.ready} if told and self.ready is not None else None,
         }
 
     def _patiently(self, verb: str, **request: Any) -> Any:
@@ -307,11 +284,14 @@ def send(here: Here, request: dict[str, Any], tell: Tell) -> Any:
         jobs = {name: _shipment(here, peer, name, dataset, short, request) for name, dataset in datasets.items()}
         for name, job in jobs.items():
             if request.get("last") is True:
-                job.values = _values(here.place_of(name), job.dataset)
+                job.ready = _along(here.place_of(name), datasets[name], job.known_txg())
             job.limit = limit // len(jobs) if limit else 0
         began = time.monotonic()
         guids = _ship(jobs, tell)
         seconds = time.monotonic() - began
+        if request.get("last") is not True:
+            along = {name: _along(here.place_of(name), dataset) for name, dataset in datasets.items()}
+            here.call(peer, "move-fit", datasets=along)  # what is refused there is known before anything is stopped
         written = 0
         for name, job in jobs.items() if request.get("last") is not True else ():
             _forget_passes(here.place_of(name), job.dataset, short)
@@ -358,9 +338,11 @@ def _ship(jobs: Mapping[str, Shipment], tell: Tell) -> dict[str, str]:
     """All jobs have ended; return the GUIDs, or raise the first error."""
     from concurrent.futures import ThreadPoolExecutor
 
-    lock, told = threading.Lock(), [0.0]
+    lock, told, over = threading.Lock(), [0.0], threading.Event()
 
     def progress(_peer: str, _moved: int, _total: int) -> None:
+        if over.is_set():
+            raise Unavailable("sending", "was interrupted", GO_ON)
         with lock:
             now = time.monotonic()
             if now - told[0] >= TELL_SECONDS:
@@ -371,7 +353,11 @@ def _ship(jobs: Mapping[str, Shipment], tell: Tell) -> dict[str, str]:
         job.progress = progress
     with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
         waiting = {name: pool.submit(job.ship) for name, job in jobs.items()}
-        failed = [error for future in waiting.values() if (error := future.exception()) is not None]
+        try:
+            failed = [error for future in waiting.values() if (error := future.exception()) is not None]
+        except KeyboardInterrupt:
+            over.set()  # or all that there is to send would be waited for
+            raise
     if failed:
         raise failed[0]
     return {name: future.result() for name, future in waiting.items()}
@@ -388,97 +374,16 @@ def _forget_passes(place: Here, dataset: str, kept: str) -> None:
     place.zfs.destroy_snapshots([f"{dataset}@{snap.name}" for snap in snaps if is_pass(place.zfs.ours, snap.name) and snap.name != kept])
 
 
-# the fence
+# what goes along
 
 
-def fence(here: Here, request: dict[str, Any]) -> Any:
-    """Nobody can write to the instance's datasets any more, and each says so; Busy names who has one open, and none is fenced then."""
-    names = names_of(request)
-    fenced: list[str] = []
-    try:
-        for name in names:
-            with locked(name):
-                _fence(here.place_of(name), name)
-            fenced.append(name)
-    except BaseException:
-        for name in fenced:
-            lift(here, name)
-        raise
-
-
-def _fence(place: Here, name: str) -> None:
-    dataset = get(place, name)
-    _refuse_half_back(place, dataset)
+def _along(place: Here, dataset: Dataset, since: int = 0) -> dict[str, Any]:
+    """Return what goes along with a dataset besides its streams: what is set on it, comments on snapshots since, whether it ran."""
     leaving = mark_of(dataset)
-    if leaving is None:
-        raise Missing(f"a move of {name}", "gnt-zfs move begins one")
-    if INTENT in dataset.marks:
-        raise Busy(name, f"an operation is at work on it ({dataset.marks[INTENT].split(' ')[0]})", "gnt-zfs check --repair if it is not")
-    home, instance = home_of(place, dataset), dataset.marks.get(INSTANCE, name)
-    if VOLUME in dataset.marks:
-        place.volumes.detach(name)
-    elif place.zfs.mounted_at(home) == dataset.name:
-        users = holding([entry.path for entry in os.scandir(home) if entry.is_file(follow_symlinks=False)])
-        if users:
-            raise Busy(name, f"is in use by {users[0]}", f"gnt-instance stop {instance}")
-    place.zfs.unmount(home, seconds=place.config.busy_seconds)
-    place.store.unmount_elsewhere(dataset.name)
-    place.zfs.set(dataset.name, {"readonly": "on", MOVE: Leaving(leaving.to, FENCED, leaving.ran, int(time.time()) + LEASE_SECONDS).pack()})
-
-
-def lift(here: Here, name: str) -> None:
-    """What was fenced can be written to again, and is mounted at home; the move goes on from there when it is asked to."""
-    place = here.place_of(name)
-    dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
-    leaving = mark_of(dataset) if dataset is not None else None
-    if dataset is None or leaving is None or leaving.phase not in (FENCED, STOPPING) or not place.store.is_ours(dataset):
-        return
-    place.zfs.clear(dataset.name, ["readonly"])
-    place.zfs.set(dataset.name, {MOVE: Leaving(leaving.to, PRESYNC, leaving.ran, leaving.until).pack()})
-    _bring_home(place, dataset)
-
-
-def end(here: Here, instance: str, names: Sequence[str]) -> None:
-    """What a move that was stopped half-way has left of these datasets is fit for use on the instance's primary, or it is refused.
-
-    The caller is alone with them.
-    """
-    settle(here, instance, names)
-    for name in names:
-        lift(here, name)
-
-
-def _bring_home(place: Here, dataset: Dataset) -> None:
-    if VOLUME in dataset.marks:
-        place.volumes.bring_home(dataset.short)
-    else:
-        place.store.bring_home(dataset.short)
-
-
-def unfence(here: Here, request: dict[str, Any]) -> Any:
-    """The datasets can be used on this node again; the mover says so while this node is their instance's primary."""
-    for name in names_of(request):
-        with locked(name):
-            lift(here, name)
-
-
-def check(here: Here, request: dict[str, Any]) -> Any:
-    """Return for each dataset what has become of its fence, '' when it still ends with the snapshot of that GUID."""
-    return {name: _broken(here.place_of(name), name, guid) for name, guid in texts_of(request, "guids").items()}
-
-
-def _broken(place: Here, name: str, guid: str) -> str:
-    dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
-    if dataset is None:
-        return f"{name} is gone"
-    leaving = mark_of(dataset)
-    if leaving is None or not leaving.fenced or place.zfs.local(dataset.name).get("readonly") != "on":
-        return f"{name} is not fenced any more"
-    last = next((snap.name for snap in place.streams.snapshots(dataset.name) if snap.guid == guid), "")
-    if not last:
-        return f"{name} has no snapshot {guid} any more"
-    written = place.streams.written_since(dataset.name, last)
-    return f"{written} bytes were written to {name} since" if written else ""
+    facts = place.zfs.snapshot_facts(dataset.name, ("createtxg", COMMENT), depth=1)
+    told = {name.partition("@")[2]: known[COMMENT] for name, known in facts.items() if int(known["createtxg"]) > since}
+    comments = {short: text for short, text in told.items() if short.startswith(OURS) and text not in ("", "-") and is_comment(text)}
+    return {"values": _values(place, dataset.name), "comments": comments, "ran": leaving is not None and leaving.ran}
 
 
 def _values(place: Here, dataset: str) -> dict[str, str]:
@@ -498,9 +403,10 @@ def _values(place: Here, dataset: str) -> dict[str, str]:
 def abort(here: Here, request: dict[str, Any]) -> Any:
     """The datasets are as if no move had been begun; return whether their instance ran when it was stopped for it.
 
-    Busy while they are being sent; one that has asked to wait does so for the end of what a mover that was killed has left.
+    Busy while they are being sent; one that has asked to wait does so for the end of what a mover that was killed has left. With
+    `stay` the fence is lifted and the rest is as it was: that the instance is to run again is known until it does.
     """
-    names, ran = names_of(request), False
+    names, ran, stay = names_of(request), False, request.get("stay") is True
     seconds = min(WAIT_SECONDS, here.config.peer_seconds / 2) if request.get("wait") is True else 0
     with contextlib.ExitStack() as stack:
         for instance in sorted({get(here.place_of(name), name).marks.get(INSTANCE, name) for name in names}):
@@ -516,8 +422,9 @@ def abort(here: Here, request: dict[str, Any]) -> Any:
                 if leaving is None:
                     continue
                 ran = ran or (leaving.ran and leaving.phase != PRESYNC)
-                lift(here, name)
-                _forget(place, dataset.name)
+                lift(here, name, STOPPING if stay and leaving.phase != PRESYNC else PRESYNC)
+                if not stay:
+                    _forget(place, dataset.name)
     return ran
 
 
@@ -543,7 +450,7 @@ def leave(here: Here, request: dict[str, Any]) -> Any:
                 continue  # it was given up before
             if not leaving.fenced and leaving.phase != LEFT:
                 raise Busy(name, "was started here since it was moved", "compare both before one is removed")
-            _refuse_half_back(place, dataset)
+            refuse_return(place, dataset)
             gone = Leaving(leaving.to, LEFT, leaving.ran, leaving.until)
             place.zfs.set(dataset.name, {MOVE: gone.pack(), **({KEPT: f"{time.time():.0f}"} if keep else {})})
             trash = Trash(place.store)

@@ -5,14 +5,32 @@ Before every step it is looked where the disks are, so that what was interrupted
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from zfsganeti.adoption import FILE, RATE, SMALL, START, TAG, Adoption, Plan, another_pass, downtime, next_step, tags_of
-from zfsganeti.errors import Busy, CommandFailed, Refused, Unavailable, human
+from zfsganeti.adoption import (
+    BACK,
+    FILE,
+    RATE,
+    SHADOW,
+    SMALL,
+    START,
+    SYNCED,
+    Adoption,
+    Plan,
+    another_pass,
+    downtime,
+    next_step,
+    outer_name,
+    refuse_stale,
+    tags_of,
+)
+from zfsganeti.errors import CommandFailed, Refused, Unavailable, human
 from zfsganeti.ganeti import DRBD
 from zfsganeti.here import Here
+from zfsganeti.moving import alone
 from zfsganeti.node import run
 
 TYPE_CHECKING = False
@@ -25,6 +43,20 @@ SLICE_SECONDS = 5  # a node that is not asked again has stopped copying after so
 TRIES = 3  # at a snapshot that overflows
 
 
+@contextlib.contextmanager
+def alone_with(here: Here, name: str, say: Callable[[str], None]) -> Iterator[str]:
+    """Nobody else adopts or moves the instance, whose whole name is yielded, and no job of Ganeti's works on it or its shadow."""
+    name = outer_name(here, name)
+    with alone(name), alone(SHADOW + name):
+        wait_for_jobs(here, name, say)
+        yield name
+
+
+def wait_for_jobs(here: Here, name: str, say: Callable[[str], None]) -> None:
+    for one in (name, SHADOW + name):
+        here.wait_for_jobs(one, say)
+
+
 class Conduct:
     """An adoption on its way; every step looks first, so that what was interrupted anywhere is gone on with."""
 
@@ -35,16 +67,13 @@ class Conduct:
         self.stopped_at = 0.0
         self.downtime: float | None = None
         self.kept_copy = False
+        self.in_sync = False  # the halves of drbd were, right before the stop
         self._read, self._seconds = 0, 0.0  # in all slices of the copy
-        self._wait_for_jobs()
+        self._look_again()
 
-    def _wait_for_jobs(self) -> None:
-        """No job works on the two instances: those of a run that was killed go on without it."""
-        deadline = time.monotonic() + JOB_SECONDS
-        while busy := [name for name in _working(self.here) if name in (self.name, self.shadow_name)]:
-            if time.monotonic() > deadline:
-                raise Busy(busy[0], "a job of Ganeti's works on it", "gnt-job list shows it; then the same command goes on")
-            time.sleep(1)
+    def _look_again(self) -> None:
+        """What is known holds now, and no job is about to change it: those of a run that was killed go on without it."""
+        wait_for_jobs(self.here, self.name, self.say)
         self.found.look()
 
     def _must_know_disks(self) -> None:
@@ -68,19 +97,34 @@ class Conduct:
 
     def adopt(self, plan: Plan, *, verify: bool = False) -> None:
         """The instance runs, or is stopped, as before, on disks of ours; the old ones are the shadow's."""
+        self._must_be_as_planned(plan)
         if not plan.exists:
             self.say(f"adding {self.shadow_name} with the new disks")
             self._add(plan)
         self._name_new()
         self._must_know_disks()
+        self.found.refuse_grown()
+        self._untag(BACK)
         if plan.live:
             left = sum(self._fill(index, plan.rooms[index]) for index in range(len(plan.sizes)))
             if self.found.places.up:
                 self.say(f"{self.name} will be down for about {downtime(left, self.rate):.0f} s")
         self._exchange(self.found.new, self.found.old, copy=True, verify=verify)
         self._call("adopt-drop", disks=self._lvs())
+        self._untag(START, *[f"{SYNCED}:{serial}" for serial in self.found.tags.synced])  # at last: until then the same command goes on
         if verify:
             self._verify()
+
+    def _must_be_as_planned(self, plan: Plan) -> None:
+        """Nothing has become of the instance since it was planned: a copy of its old disks onto those that it runs on would end them."""
+        self._look_again()
+        found = self.found
+        found.refuse_return()
+        same = (found.shadow is not None, found.node) == (plan.exists, plan.node)
+        if same and plan.exists:
+            same = found.state == "copying" if plan.live else found.state != "kept"
+        if not same or (found.places.up and not plan.running):
+            raise Refused(self.name, "is not as it was when this was planned", f"gnt-zfs adopt {self.name} looks again")
 
     def _add(self, plan: Plan) -> None:
         try:
@@ -107,8 +151,13 @@ class Conduct:
     def _disk(self, index: int) -> dict[str, Any]:
         """Return how a node is told which LVM volume and which disk of ours are meant."""
         new = self.found.disks[self.found.new[index]]
-        names = [self.shadow_name, self.name]
-        return {**self._lvs()[index], "disk": index, "volume": new.volume, "file": new.path.rsplit("/", 1)[-1], "names": names}
+        old = self.found.disks[self.found.old[index]]
+        drbd = {"size": old.size} if old.template == DRBD else {}
+        minors = dict(zip(self.found.places.outer, self.found.instance.minors, strict=True))
+        if minors.get(old.uuid, -1) >= 0:
+            drbd["minor"] = minors[old.uuid]
+        where = {"volume": new.volume, "file": new.path.rsplit("/", 1)[-1], "names": [self.shadow_name, self.name]}
+        return {**self._lvs()[index], "disk": index, **drbd, **where}
 
     def _fill(self, index: int, room: int) -> int:
         """The new disk is equal to a snapshot of the old one; return how many bytes have changed since, which are few."""
@@ -186,15 +235,40 @@ class Conduct:
                 if verify and not self.kept_copy:
                     self._call("adopt-keep", **self._ours(self.name))
                     self.kept_copy = True
-            if step.verb == "detach" and copy and set(step.disks) & set(going):
+            left = copy and bool(set(self.found.places.outer) & set(going))
+            if left and step.verb == "stop":
+                self._must_be_in_sync()
+            if left and step.verb == "detach":
+                if not (self.in_sync or self.found.was_in_sync):
+                    self._must_be_in_sync()
                 self._finish()
             self._do(step)
             self.found.look()
         else:
             raise Unavailable(self.name, "its disks are not where they were put", f"gnt-zfs adopt {self.name} tries again")
         self._settle(self.shadow_name, going)
-        if self.found.tags.start:
-            self._gnt("remove-tags", self.shadow_name, START)
+
+    def _untag(self, *tags: str) -> None:
+        """The shadow has none of these tags."""
+        there = sorted(set(tags) & set(self.found.shadow.record()["tags"] if self.found.shadow else ()))
+        if there:
+            self._gnt("remove-tags", self.shadow_name, *there)
+            self.found.look()
+
+    def _must_be_in_sync(self) -> None:
+        """The LVM volumes hold what the guest sees, which of drbd may be the other node's half alone; tags keep that for after the stop."""
+        if self.found.instance.template != DRBD:
+            return
+        known = [f"{SYNCED}:{serial}" for serial in self.found.tags.synced]
+        try:
+            refuse_stale(self.found.instance, self._call("adopt-halves"))
+        except Refused:
+            self._untag(*known)
+            raise
+        self.in_sync = True
+        new = f"{SYNCED}:{self.found.instance.serial}"
+        if self.found.places.up and new not in known:
+            self._gnt("add-tags", self.shadow_name, new)
             self.found.look()
 
     def _remember_running(self, going: tuple[str, ...]) -> None:
@@ -267,41 +341,44 @@ class Conduct:
 
     def commit(self) -> None:
         """The old disks are gone for good."""
+        self._look_again()
         self.found.must_exist()
+        self._refuse_returning()
         if self.found.state != "kept":
             raise Refused(self.name, "is not adopted yet", f"gnt-zfs adopt {self.name} goes on")
         self._call("adopt-drop", disks=self._lvs())
         self._call("adopt-keep", **self._ours(self.name), gone=True)
         self._gnt("remove", "-f", self.shadow_name)
 
+    def _refuse_returning(self) -> None:
+        if self.found.tags.back:
+            raise Refused(self.name, "is being taken back to its old disks", f"gnt-zfs adopt --rollback {self.name} goes on")
+
     def back(self, *, abort: bool) -> None:
         """The instance has its old disks; the new ones are in the trash, or gone if they were never used."""
+        self._look_again()
         self.found.must_exist()
+        if abort:
+            self._refuse_returning()
         if abort and self.found.state != "copying":
             raise Refused(self.name, "has been switched to its new disks, or is about to be", f"gnt-zfs adopt --rollback {self.name}")
         if not abort and self.found.state == "copying":
             raise Refused(self.name, "has its old disks", f"gnt-zfs adopt --abort {self.name} gives up the copy")
+        if not abort and not self.found.tags.back:
+            self._gnt("add-tags", self.shadow_name, BACK)
+            self.found.look()
         if self.found.new:
             self._exchange(self.found.old, self.found.new, copy=False)
         self._call("adopt-drop", disks=self._lvs())
-        # not to be taken for an adoption when the trash brings it back
-        self._gnt("remove-tags", self.shadow_name, *[tag for tag in self._tags() if tag != TAG], TAG)
-        try:
-            self._gnt("remove", "-f", self.shadow_name)
-        except CommandFailed:
-            self._gnt("add-tags", self.shadow_name, TAG, *tags_of("old", self.found.old), *tags_of("new", self.found.new))
-            raise
-        if abort:
-            self._destroy_copy()
+        before = self._copies() if abort else set()
+        self._gnt("remove", "-f", self.shadow_name)
+        for entry in sorted(self._copies() - before) if abort else ():
+            self._call("trash-destroy", entry=entry)
 
-    def _tags(self) -> list[str]:
-        record = self.found.shadow.record() if self.found.shadow else {"tags": []}
-        return [str(tag) for tag in record["tags"] if str(tag).startswith(TAG)]
-
-    def _destroy_copy(self) -> None:
-        for entry in self.here.call(self.found.node, "report")["trash"]:
-            if entry["instance"] == self.shadow_name:
-                self._call("trash-destroy", entry=entry["entry"])
+    def _copies(self) -> set[str]:
+        """Return what is in the trash of this shadow and of those before it, which a rollback has put there."""
+        entries = self.here.call(self.found.node, "report")["trash"]
+        return {str(entry["entry"]) for entry in entries if entry["instance"] == self.shadow_name}
 
 
 def detach_words(attached: Sequence[str], disks: Sequence[str]) -> list[str]:
@@ -312,7 +389,3 @@ def detach_words(attached: Sequence[str], disks: Sequence[str]) -> list[str]:
 
 def attach_words(disks: Sequence[str]) -> list[str]:
     return [word for number, uuid in enumerate(disks) for word in ("--disk", f"{number}:attach,uuid={uuid}")]
-
-
-def _working(here: Here) -> list[str]:
-    return [str(opcode["instance_name"]) for opcode in here.master.jobs() if opcode.get("instance_name")]

@@ -6,6 +6,7 @@ mere look at the kernel, for which next to nothing is imported; and only what is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -174,6 +175,11 @@ def _create(here: Here, request: Request) -> None:
     if there.volumes.find(request.volume) is not None and there is not wanted:
         raise Refused(f"volume {request.volume}", f"exists already in {there.root.name}", "gnt-zfs check says whose it is")
     wanted.volumes.create(request.volume, request.size, parameters)
+    if parameters.get("use") == "copy":
+        from zfsganeti.process import background
+
+        with contextlib.suppress(OSError):  # then the watcher begins it
+            background("node", "detach-work")
 
 
 VERBS: dict[str, Verb] = {

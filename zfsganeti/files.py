@@ -86,6 +86,25 @@ def unnamed(directory: str) -> Iterator[int]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def fresh(directory: str) -> Iterator[int]:
+    """A new file is open, for root alone, as `unnamed` makes one; where there are none, as on NFS, its name is one that nobody knows."""
+    path = ""
+    try:
+        descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+        path = f"{directory}/.{os.urandom(8).hex()}.partial"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+        if path:
+            os.unlink(path)
+
+
 def give_name(descriptor: int, target: str, name: str) -> None:
     """The file is on disk, and so is its name; what has that name already stays."""
     os.fsync(descriptor)
@@ -145,14 +164,20 @@ def _is_zero(block: bytes) -> bool:
     return block == (ZEROS if len(block) == MIB else bytes(len(block)))  # one memcmp; count() takes a step for each byte
 
 
-def write_sparse(descriptor: int, pieces: Iterable[bytes], name: str, limit: int) -> int:
-    """The bytes are in an empty file, with holes for pages of zeros; return how many there are."""
-    size = 0
+def write_sparse(
+    descriptor: int, pieces: Iterable[bytes], name: str, limit: int, wrote: Callable[[int], None] = lambda _bytes: None
+) -> int:
+    """The bytes are in an empty file, with holes for pages of zeros; return how many there are.
+
+    `wrote` is told, after each MiB, how many bytes that are no holes there are by then.
+    """
+    size = written = 0
     for block in _blocks(pieces):
         if size + len(block) > limit:
             raise Refused(name, f"is larger than {human(limit)}")
         if not _is_zero(block):
-            _write_pages(descriptor, block, size)
+            written += _write_pages(descriptor, block, size)
+            wrote(written)
         size += len(block)
     if size == 0:
         raise Refused(name, "is empty")
@@ -160,15 +185,19 @@ def write_sparse(descriptor: int, pieces: Iterable[bytes], name: str, limit: int
     return size
 
 
-def _write_pages(descriptor: int, block: bytes, offset: int) -> None:
+def _write_pages(descriptor: int, block: bytes, offset: int) -> int:
+    """The pages that are not all zeros are in the file; return how many bytes they are."""
     from itertools import groupby
 
-    zeros = bytes(PAGE)
+    zeros, written = bytes(PAGE), 0
     pages = ((start, block[start : start + PAGE]) for start in range(0, len(block), PAGE))
     for empty, run in groupby(pages, key=lambda page: page[1] == zeros[: len(page[1])]):
         if not empty:
             run_pages = list(run)
-            write(descriptor, b"".join(page for _start, page in run_pages), offset + run_pages[0][0])
+            data = b"".join(page for _start, page in run_pages)
+            write(descriptor, data, offset + run_pages[0][0])
+            written += len(data)
+    return written
 
 
 def content_digest(path: str, progress: Progress = silent) -> str:
@@ -217,19 +246,24 @@ def copy_sparse(source: str, target: str, progress: Callable[[int, int], None] =
     partial = f"{target}.partial"
     with open(source, "rb") as reader, open(partial, "wb") as writer:
         os.fchmod(writer.fileno(), stat.S_IMODE(os.fstat(reader.fileno()).st_mode))
-        size = os.fstat(reader.fileno()).st_size
-        os.ftruncate(writer.fileno(), size)
-        for start, end in data_ranges(reader.fileno(), size):
-            offset = start
-            while offset < end:
-                block = os.pread(reader.fileno(), min(1 << 20, end - offset), offset)
-                if not block:
-                    raise Unavailable(source, "became shorter while it was copied")
-                os.pwrite(writer.fileno(), block, offset)
-                offset += len(block)
-                progress(offset, size)
+        copy_into(reader.fileno(), writer.fileno(), progress, source)
         os.fsync(writer.fileno())
     os.rename(partial, target)
+
+
+def copy_into(reader: int, writer: int, progress: Callable[[int, int], None], name: str = "what is copied") -> None:
+    """An empty file has the content and the holes of another one, both open; it is not on disk yet."""
+    size = os.fstat(reader).st_size
+    os.ftruncate(writer, size)
+    for start, end in data_ranges(reader, size):
+        offset = start
+        while offset < end:
+            block = os.pread(reader, min(1 << 20, end - offset), offset)
+            if not block:
+                raise Unavailable(name, "became shorter while it was copied")
+            write(writer, block, offset)
+            offset += len(block)
+            progress(offset, size)
 
 
 def same_content(first: str, second: str) -> bool:

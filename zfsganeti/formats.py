@@ -105,11 +105,14 @@ def to_raw(
     sha256: str = "",
     limit: int,
     progress: Progress = silent,
+    wrote: Callable[[int], None] = lambda _bytes: None,
 ) -> Raw:
     """The disk that an image holds is the new file `target`, sparse, on stable storage; its size is a multiple of 512 bytes.
 
     What it holds in the last sector beyond a raw image's own end is zero. A format that is given is believed, but for
     compression. `limit` is the largest disk in bytes. The checksum is that of the image's bytes as they are in the file.
+    `wrote` is told how many bytes have come out so far, which is no matter of how far the image is read: a little that is
+    compressed may be the whole pool. What it raises ends the work.
     """
     name, asked = name or path, checksum_asked(sha256)
     if format not in ("", *FORMATS):
@@ -120,7 +123,7 @@ def to_raw(
     with told(name, directory), regular(path, name) as source, unnamed(directory) as disk:
         before = os.fstat(source)
         digest = hashlib.sha256()
-        kind = _make(_Image(source, name, digest, asked, progress, limit), disk, format, directory)
+        kind = _make(_Image(source, name, digest, asked, progress, wrote, limit), disk, format, directory)
         after = os.fstat(source)
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise Refused(name, "was changed while it was read")
@@ -140,6 +143,7 @@ class _Image:
     digest: Any
     asked: str
     progress: Progress
+    wrote: Callable[[int], None]
     limit: int
 
     def compare(self) -> None:
@@ -163,13 +167,13 @@ def _make(image: _Image, disk: int, format_: str, directory: str) -> str:
         if kind == "raw":
             if not packed and os.fstat(source).st_size > image.limit:
                 raise Refused(name, f"is larger than {human(image.limit)}")
-            write_sparse(disk, content, name, image.limit)
+            write_sparse(disk, content, name, image.limit, image.wrote)
             image.compare()
             return kind
         if packed:
             source = leave.enter_context(unnamed(directory))
             # a format's own tables come on top of what it holds
-            write_sparse(source, content, name, image.limit + image.limit // 8 + 64 * MIB)
+            write_sparse(source, content, name, image.limit + image.limit // 8 + 64 * MIB, image.wrote)
         else:
             for _piece in content:
                 pass

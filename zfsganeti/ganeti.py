@@ -23,6 +23,7 @@ OS = "zfs-image"  # our OS definition, whose variants are images
 HOOKS_DIR = "/etc/ganeti/hooks"
 EXTSTORAGE_LOGS = "/var/log/ganeti/extstorage"
 RUNNING = ("running", "canceling")  # constants.OP_STATUS_*: what has begun and not ended
+PENDING = ("queued", "waiting", *RUNNING)  # what has not ended, whether it has begun or not
 MAX_DISKS = 16  # constants.MAX_DISKS
 MAX_DISK_MIB = 1 << 34  # 16 PiB: what no node has
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_")
@@ -322,6 +323,7 @@ class Instance:
         self.uuid: str = data["uuid"]
         self.primary: str = nodes.get(data["primary_node"] or "", "")
         self.admin_state: str = data.get("admin_state", "")
+        self.serial: int = data.get("serial_no") or 0  # one more with each change of it
         self.disks = [Disk(disks[uuid]) for uuid in data.get("disks") or [] if uuid in disks]
         self.minors = [disk.minors.get(data["primary_node"], -1) for disk in self.disks]  # of drbd, on the primary
         self.template: str = self.disks[0].template if self.disks else data.get("disk_template") or "diskless"
@@ -416,6 +418,12 @@ class Master:
         attached = {uuid for instance in data["instances"].values() for uuid in instance.get("disks") or []}
         return {Disk(disk).volume for uuid, disk in (data.get("disks") or {}).items() if uuid not in attached} - {""}
 
+    def closed_nodes(self) -> dict[str, str]:
+        """Return the nodes that are given no instances, each with why."""
+        known = {node["name"]: node for node in self.load()["nodes"].values()}
+        drained = {name: "is drained" for name, node in known.items() if node.get("drained")}
+        return {name: "is not vm_capable" for name, node in known.items() if not node.get("vm_capable", True)} | drained
+
     def cluster(self) -> dict[str, Any]:
         """Return the cluster's own settings."""
         settings = self.load()["cluster"]
@@ -427,6 +435,9 @@ class Master:
 
     def jobs(self) -> list[dict[str, Any]]:
         """Return the opcodes that are running now, each as its input; on another node than the master the list may be empty."""
+        return self._opcodes(RUNNING)
+
+    def _opcodes(self, states: tuple[str, ...]) -> list[dict[str, Any]]:
         import json
 
         found: list[dict[str, Any]] = []
@@ -441,23 +452,30 @@ class Master:
                     job = json.load(file)
             except (OSError, ValueError):
                 continue  # archived or rewritten this moment
-            found += _running_opcodes(job)
+            found += _opcodes_of(job, states)
         return found
 
     def running(self, operation: str, instance: str) -> dict[str, Any] | None:
         """Return the input of the operation that is running on an instance, which says what hooks are not told (dry run)."""
-        for opcode in self.jobs():
-            asked = str(opcode.get("instance_name", ""))
-            if opcode.get("OP_ID") == operation and (asked == instance or instance.startswith(asked + ".")):
-                return opcode
-        return None
+        return next((opcode for opcode in self.jobs() if opcode.get("OP_ID") == operation and _is_about(opcode, instance)), None)
+
+    def is_pending(self, instance: str) -> bool:
+        """Tell whether a job on an instance runs or is yet to run: what the configuration says of it may not hold in a moment."""
+        return any(_is_about(opcode, instance) for opcode in self._opcodes(PENDING))
 
 
-def _running_opcodes(job: Any) -> list[dict[str, Any]]:
-    """Return the inputs of a job's running opcodes; a file of another shape has none."""
+def _is_about(opcode: Mapping[str, Any], instance: str) -> bool:
+    """Tell whether an opcode is about an instance, which was named as the administrator did: perhaps without the domain."""
+    named = opcode.get("name") if opcode.get("kind") == "instance" else ""  # of tags
+    asked = str(opcode.get("instance_name") or named or "")
+    return bool(asked) and (asked == instance or instance.startswith(f"{asked}."))
+
+
+def _opcodes_of(job: Any, states: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return the inputs of a job's opcodes that are in one of the states; a file of another shape has none."""
     ops = job.get("ops") if isinstance(job, dict) else None
-    running = [op for op in ops if isinstance(op, dict) and op.get("status") in RUNNING] if isinstance(ops, list) else []
-    return [op["input"] for op in running if isinstance(op.get("input"), dict)]
+    found = [op for op in ops if isinstance(op, dict) and op.get("status") in states] if isinstance(ops, list) else []
+    return [op["input"] for op in found if isinstance(op.get("input"), dict)]
 
 
 # what we ask of Ganeti

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from zfsganeti import config, ganeti, node
 from zfsganeti.datasets import Store
-from zfsganeti.errors import Missing, Unavailable, ZfsGanetiError
+from zfsganeti.errors import Busy, Missing, Unavailable, ZfsGanetiError
 from zfsganeti.process import COMMAND
 from zfsganeti.roots import Root, find_datastore, find_root
 from zfsganeti.zfs import Zfs
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 STREAMED = ("receive", "move-send")  # verbs with much data on their way
 ALIVE = ("-oServerAliveInterval=10", "-oServerAliveCountMax=6")  # a link that is cut is known after a minute
 LISTEN_SECONDS = 60.0
+JOB_SECONDS = 900.0  # as long as an operation of Ganeti's may take
+LOOK_SECONDS = 1.0  # what was submitted before the first of two looks at the queue is in it at the second
 OF_A_ROOT = ("root", "store", "trash", "volumes", "images", "independent")  # what another root has of its own
 
 
@@ -186,6 +188,24 @@ class Here:
             if isinstance(answer, ZfsGanetiError):
                 raise answer
         return found
+
+    def wait_for_jobs(self, instance: str, say: Callable[[str], None], *, seconds: float = JOB_SECONDS, submitted: bool = False) -> None:
+        """No job on the instance runs or is yet to run, so that what the configuration says of it holds; Busy if that takes too long.
+
+        Jobs go on without whoever has submitted them. One that was `submitted` this moment may not be in the queue yet.
+        """
+        import time
+
+        deadline, said = time.monotonic() + seconds, False
+        if submitted:
+            time.sleep(LOOK_SECONDS)
+        while self.master.is_pending(instance):
+            if time.monotonic() > deadline:
+                raise Busy(instance, "a job of Ganeti's works on it", "gnt-job list shows it; then the same command goes on")
+            if not said:
+                said = True
+                say(f"{instance}: waiting for the job of Ganeti's that works on it")
+            time.sleep(LOOK_SECONDS)
 
     def is_master(self) -> bool:
         return self.node == self.ssconf.master

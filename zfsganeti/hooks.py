@@ -297,7 +297,7 @@ def _make_ready(here: Here, event: ganeti.Event) -> None:
             if dataset is None or MOVE in dataset.marks:
                 if event.hook == "instance-modify-pre":
                     return  # as the mover does, which knows what it does
-                from zfsganeti.departure import end
+                from zfsganeti.fence import end
 
                 end(here, event.instance, [event.instance])
                 dataset = here.store.find(event.instance)
@@ -479,7 +479,7 @@ def _refuse_elsewhere(here: Here, event: ganeti.Event) -> None:
 
     way_out = f"gnt-zfs move {event.instance} {event.new_primary} moves it"
     try:
-        lacking = here.call(event.new_primary, "lacking-volumes", volumes=event.volumes)
+        lacking = here.call(event.new_primary, "lacking-volumes", volumes=event.volumes, used=True)
     except ZfsGanetiError as error:
         raise Refused(event.instance, f"whether {event.new_primary} has its disks is not known ({one_line(error)})", way_out) from error
     if lacking:
@@ -488,7 +488,7 @@ def _refuse_elsewhere(here: Here, event: ganeti.Event) -> None:
 
 def _volumes_ready(here: Here, event: ganeti.Event) -> None:
     if here.node == event.primary and here.has_root():
-        from zfsganeti.departure import alone, end
+        from zfsganeti.fence import alone, end
 
         with alone(event.volumes):
             end(here, event.instance, event.volumes)

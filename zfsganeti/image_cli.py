@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 
-from zfsganeti.colours import Bad, Odd
 from zfsganeti.errors import BadInput, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
-from zfsganeti.images import GOLDEN, holder
+from zfsganeti.holders import holders, to_use
+from zfsganeti.image_list import everywhere, having, list_images, rows_of, show
+from zfsganeti.images import GOLDEN
 from zfsganeti.names import check_image, means, meant
-from zfsganeti.terminal import Meter, command, complain, confirm, day, group, must_be_master, print_json, say, table
+from zfsganeti.terminal import Meter, command, complain, confirm, day, group, must_be_master, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from zfsganeti.images import Image
 
 POLL_SECONDS = 1.0
-SHOWN = (  # to programs, as the man page promises it
-    *("name", "node", "datastore", "guid", "size", "used", "referenced", "clones", "source", "sha256", "format", "imported"),
-    *("retired", "lendable", "deleted", "goes", "state"),
-)
 SAVE_SECONDS = 86400.0  # a copy of a whole disk; the peer ends it when it fails
 
 
@@ -41,19 +38,21 @@ def image_parser(commands: Any) -> None:
         "--format", default="", choices=["raw", "qcow2", "vmdk", "vdi", "vhdx"], help="what the source is (default: it says so itself)"
     )
     made.add_argument("--datastore", default="", metavar="NAME", help="one of the datastores of this node (default: the root)")
-    made = command(verbs, "list", _list, "show the images of this node", "gnt-zfs image list --all-nodes")
+    made = command(verbs, "list", list_images, "show the images of this node", "gnt-zfs image list --all-nodes")
     made.add_argument("--all-nodes", action="store_true", help="who has which")
     made.add_argument("--json", action="store_true", help="for programs")
-    made = command(verbs, "show", _show, "show all that is known of one image", "gnt-zfs image show debian-12")
+    made = command(verbs, "show", show, "show all that is known of one image", "gnt-zfs image show debian-12")
     made.add_argument("name")
+    _datastore(made, "the one in this datastore (default: in each that has it)")
     made.add_argument("--json", action="store_true", help="for programs")
     made = _one(verbs, "rename", _rename, "give an image another name", "gnt-zfs image rename debian-12 debian-12:2026-11-01")
     made.add_argument("new")
     made = _one(verbs, "push", _push, "send an image from this node to others", "gnt-zfs image push debian-12 node2 node3")
     made.add_argument("node", nargs="*", default=[], help="to these (default: every other node)")
     made.add_argument("--bwlimit", type=int, default=0, metavar="MIB", help="at most so many MiB a second to each node")
+    _datastore(made, "that of this datastore, into the other nodes' of that name (default: the newest of all)")
     made = _one(verbs, "pull", _pull, "bring an image to this node from one that has it", "gnt-zfs image pull debian-12")
-    made.add_argument("--datastore", metavar="NAME", help="into this datastore (default: as where it comes from)")
+    _datastore(made, "into this datastore (default: as where it comes from)")
     made = _one(
         verbs, "copy", _copy, "bring an image from one datastore of this node to another", "gnt-zfs image copy debian-12 --datastore ssd"
     )
@@ -62,16 +61,23 @@ def image_parser(commands: Any) -> None:
     _one(verbs, "restore", _restore, "take back that an image was retired or deleted", "gnt-zfs image restore debian-12:2026-10-01")
     made = _one(verbs, "lend", _lend, "allow one instance to use the image itself, with use=persistent", "gnt-zfs image lend data")
     made.add_argument("--off", action="store_true", help="allow it no longer")
+    _datastore(made, "only that of this datastore (default: of each that has it)")
     made = _one(
         verbs, "delete", _delete, "let an image go, after its last clone and the days of the trash", "gnt-zfs image delete debian-11"
     )
-    made.add_argument("--now", action="store_true", help="do not keep it for the days of the trash")
+    made.add_argument(
+        "--now", action="store_true", help="do not keep it for the days of the trash, not even when its last clone goes later"
+    )
     made.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    _one(verbs, "verify", _verify, "compare an image with the checksum of what it held when it was made", "gnt-zfs image verify debian-12")
+    made = _one(
+        verbs, "verify", _verify, "compare an image with the checksum of what it held when it was made", "gnt-zfs image verify debian-12"
+    )
+    _datastore(made, "that of this datastore (default: of each that has it)")
     made = command(verbs, "export", _export, "write an image to a file", "gnt-zfs image export debian-12 /srv/debian-12.qcow2")
     made.add_argument("name")
     made.add_argument("file", help="the file to make; one that ends in .qcow2 is made as qcow2, any other as raw")
     made.add_argument("--format", default="", choices=["raw", "qcow2"], help="what the file is to be")
+    _datastore(made, "that of this datastore (default: of the first that has it)")
     made = command(verbs, "save", _save, "make an image of an instance's disk", "gnt-zfs image save web1/0 web:2026-11-01")
     made.add_argument("disk", metavar="INSTANCE[/DISK]", help="the disk, the first without a number; the instance may be running")
     made.add_argument("name", help="NAME or NAME:VERSION")
@@ -100,7 +106,13 @@ def _one(verbs: Any, name: str, function: Any, text: str, example: str) -> argpa
     made.add_argument("name")
     if name in CHANGES:
         made.add_argument("--all-nodes", action="store_true", help="on every node that has it (default: on this one)")
+        _datastore(made, "only in this datastore (default: in each that has it)")
     return made
+
+
+def _datastore(made: argparse.ArgumentParser, text: str) -> None:
+    """One of a node's roots can be chosen, '' being the first."""
+    made.add_argument("--datastore", metavar="NAME", help=text)
 
 
 # making
@@ -143,164 +155,39 @@ def _save(here: Here, options: argparse.Namespace) -> int:
     return 0
 
 
-# looking
-
-
-def _list(here: Here, options: argparse.Namespace) -> int:
-    found, problems = _everywhere(here) if options.all_nodes else ({here.node: here.call(here.node, "images")}, [])
-    for problem in problems:
-        complain(problem)
-    rows = sorted(
-        ({**image, "node": node, "state": _state(image)} for node, images in found.items() for image in images),
-        key=lambda row: (row["name"], row["node"]),
-    )
-    arrivals = _arrivals(here, None if options.all_nodes else [here.node], rows)
-    if options.json:
-        print_json([{key: row[key] for key in SHOWN} for row in [*rows, *({**NOT_WHOLE, **each} for each in arrivals)]])
-        return 3 if problems else 0
-    if not rows and not arrivals:
-        say(f"There is no image {'on any node' if options.all_nodes else 'on this node'}: gnt-zfs image import makes one.")
-    elif options.all_nodes:
-        say(_table_of_nodes(rows, arrivals))
-    else:
-        say(_table_of_images(rows, arrivals))
-    return 3 if problems else 0
-
-
-# what programs are told of an image that is in no catalogue now, beside what is known of it
-NOT_WHOLE: dict[str, Any] = {
-    "guid": "", "size": 0, "referenced": 0, "clones": [], "sha256": "", "format": "", "imported": 0, "retired": False, "lendable": False,
-    "deleted": 0, "goes": 0,
-}  # fmt: skip
-
-
-def _everywhere(here: Here) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    answers = here.call_all("images")
-    problems = [one_line(answer) for answer in answers.values() if isinstance(answer, ZfsGanetiError)]
-    problems += [f"{node} is offline: its images are not shown" for node in here.ssconf.offline_nodes]
-    return {node: answer for node, answer in answers.items() if not isinstance(answer, ZfsGanetiError)}, problems
-
-
-def _arrivals(here: Here, nodes: list[str] | None, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what is not whole on the nodes, each with its `state`; how much there is in all, the nodes know that have it."""
-    found = here.call_all("image-arrivals", nodes)
-    arrivals = [{**each, "node": node} for node, all_of_it in found.items() if isinstance(all_of_it, list) for each in all_of_it]
-    if arrivals and nodes is not None:
-        rows = [image for images in _everywhere(here)[0].values() for image in images]
-    for arrival in arrivals:
-        sizes = [row["referenced"] for row in rows if row["name"] == arrival["name"] and not arrival["source"]]
-        arrival["state"] = _state_of_arrival(arrival, max(sizes, default=0))
-    return sorted(arrivals, key=lambda arrival: (arrival["name"], arrival["node"]))
-
-
-def _state_of_arrival(arrival: Mapping[str, Any], size: int) -> str:
-    if arrival["owner"]:
-        return f"used by {arrival['owner']} alone"
-    if arrival["source"]:
-        return "being made" if arrival["moving"] else Odd(f"cut, the same import goes on until {day(arrival['until'])}")
-    far = f"{min(99, 100 * arrival['used'] // size)}%" if size else human(arrival["used"])
-    return f"arriving, {far}" if arrival["moving"] else Odd(f"cut at {far}, image pull goes on until {day(arrival['until'])}")
-
-
-def _table_of_images(rows: Sequence[Mapping[str, Any]], arrivals: Sequence[Mapping[str, Any]]) -> str:
-    return table(
-        ("IMAGE", "DATASTORE", "SIZE", "USED", "CLONES", "MADE (UTC)", "STATE", "SOURCE"),
-        [
-            (
-                row["name"],
-                row["datastore"] or "-",
-                human(row["size"]),
-                human(row["used"]),
-                str(len(row["clones"])),
-                day(row["imported"]),
-                row["state"],
-                row["source"],
-            )
-            for row in rows
-        ]
-        + [
-            (
-                each["name"],
-                each["datastore"] or "-",
-                "-",
-                human(each["used"]) if each["used"] else "-",
-                "-",
-                "-",
-                each["state"],
-                each["source"],
-            )
-            for each in arrivals
-        ],
-        right=(2, 3, 4),
-    )
-
-
-def _state(row: Mapping[str, Any]) -> str:
-    if row["deleted"]:
-        return Odd("goes with its clones" if row["clones"] else f"goes {day(row['goes'])}")
-    return Odd("retired") if row["retired"] else "ready"
-
-
-def _table_of_nodes(rows: Sequence[Mapping[str, Any]], arrivals: Sequence[Mapping[str, Any]]) -> str:
-    """One line for each image of which all nodes have the same; two when nodes have different ones under one name."""
-    same: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        same.setdefault((row["name"], row["guid"]), []).append(row)
-    names = [name for name, _guid in same]
-    lines = []
-    for (name, guid), alike in same.items():
-        nodes = ", ".join(row["node"].split(".")[0] for row in alike)
-        differs = Bad("differs from another of this name") if names.count(name) > 1 else ""
-        lines.append((name, human(alike[0]["size"]), str(sum(len(row["clones"]) for row in alike)), guid, nodes, differs))
-    lines += [(each["name"], "-", "-", "-", each["node"].split(".")[0], each["state"]) for each in arrivals]
-    return table(("IMAGE", "SIZE", "CLONES", "GUID", "NODES", ""), lines, right=(1, 2))
-
-
-def _row(here: Here, name: str) -> dict[str, Any]:
-    """Return what this node says of the image of exactly this name."""
-    images: list[dict[str, Any]] = here.call(here.node, "images")
-    row = next((image for image in images if image["name"] == name), None)
-    if row is None:
-        alike = ", ".join(image["name"] for image in images if means(name, image["name"]))
-        near = meant(name, [image["name"] for image in images], "gnt-zfs image list --all-nodes shows who has which")
-        raise Missing(f"image {name} on this node", f"there is {alike}" if alike else near)
-    return {**row, "node": here.node, "state": _state(row)}
-
-
-def _show(here: Here, options: argparse.Namespace) -> int:
-    row = _row(here, options.name)
-    if options.json:
-        print_json({key: row[key] for key in SHOWN})
-        return 0
-    facts = {
-        "image": row["name"],
-        "state": row["state"],
-        "size": human(row["size"]),
-        "used": human(row["used"]),
-        "made": f"{day(row['imported'])} UTC",
-        "datastore": row["datastore"] or "-",
-        "source": row["source"],
-        "format": row["format"],
-        "sha256": row["sha256"] or "-",
-        "guid": row["guid"],
-        "clones": ", ".join(row["clones"]) or "none",
-    }
-    for name, value in facts.items():
-        say(f"{name + ':':10} {value}")
-    return 0
+# reading
 
 
 def _verify(here: Here, options: argparse.Namespace) -> int:
-    with Meter(options.name) as meter:
-        holder(here, options.name).images.verify(options.name, meter)
-    say(f"{options.name} holds what it held when it was made.")
-    return 0
+    """Of each datastore that has it: one may have lost what another one has."""
+    from zfsganeti import exports
+
+    found, status = holders(here, options.name, options.datastore), 0
+    for place in found:
+        which, there = _in_which(place.datastore, found), f" --datastore {place.datastore or repr('')}" if len(found) > 1 else ""
+        try:
+            with Meter(options.name) as meter:
+                exports.verify(place.images, options.name, meter, there)
+            say(f"{which}{options.name} holds what it held when it was made.")
+        except ZfsGanetiError as error:
+            if len(found) == 1:
+                raise
+            complain(f"{which}{one_line(error)}")
+            status = error.exit_code
+    return status
+
+
+def _in_which(datastore: str, all_of_them: Sequence[object]) -> str:
+    """Return what is said before what is true of one of several datastores, nothing when there is but one."""
+    return f"{datastore or 'the root'}: " if len(all_of_them) > 1 else ""
 
 
 def _export(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import exports
+
     kind = options.format or ("qcow2" if options.file.endswith(".qcow2") else "raw")
     with Meter(options.name) as meter:
-        holder(here, options.name).images.export(options.name, os.path.abspath(options.file), kind, meter)
+        exports.export(holders(here, options.name, options.datastore)[0].images, options.name, os.path.abspath(options.file), kind, meter)
     say(f"{options.file} holds {options.name} as {kind}.")
     return 0
 
@@ -312,10 +199,7 @@ def _push(here: Here, options: argparse.Namespace) -> int:
     """Each node is told of by itself: one that fails keeps none from getting it."""
     from zfsganeti import transfer
 
-    here = _place_to_use(here, options.name)
-    image = here.images.find(options.name) or here.images.resolve(options.name)
-    if image.retired:
-        raise Refused(f"image {image.name}", "is retired", f"gnt-zfs image restore {image.name} first")
+    here, image = to_use(here, options.name, options.datastore)
     online = [node for node in here.ssconf.nodes if node not in here.ssconf.offline_nodes]
     peers = [_full(node, online) for node in options.node] or [node for node in online if node != here.node]
     with Meter(image.name) as meter:
@@ -356,14 +240,6 @@ def _together(meter: Callable[[str, int, int], None], peers: Sequence[str]) -> C
     return told
 
 
-def _place_to_use(here: Here, name: str) -> Here:
-    """Return this node with the datastore that has what a name means to somebody who wants a disk of it."""
-    for place in here.places():
-        if any(means(name, image.name) for image in place.images.all()):
-            return place
-    return here
-
-
 def _full(node: str, known: Sequence[str]) -> str:
     found = [name for name in known if name == node or name.split(".")[0] == node]
     if len(found) != 1:
@@ -372,7 +248,7 @@ def _full(node: str, known: Sequence[str]) -> str:
 
 
 def _pull(here: Here, options: argparse.Namespace) -> int:
-    found, problems = _everywhere(here)
+    found, problems = everywhere(here)
     here.at(options.datastore or "").root  # noqa: B018 - it is looked for, and must be there
     mine = found.pop(here.node, [])
     for problem in problems:
@@ -453,48 +329,60 @@ CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
 
 def _change(here: Here, options: argparse.Namespace, change: str, told: Callable[[Any], str], **request: Any) -> int:
     """The image is changed here, or wherever it is; each node is told of by itself, and one that fails keeps none from it."""
-    rows, problems = _having(here, options.name) if options.all_nodes else ({here.node: {}}, [])
+    rows, problems = having(here, options.name, options.datastore) if options.all_nodes else ({here.node: []}, [])
     if options.all_nodes and not rows:
         raise Missing(f"image {options.name} on any node that answers", "; ".join(problems))
     for problem in problems:
         complain(problem)
     status = 3 if problems else 0
-    for node, answer in here.call_all("image-change", list(rows), image=options.name, change=change, **request).items():
-        if isinstance(answer, ZfsGanetiError):
-            complain(f"{node}: {one_line(answer).removeprefix(f'{node}: ')}" if options.all_nodes else one_line(answer))
-            status = answer.exit_code
-        else:
-            say(f"{node}: {told(answer)}" if options.all_nodes else told(answer))
+    request.update(image=options.name, change=change, datastore=options.datastore)
+    for node, answer in here.call_all("image-change", list(rows), **request).items():
+        status = _tell(f"{node}: " if options.all_nodes else "", node, answer, told) or status
     _publish(here)
     if not status and not options.all_nodes:
         _say_others(here, options, change)
     return status
 
 
-def _having(here: Here, name: str) -> tuple[dict[str, Mapping[str, Any]], list[str]]:
-    """Return the nodes that have the image of exactly this name, with what they say of it, and who was not to be asked."""
-    found, problems = _everywhere(here)
-    return {node: image for node, images in found.items() for image in images if image["name"] == name}, problems
+def _tell(before: str, node: str, answer: Any, told: Callable[[Any], str]) -> int:
+    """Say what has become of the image in each datastore of a node; return the exit status."""
+    if isinstance(answer, ZfsGanetiError):
+        complain(f"{before}{one_line(answer).removeprefix(f'{node}: ')}" if before else one_line(answer))
+        return answer.exit_code
+    status = 0
+    for row in answer:
+        which = before + _in_which(row["datastore"], answer)
+        if "error" in row:
+            complain(f"{which}{row['error']}")
+            status = int(row["code"])
+        else:
+            say(f"{which}{told(row)}")
+    return status
 
 
 def _say_others(here: Here, options: argparse.Namespace, change: str) -> None:
-    others = [node.split(".")[0] for node, row in _having(here, options.name)[0].items() if node != here.node and CHANGES[change](row)]
+    found = having(here, options.name, options.datastore)[0].items()
+    others = [node.split(".")[0] for node, rows in found if node != here.node and any(CHANGES[change](row) for row in rows)]
     if others:
         words = f"gnt-zfs image {change} {options.name} {options.new if change == 'rename' else ''}".rstrip()
-        say(
-            f"{', '.join(others)} {'has' if len(others) == 1 else 'have'} {options.name} as it was: {words} --all-nodes does it there, too."
-        )
+        has = "has" if len(others) == 1 else "have"
+        say(f"{', '.join(others)} {has} {options.name} as it was: {words}{_there(options)} --all-nodes does it there, too.")
+
+
+def _there(options: argparse.Namespace) -> str:
+    """Return the option that leads to the same datastore again."""
+    return f" --datastore {options.datastore or repr('')}" if options.datastore is not None else ""
 
 
 def _rename(here: Here, options: argparse.Namespace) -> int:
-    taken = _having(here, check_image(options.new))[0] if options.all_nodes else {}
+    taken = having(here, check_image(options.new), options.datastore)[0] if options.all_nodes else {}
     if taken:
         raise Refused(f"image {options.new}", f"exists already on {', '.join(taken)}", "choose another name")
     return _change(here, options, "rename", lambda _image: f"{options.name} is called {options.new} now.", new=options.new)
 
 
 def _retire(here: Here, options: argparse.Namespace) -> int:
-    words = f"gnt-zfs image restore {options.name}{' --all-nodes' if options.all_nodes else ''}"
+    words = f"gnt-zfs image restore {options.name}{_there(options)}{' --all-nodes' if options.all_nodes else ''}"
     return _change(here, options, "retire", lambda _image: f"No more disks are made of {options.name}; {words} takes that back.")
 
 
@@ -503,30 +391,41 @@ def _restore(here: Here, options: argparse.Namespace) -> int:
 
 
 def _lend(here: Here, options: argparse.Namespace) -> int:
-    holder(here, options.name).images.set_lendable(options.name, not options.off)
-    say(f"{options.name} can{'not' if options.off else ''} be used by one instance itself{'' if options.off else ', which may change it'}.")
+    found = holders(here, options.name, options.datastore)
+    may = f"can{'not' if options.off else ''} be used by one instance itself{'' if options.off else ', which may change it'}"
+    for place in found:
+        place.images.set_lendable(options.name, not options.off)
+        say(f"{_in_which(place.datastore, found)}{options.name} {may}.")
     return 0
 
 
 def _delete(here: Here, options: argparse.Namespace) -> int:
     if options.now and not options.yes:
-        rows = _having(here, options.name)[0] if options.all_nodes else {here.node: _row(here, options.name)}
-        doomed = [f"{node} ({human(row['used'])})" for node, row in rows.items() if not row["clones"]]
+        here_alone = None if options.all_nodes else {here.node: rows_of(here, options.name, options.datastore)}
+        rows = here_alone or having(here, options.name, options.datastore)[0]
+        doomed = [
+            f"{node} ({_in_which(row['datastore'], alike)}{human(row['used'])})"
+            for node, alike in rows.items()
+            for row in alike
+            if not row["clones"]
+        ]
         if doomed and not confirm(f"Destroy {options.name} on {', '.join(doomed)} for good?"):
             say("Nothing was changed.")
             return 1
-    return _change(here, options, "delete", lambda image: _deleted(options.name, image), now=options.now)
+    return _change(here, options, "delete", lambda image: _deleted(options, image), now=options.now)
 
 
-def _deleted(name: str, image: Mapping[str, Any] | None) -> str:
-    if image is None:
+def _deleted(options: argparse.Namespace, image: Mapping[str, Any]) -> str:
+    name = options.name
+    if image["gone"]:
         return f"{name} is gone."
     said = f"No more disks are made of {name}, and it goes on {day(image['goes'])}"
     if image["clones"]:
         count = len(image["clones"])
         clones = f"{count} clone{'s' if count != 1 else ''}, such as {image['clones'][0]}"
-        said = f"{name} has {clones}: it goes after them, not before {day(image['goes'])}"
-    return f"{said}; gnt-zfs image restore {name} takes that back."
+        when = f"after {'them' if count != 1 else 'it'}, not before {day(image['goes'])}"
+        said = f"{name} has {clones}: it goes {when if image['goes'] > image['deleted'] else 'as soon as the last of them has gone'}"
+    return f"{said}; gnt-zfs image restore {name}{_there(options)} takes that back."
 
 
 # one disk

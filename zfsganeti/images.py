@@ -11,6 +11,7 @@ import contextlib
 import os
 import time
 
+from zfsganeti import clock
 from zfsganeti.datasets import (
     CLUSTER,
     DISK,
@@ -18,7 +19,6 @@ from zfsganeti.datasets import (
     IMAGES,
     INSTANCE,
     INTENT,
-    NEVER_CHANGED,
     OPENED,
     PARTIAL,
     RECORD,
@@ -26,10 +26,22 @@ from zfsganeti.datasets import (
     VOLUME,
     locked,
 )
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, Unavailable, human, of_command, of_system
-from zfsganeti.files import content_digest, copy_sparse, digest_of
+from zfsganeti.errors import (
+    BadInput,
+    Busy,
+    CommandFailed,
+    Foreign,
+    Full,
+    Missing,
+    NoSpace,
+    Refused,
+    Unavailable,
+    ZfsGanetiError,
+    human,
+    of_system,
+)
+from zfsganeti.files import checksum_asked, content_digest, copy_sparse
 from zfsganeti.names import PREFIX, check_dataset, check_image, check_image_fits, family, means, meant
-from zfsganeti.process import reading
 from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
@@ -38,7 +50,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zfsganeti.datasets import Store
-    from zfsganeti.here import Here
     from zfsganeti.streams import Streams
 
     Progress = Callable[[str, int, int], None]  # what is being done, bytes done, bytes in all or 0
@@ -49,11 +60,13 @@ SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED, RETIRED, DELETED, LENDABLE = (
 PROVENANCE = (IMAGE, SIZE, SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED)  # what goes along when an image is sent to a peer
 IMAGE_MARKS = (*PROVENANCE, CLUSTER, RETIRED, DELETED, LENDABLE, VOLUME, INSTANCE)
 GOLDEN = "golden"
+AT_ONCE = "now"  # after the time at which an image was deleted: it is not kept for the days of the trash
 DAY = 86400
-PARTIAL_SECONDS = DAY  # how long a download that was interrupted can be gone on with
+PARTIAL_SECONDS = DAY  # how long after the last that was done for it a half-made image can be gone on with
+MARK_SECONDS = 3600  # who is at work on one says so this often
+DOWNLOAD = "download"
 LOOK = "..look"  # after an image's name, where none can end so: a clone of a snapshot that is being copied
 PROBE_BYTES = 64 << 20  # what is written before one looks again whether there is room
-END_SECONDS = 600  # that a program takes to end, its data on disk, after the last that it says
 LOOK_SECONDS = 1  # who looks whether anybody is at work on an image holds its lock for a moment
 LOCK_SECONDS = 30  # what others do with an image by name takes a moment; what makes one is not waited for
 
@@ -82,7 +95,8 @@ class Image:
         self.source, self.format = marks.get(SOURCE, ""), marks.get(FORMAT, "")
         self.checksum, self.content = marks.get(CHECKSUM, ""), marks.get(CONTENT, "")
         self.imported = int(marks.get(IMPORTED) or 0)
-        self.deleted = int(marks.get(DELETED) or 0)
+        deleted, _blank, how = marks.get(DELETED, "").partition(" ")
+        self.deleted, self.at_once = int(deleted or 0), how == AT_ONCE
         self.retired = RETIRED in marks or bool(self.deleted)
         self.lendable = LENDABLE in marks
 
@@ -108,16 +122,16 @@ class Image:
         }
 
 
+def _kept_until(partial: Dataset) -> int:
+    """Return until when a half-made image can be gone on with, in seconds since 1970."""
+    return max(partial.creation, int(partial.marks.get(IMPORTED) or 0)) + PARTIAL_SECONDS
+
+
 def newest(images: list[Image], wanted: str) -> Image | None:
     """Return the image that a name means to somebody who wants a disk of it: without a version the newest, retired ones never."""
     usable = [image for image in images if not image.retired]
     matching = [image for image in usable if means(wanted, image.name)]
     return max(matching, key=lambda image: (image.imported, image.name)) if matching else None
-
-
-def holder(here: Here, name: str) -> Here:
-    """Return this node with the datastore that has the image of exactly this name, with the root if none has."""
-    return next((place for place in here.places() if place.images.find(name) is not None), here)
 
 
 class Images:
@@ -211,7 +225,7 @@ class Images:
                 "source": dataset.marks.get(SOURCE, ""),  # none yet for what is received
                 "owner": "",
                 "moving": self._is_worked_on(dataset.short),
-                "until": dataset.creation + PARTIAL_SECONDS,
+                "until": _kept_until(dataset),
             }
             for dataset in ours
             if dataset.name != parent
@@ -241,8 +255,8 @@ class Images:
     def make(self, name: str, source: str, fill: Callable[[str], Mapping[str, str]]) -> Image:
         """The image exists with what `fill` put into the disk of the directory that it is given, or nothing is seen of it.
 
-        `fill` returns what is known of the image. When the source cannot be reached the half-made one is kept for a day, so
-        that the same import goes on from there.
+        `fill` returns what is known of the image. When the source cannot be reached, or there is no room for what was downloaded,
+        the half-made one is kept for a day, so that the same import goes on from there.
         """
         with self._alone(check_image_fits(name, self.store.root.name)):
             self.check_not_lent(name)
@@ -253,14 +267,29 @@ class Images:
                 known = fill(self._partial_home(name))
                 return self._finish(name, partial, known)
             except (Unavailable, KeyboardInterrupt):
-                self._leave(name)
+                self._keep(name)
                 raise
             except OSError as error:
-                self._drop(name)
-                raise of_system(error, f"image {name}") from error
-            except Exception:
-                self._drop(name)
+                why = of_system(error, f"image {name}")
+                self._keep(name) if self._is_worth_room(name, why) else self._drop(name)
+                raise why from error
+            except Exception as error:
+                self._keep(name) if self._is_worth_room(name, error) else self._drop(name)
                 raise
+
+    def _is_worth_room(self, name: str, error: Exception) -> bool:
+        """Tell whether a download has to be kept that only room is lacking for: of what is read from a file here nothing is lost."""
+        return isinstance(error, Full | NoSpace) and os.path.exists(f"{self._partial_home(name)}/{DOWNLOAD}.json")
+
+    def _worked(self) -> dict[str, str]:
+        """Return what says of a half-made image that somebody is at work on it at this moment."""
+        return {IMPORTED: f"{self.store.now():.0f}"}
+
+    def _keep(self, name: str) -> None:
+        """The half-made image can be gone on with for a day from now."""
+        with contextlib.suppress(ZfsGanetiError):  # what went wrong before says more
+            self.zfs.set(self._partial(name), self._worked())
+        self._leave(name)
 
     def _today(self) -> str:
         return time.strftime("%Y-%m-%d", time.gmtime(self.store.now()))
@@ -287,16 +316,16 @@ class Images:
             if self.zfs.get(parent) is None:
                 with contextlib.suppress(Refused):  # made this moment by another import
                     self.zfs.create(parent, {"canmount": "off"}, {})
-        partial, marks = self._partial(name), {IMAGE: name, CLUSTER: self.store.cluster, SOURCE: source}
+        partial, marks, worked = self._partial(name), {IMAGE: name, CLUSTER: self.store.cluster, SOURCE: source}, self._worked()
         existing = self.zfs.get(partial, marks=IMAGE_MARKS)
         if existing is not None and {mark: existing.marks.get(mark) for mark in marks} != marks:
             self._drop(name)
             existing = None
         if existing is None:
-            self.zfs.create(partial, {"canmount": "noauto"}, marks)
+            self.zfs.create(partial, {"canmount": "noauto"}, {**marks, **worked})
         else:
             self.zfs.destroy_snapshots([f"{partial}@{GOLDEN}"])
-            self.zfs.set(partial, {"readonly": "off"})
+            self.zfs.set(partial, {"readonly": "off", **worked})
         self.zfs.mount(partial, self._partial_home(name))
         os.chmod(self._partial_home(name), 0o700)
         with contextlib.suppress(FileNotFoundError):
@@ -342,14 +371,27 @@ class Images:
         with contextlib.suppress(OSError):
             os.rmdir(self._partial_home(name))
 
+    def watch(self, name: str) -> Callable[[int], None]:
+        """Return what is told how many bytes were written; it stops that before the root is full, and marks that it goes on."""
+        seen, marked = 0, self.store.now()
+
+        def wrote(done: int) -> None:
+            nonlocal seen, marked
+            if abs(done - seen) >= PROBE_BYTES:
+                seen = done
+                self.store.check_spare(f"image {name}", PROBE_BYTES)
+            if self.store.now() - marked >= MARK_SECONDS:  # it may be killed before it can say when
+                marked = self.store.now()
+                self.zfs.set(self._partial(name), self._worked())
+
+        return wrote
+
     def watched(self, name: str, progress: Progress) -> Progress:
-        """Return a progress that also stops when the root becomes full."""
-        seen = [0]
+        """Return a progress of what writes as much as it reads, which also stops before the root is full."""
+        wrote = self.watch(name)
 
         def report(what: str, done: int, all_of_it: int) -> None:
-            if abs(done - seen[0]) >= PROBE_BYTES:
-                seen[0] = done
-                self.store.check_spare(f"image {name}", PROBE_BYTES)
+            wrote(done)
             progress(what, done, all_of_it)
 
         return report
@@ -358,15 +400,16 @@ class Images:
         """The image holds what a URL or a file holds, as a raw, sparse disk."""
         from zfsganeti import formats, sources
 
-        watch, title = self.watched(name, progress), sources.shown(source)
+        checksum_asked(sha256)  # a slip of the finger is no reason to drop what has come so far
+        watch, title = self.watched(name, progress), sources.recorded(source)
         here = sources.local(source) is not None  # a file is read once, a download checked while it streams
 
         def fill(home: str) -> dict[str, str]:
-            fetched = sources.fetch(source, f"{home}/download", sha256="" if here else sha256, progress=watch)
+            fetched = sources.fetch(source, f"{home}/{DOWNLOAD}", sha256="" if here else sha256, progress=watch)
             limit = self.store.config.image_max << 30
-            raw = formats.to_raw(
-                fetched.path, f"{home}/{DISK}", name=title, format=kind, sha256=sha256 if here else "", limit=limit, progress=watch
-            )
+            asked = sha256 if here else ""
+            disk, wrote = f"{home}/{DISK}", self.watch(name)
+            raw = formats.to_raw(fetched.path, disk, name=title, format=kind, sha256=asked, limit=limit, progress=watch, wrote=wrote)
             return {CHECKSUM: raw.sha256, FORMAT: raw.format, CONTENT: raw.content}
 
         return self.make(name, title, fill)
@@ -483,11 +526,13 @@ class Images:
             self.zfs.clear(self.must(name).dataset, [RETIRED, DELETED])
 
     def delete(self, name: str, *, now: bool = False) -> bool:
-        """The image goes when its last clone has gone and the days of the trash are over; True when it is gone already."""
+        """The image goes when its last clone has gone and, unless `now`, the days of the trash are over; True when it is gone already."""
         with self._alone(name, LOCK_SECONDS):
             image = self.must(name)
-            if not image.deleted:
-                self.zfs.set(image.dataset, {DELETED: f"{self.store.now():.0f}"})
+            now = now or image.at_once
+            if not image.deleted or now != image.at_once:
+                when = image.deleted or int(self.store.now())
+                self.zfs.set(image.dataset, {DELETED: f"{when} {AT_ONCE}" if now else str(when)})
             if image.clones or not (now or self.store.config.trash_days == 0):
                 return False
             self._destroy(image)
@@ -502,7 +547,9 @@ class Images:
 
     def goes_at(self, image: Image) -> int:
         """Return when a deleted image goes, in seconds since 1970, if it has no clones then."""
-        return image.deleted + self.store.config.trash_days * DAY
+        if image.at_once:
+            return image.deleted
+        return max(image.deleted + self.store.config.trash_days * DAY, int(clock.until(self.zfs, self.store.root.name)))
 
     def sweep(self) -> list[str]:
         """Deleted images whose time is over and half-made ones that nobody goes on with are gone; return what went."""
@@ -524,41 +571,7 @@ class Images:
         if self.zfs.get(self.root) is None or self.zfs.get(parent) is None:
             return []
         found = [dataset for dataset in self.zfs.datasets(parent, depth=1, marks=IMAGE_MARKS) if dataset.name != parent]
-        old_enough = self.store.now() - PARTIAL_SECONDS
-        return [dataset.short for dataset in found if dataset.creation <= old_enough]
-
-    def verify(self, name: str, progress: Progress = quiet) -> None:
-        """The image holds what it held when it was made; Refused says what is wrong with it."""
-        image = self.must(name)
-        if not image.content:
-            raise BadInput(f"image {name}: its checksum was not recorded")
-        with self.open(image) as descriptor:
-            found = digest_of(descriptor, progress)
-        if found != image.content or image.written > NEVER_CHANGED:  # looking at it writes a few blocks
-            raise Refused(
-                f"image {name}",
-                "does not hold any more what it held when it was made",
-                f"gnt-zfs image rename {name} {name}-bad, then import it again",
-            )
-
-    def export(self, name: str, file: str, kind: str, progress: Progress = quiet) -> None:
-        """A new file, which appears when it is whole, holds the image as raw or qcow2."""
-        if os.path.lexists(file):
-            raise Refused(file, "exists already", "choose another file")
-        partial = f"{file}.partial"
-        try:
-            with self.open(self.must(name)) as descriptor:
-                path, size = f"/proc/{os.getpid()}/fd/{descriptor}", os.fstat(descriptor).st_size
-                if kind == "raw":
-                    copy_sparse(path, file, lambda done, size: progress("copy", done, size))
-                    return
-                _convert(path, kind, partial, lambda percent: progress("convert", percent * size // 100, size))
-                os.rename(partial, file)
-        except OSError as error:
-            raise of_system(error, file) from error
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)
+        return [dataset.short for dataset in found if _kept_until(dataset) <= self.store.now()]
 
     @contextlib.contextmanager
     def open(self, image: Image) -> Iterator[int]:
@@ -577,16 +590,3 @@ class Images:
                 yield descriptor
             finally:
                 os.close(descriptor)
-
-
-def _convert(path: str, kind: str, target: str, percent: Callable[[int], None]) -> None:
-    """The target holds what the raw file at a path holds, in another format."""
-    import re
-
-    with reading(["qemu-img", "convert", "-p", "-f", "raw", "-O", kind, path, target]) as child:
-        while said := child.read(4096):
-            if found := re.findall(rb"\((\d+)\.\d+/100%\)", said):
-                percent(int(found[-1]))
-        done = child.ended(END_SECONDS)
-    if done.status != 0:
-        raise of_command("qemu-img convert", done.status, done.stderr)

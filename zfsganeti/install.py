@@ -79,11 +79,11 @@ class Installer:
         if clone is not None:
             place(f"{os.path.dirname(disk)}/{DISK}", disk)
             return f"disk 0 of {instance} is a clone of image {image.name}"
-        with self._copied(image, f"{disk}.new") as copy:
+        with self._copied(image, f"{disk}.new") as (copy, how):
             place(copy, disk)
         if at_home:
             self.drop_unused(instance)
-        return f"disk 0 of {instance} is a copy of image {image.name} ({human(image.referenced)} were copied)"
+        return f"disk 0 of {instance} is a copy of image {image.name} ({how})"
 
     def _dataset(self, instance: str) -> Dataset | None:
         try:
@@ -108,18 +108,18 @@ class Installer:
         return self.images.find(self._origin(dataset))
 
     @contextlib.contextmanager
-    def _copied(self, image: Image, path: str) -> Iterator[str]:
-        """Yield a path at which the image's disk has been copied; nothing is left there afterwards."""
+    def _copied(self, image: Image, path: str) -> Iterator[tuple[str, str]]:
+        """Yield a path at which the image's disk has been copied, and how; nothing is left there afterwards."""
         try:
             with self.images.open(image) as reader:
                 writer = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
                 try:
                     os.ftruncate(writer, os.fstat(reader).st_size)
-                    copy_data(reader, writer, share=can_share(self.zfs.version()))
+                    how = copy_data(reader, writer, share=can_share(self.zfs.version()))
                     os.fsync(writer)
                 finally:
                     os.close(writer)
-            yield path
+            yield path, how
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
@@ -139,9 +139,9 @@ class Installer:
             with self.images.open(image) as reader:
                 held = os.fstat(reader).st_size
                 clear(reader, writer, held, size)
-                copy_data(reader, writer)
+                how = copy_data(reader, writer)
             os.fsync(writer)
-        return f"disk 0 of {instance} is a copy of image {image.name} ({human(image.referenced)} were copied)"
+        return f"disk 0 of {instance} is a copy of image {image.name} ({how})"
 
     def _volume(self, disk: str) -> Dataset | None:
         """Return the dataset of the volume whose device this is, None for a device of another storage."""
@@ -180,14 +180,26 @@ def can_share(version: tuple[int, ...]) -> bool:
     return (2, 3, 9) <= version < (2, 4) or version >= (2, 4, 4)
 
 
-def copy_data(reader: int, writer: int, *, share: bool = False) -> None:
-    """What of a file is no hole is in another file or on a device, at the same place."""
+def copy_data(reader: int, writer: int, *, share: bool = False) -> str:
+    """What of a file is no hole is in another file or on a device, at the same place; return how it came there."""
+    handed = copied = 0
     for start, end in data_ranges(reader, os.fstat(reader).st_size):
         offset = start
         while offset < end:
-            copied = _shared(reader, writer, offset, end - offset) if share else 0
-            share = share and copied > 0
-            offset += copied or _write(writer, os.pread(reader, min(BLOCK, end - offset), offset), offset)
+            done = _shared(reader, writer, offset, end - offset) if share else 0
+            share = share and done > 0
+            handed += done
+            if not done:
+                done = _write(writer, os.pread(reader, min(BLOCK, end - offset), offset), offset)
+                copied += done
+            offset += done
+    return _how(handed, copied)
+
+
+def _how(handed: int, copied: int) -> str:
+    """Return what is known of how so many bytes were copied: of what the kernel was handed nobody says how much it has shared."""
+    said = [f"{human(handed)} by ZFS, which shares blocks where it can"] if handed else []
+    return "; ".join([*said, f"{human(copied)} were copied"] if copied or not handed else said)
 
 
 def _shared(reader: int, writer: int, offset: int, length: int) -> int:

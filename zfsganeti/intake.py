@@ -19,11 +19,12 @@ from typing import Any
 from zfsganeti import lvm
 from zfsganeti.blocks import Copied, copy, differs, length, ranges_of
 from zfsganeti.datasets import CLUSTER, DISK, INSTANCE, INTENT, MARKS, VOLUME, locked, refuse_half_back, refuse_moving
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, human
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 from zfsganeti.lvm import Logical, NoTable
 from zfsganeti.names import PREFIX, check_fits
+from zfsganeti.process import holding
 from zfsganeti.volumes import check_volume
 from zfsganeti.zfs import Dataset
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 VERIFIED = "adopted"  # after our prefix: a snapshot that is compared with the old disks
 DRBD_LINE = re.compile(r" *(\d+): cs:\S+ ro:\S+ ds:([A-Za-z]+)/")
+DRBD_DEVICE = "/dev/drbd{}"
 CLOSING_SECONDS = 10  # udev opens a device for a moment
 SLICE_LIMIT = 600  # seconds
 
@@ -119,6 +121,8 @@ class Job:
     def __init__(self, here: Here, request: Mapping[str, Any], logical: Lvm = lvm) -> None:
         self.lvm = logical
         self.vg, self.lv = lvm.check(_text(request, "vg")), lvm.check(_text(request, "lv"))
+        self.minor = _number(request, "minor") if "minor" in request else None  # of the drbd device on the volume
+        self.size = _number(request, "size")  # what a guest has of the volume, 0: all
         self.index, self.volume = _number(request, "disk"), str(request.get("volume") or "")
         self.names = [check_name(name) for name in _texts(request, "names")]  # an instance's that the dataset may have
         self.file = DISK if self.volume else _file(_text(request, "file"))
@@ -153,11 +157,24 @@ class Job:
         with self.store.looking_into(self.dataset()) as directory:
             # a disk that was attached to another instance bears a new name until `settle` gives it to the file
             path = f"{directory}/{_same_disk(os.listdir(directory), self.file) if not self.volume else DISK}"
+            self._refuse_guest(path)
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
                 yield descriptor
             finally:
                 os.close(descriptor)
+
+    def _refuse_guest(self, path: str) -> None:
+        """Nobody has the disk of ours open: under a guest that runs on it, a copy of the old one would end it."""
+        users = [*holding([path]), *self.here.volumes.devices.backed_by(path)]
+        if users:
+            raise Busy(self.title, f"its new one is in use by {users[0]}", "stop that, then the same command goes on")
+
+    def _must_fit(self, size: int, disk: Logical) -> None:
+        """The disk of ours is as large as what the guest has of the old one: all of a volume, of drbd as much as Ganeti says."""
+        wanted = min(self.size or disk.size, disk.size)
+        if size < wanted:
+            raise grown(self.title, self.names[-1], wanted, size)
 
     # copying
 
@@ -172,19 +189,20 @@ class Job:
         uuids = tuple(snapshots[wanted].uuid for wanted in (todo.number, todo.base) if wanted in snapshots)
         begun = Progress(making=number, base=todo.base, offset=todo.offset, uuids=uuids)
         self.remember(begun)
-        source = snapshots[number]
-        ranges = self._ranges(source.size, snapshots.get(todo.base))
+        source, disk = snapshots[number], self.lvm.find(self.vg, self.lv)
+        size = disk.size  # LVM tells a snapshot's room as its size
+        ranges = self._ranges(size, snapshots.get(todo.base))
         if ranges is None:
             self.remember(Progress())
-            return self._told(False, Copied(), source.size, "all")
+            return self._told(False, Copied(), size, "all")
         done = Copied(todo.offset)
         try:
-            ended = self._copy(source.path, ranges, done, seconds)
+            ended = self._copy(disk, source.path, ranges, done, seconds)
         except OSError:
             if self.lvm.find(self.vg, source.name).valid:
                 raise
             self._give_up(source)
-            return {**self._told(False, done, source.size), "overflowed": True}
+            return {**self._told(False, done, size), "overflowed": True}
         if ended:
             self.remember(Progress(whole=number, uuids=(source.uuid,)))
             for other in snapshots.values():
@@ -214,12 +232,13 @@ class Job:
             return None
         return ranges_of(chunks, chunk, size)
 
-    def _copy(self, path: str, ranges: list[tuple[int, int]], done: Copied, seconds: float) -> bool:
+    def _copy(self, disk: Logical, path: str, ranges: list[tuple[int, int]], done: Copied, seconds: float) -> bool:
         end = time.monotonic() + seconds
         source = self.lvm.open_device(path)
         try:
             with self.target() as target:
                 size = os.fstat(target).st_size
+                self._must_fit(size, disk)
                 wanted = [(start, min(stop, size)) for start, stop in ranges if start < size]
                 ended = copy(source, target, wanted, done, lambda: time.monotonic() > end)
                 os.fsync(target)
@@ -249,16 +268,21 @@ class Job:
         told = self._ranges(disk.size, snapshots.get(todo.base) if todo else None)
         ranges = [(0, disk.size)] if told is None else told
         done = Copied(offset)
-        ended = self._copy(disk.path, ranges, done, seconds)
+        ended = self._copy(disk, disk.path, ranges, done, seconds)
         return self._told(ended, done, length(ranges), "changes" if length(ranges) < disk.size else "all")
 
     def _refuse_used(self) -> None:
         disk = self.lvm.find(self.vg, self.lv)
         deadline = time.monotonic() + CLOSING_SECONDS
-        while found := self.lvm.users(disk):
+        while found := [*self.lvm.users(disk), *self._users_of_drbd()]:
             if time.monotonic() > deadline:
                 raise Busy(f"{self.vg}/{self.lv}", f"is in use by {found[0]}", "stop it, then the same command goes on")
             time.sleep(0.2)
+
+    def _users_of_drbd(self) -> list[str]:
+        """Return the processes that have the disk open through drbd: of those the LVM volume below knows nothing."""
+        device = DRBD_DEVICE.format(self.minor)
+        return holding([device]) if self.minor is not None and os.path.exists(device) else []
 
     def _told(self, ended: bool, done: Copied, total: int, what: str = "") -> dict[str, Any]:
         figures = {"offset": done.offset, "read": done.read, "written": done.written, "total": total}
@@ -275,11 +299,18 @@ class Job:
             source, target = self.lvm.open_device(disk.path), os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 size = min(disk.size, os.fstat(target).st_size)
+                self._must_fit(size, disk)
                 where = differs(source, target, [(0, size)], done, lambda: time.monotonic() > end)
             finally:
                 os.close(source)
                 os.close(target)
         return {"ended": done.offset >= size, "offset": done.offset, "total": size, "differs": -1 if where is None else where}
+
+
+def grown(what: str, instance: str, wanted: int, size: int) -> Refused:
+    """Return why an old disk cannot be copied to a new one."""
+    figures = f"has {human(wanted)}, its new one {human(size)}: it was grown since"
+    return Refused(what, figures, f"gnt-zfs adopt --abort {instance}, then again")
 
 
 def drbd_states(path: str = "/proc/drbd") -> dict[int, str]:
@@ -364,7 +395,7 @@ def _facts(here: Here, request: dict[str, Any]) -> Any:
         "snapshots": [[found.vg, found.origin, found.number] for found in known.values() if found.ours],
         "available": root.available if root else 0,
         "used": root.used if root else 0,
-        "drbd": {str(minor): state for minor, state in drbd_states().items()},
+        "drbd": _halves(here, request),
         "root": here.root.name,
     }
 
@@ -501,6 +532,11 @@ def _keep(here: Here, request: dict[str, Any]) -> Any:
             place.zfs.snapshot([snapshot])
 
 
+def _halves(_here: Here, _request: dict[str, Any]) -> Any:
+    """Return the state of this node's half of each drbd device in use, by its minor."""
+    return {str(minor): state for minor, state in drbd_states().items()}
+
+
 def _leftovers(_here: Here, _request: dict[str, Any]) -> Any:
     """Return our snapshots of LVM volumes on this node."""
     return [[found.vg, found.origin, found.name] for found in lvm.volumes() if found.ours]
@@ -512,6 +548,7 @@ VERBS: dict[str, Verb] = {
     "adopt-copy": _advance,
     "adopt-changed": _changed,
     "adopt-finish": _finish,
+    "adopt-halves": _halves,
     "adopt-verify": _verify,
     "adopt-drop": _drop,
     "adopt-loosen": _loosen,

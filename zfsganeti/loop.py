@@ -62,6 +62,10 @@ def _is_of(descriptor: int, volume: str, path: str) -> bool:
         disk = os.stat(path)
     except OSError:
         return False
+    return _is_backed(info, disk)
+
+
+def _is_backed(info: bytes, disk: os.stat_result) -> bool:
     # the kernel keeps a device number in its own encoding here, st_dev is what glibc makes of it
     return _number(info, INODE) == disk.st_ino and _decode(_number(info, DEVICE)) == disk.st_dev
 
@@ -109,6 +113,11 @@ def bound() -> Iterator[tuple[str, str, str]]:
 
     The name outlasts the path: of a file on a filesystem that was unmounted lazily the kernel knows but the rest of the path.
     """
+    return ((device, _name(info), path) for device, info, path in _in_use())
+
+
+def _in_use() -> Iterator[tuple[str, bytes, str]]:
+    """Yield (device, struct loop_info64, path of its file) of every loop device in use."""
     for block in sorted(os.listdir("/sys/block")):
         device = f"/dev/{block}"
         path = backing_file(device) if block.startswith("loop") else ""
@@ -123,7 +132,13 @@ def bound() -> Iterator[tuple[str, str, str]]:
         finally:
             os.close(descriptor)
         if info is not None:
-            yield device, _name(info), path
+            yield device, info, path
+
+
+def backed_by(path: str) -> list[str]:
+    """Return the loop devices of a file, whatever it was called when they were attached."""
+    disk = os.stat(path)
+    return [device for device, info, _path in _in_use() if _is_backed(info, disk)]
 
 
 def ours(directory: str, links: str = LINKS) -> Iterator[tuple[str, str]]:

@@ -40,7 +40,7 @@ class NoTable(ZfsGanetiError):
 
 @dataclass(frozen=True)
 class Logical:
-    """A logical volume; sizes are bytes, `origin` is the name of what it is a snapshot of."""
+    """A logical volume; sizes are bytes, that of a snapshot its room for changes, `origin` is the name of what it is a snapshot of."""
 
     vg: str
     name: str

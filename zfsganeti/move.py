@@ -20,16 +20,17 @@ from zfsganeti.adoption import refuse_move
 from zfsganeti.disks import datasets_of, find_instance
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
+from zfsganeti.moving import LOCK
+from zfsganeti.moving import alone as alone
 from zfsganeti.names import meant
 from zfsganeti.node import run
-from zfsganeti.route import FENCED, LEFT, PRESYNC, STOPPING, Coming, Leaving, Pass, Plan, choose_target, downtime, go_on, make_plan
+from zfsganeti.route import PRESYNC, STOPPING, Leaving, Pass, Plan, Rest, choose_target, downtime, find_rest, go_on, make_plan
 
 Say = Callable[[str], None]
 Meter = Callable[[str, int, int], None]
 
 GANETI_SECONDS = 900.0
 FENCES = 3  # a start that comes in between lifts the fence
-LOCK = ".mover."
 
 
 @dataclass(frozen=True)
@@ -69,17 +70,6 @@ class Result:
         }
 
 
-@contextlib.contextmanager
-def alone(instance: str) -> Iterator[None]:
-    """No other administrator moves the instance; Busy when one does."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(datasets.locked(f"{LOCK}{instance}", seconds=0))
-        except Unavailable:
-            raise Busy(instance, "is being moved by another gnt-zfs move", "wait for that") from None
-        yield
-
-
 def at_work() -> set[str]:
     """Return the instances that a gnt-zfs move on this node, the master, is at work on."""
     found = set()
@@ -108,16 +98,21 @@ class Move:
     """One instance on its way."""
 
     def __init__(self, here: Here, instance: str, target: str, options: Options, say: Say, meter: Meter) -> None:
-        self.here, self.options, self.say, self.meter = here, options, say, meter
+        self.here, self.options, self.meter = here, options, meter
+        self.say = heedless(say)
+        self.name = find_instance(here.master.instances(), instance).name
+        here.wait_for_jobs(self.name, self.say)  # those of a mover that was killed go on without it
         instances = here.master.instances()
-        self.instance = find_instance(instances, instance)
-        self.name, self.names = self.instance.name, datasets_of(self.instance)
+        self.instance = find_instance(instances, self.name)
+        self.names = datasets_of(self.instance)
         self.target = self._node(target)
         refuse_move(instances, self.instance, self.target)
         self._check_disks()
         self.source = self.instance.primary
         self.result = Result(self.name, self.source, self.target)
         self.plan: Plan | None = None
+        self.rest: Rest | None = None
+        self.going = self.names  # what there is to send
         self.stores = dict.fromkeys(self.names, "")  # each dataset's datastore
         self.embedded = True
         self.known: dict[str, str] = {}  # the GUIDs that the target has told
@@ -128,6 +123,9 @@ class Move:
         found = full_name(name, self.here.ssconf.nodes)
         if found in self.here.ssconf.offline_nodes:
             raise Unavailable(found, "is offline", f"gnt-node modify --offline=no {found}")
+        closed = self.here.master.closed_nodes().get(found)
+        if closed and found != self.instance.primary:
+            raise Unavailable(found, f"{closed}, no instance is to come there", "choose another node")
         return found
 
     def _check_disks(self) -> None:
@@ -173,33 +171,33 @@ class Move:
 
     def _remember(self, marks: Sequence[Leaving | None]) -> None:
         """An instance that a mover before has stopped is to run again."""
-        stopped = [mark for mark in marks if mark is not None and mark.phase != PRESYNC]
-        self.owed = not self.ran and any(mark.ran for mark in stopped)
+        self._owe(any(mark.ran for mark in marks if mark is not None and mark.phase != PRESYNC))
+
+    def _owe(self, ran: bool) -> None:
+        self.owed = not self.ran and ran
         self.ran = self.ran or self.owed
 
     def _prepare_rest(self) -> list[str]:
         """The primary is the target already: find who has sent it, and what is left to do."""
         found = self.here.call_all("move-source", datasets=self.names)
-        for node, facts in found.items():
-            if node == self.target or isinstance(facts, ZfsGanetiError):
-                continue
-            known = {name: known for name, known in facts["datasets"].items() if known is not None}
-            marks = [Leaving.parse(one["move"]) for one in known.values()]
-            if any(mark is not None and mark.to == self.target and mark.phase != PRESYNC for mark in marks):
-                self.source = self.result.source = node
-                self.stores |= {name: one["datastore"] for name, one in known.items()}
-                self._remember(marks)
-                return [f"{self.name}: the move from {node} to {self.target} goes on, the primary is {self.target} already"]
-        lost = [node for node, facts in found.items() if isinstance(facts, ZfsGanetiError)]
-        said = f"is on {self.target} already" + (f", as far as is known without {', '.join(lost)}" if lost else "")
-        raise Refused(self.name, said)
+        must_know(found[self.target])
+        self.rest = find_rest(found, self.target, self.here.ssconf.offline_nodes, self.names)
+        if self.rest is None:
+            lost = [node for node, facts in found.items() if isinstance(facts, ZfsGanetiError)]
+            said = f"is on {self.target} already" + (f", as far as is known without {', '.join(lost)}" if lost else "")
+            raise Refused(self.name, said)
+        self.source = self.result.source = self.rest.source
+        self.stores |= {name: one["datastore"] for name, one in self.rest.known.items()}
+        self._owe(self.rest.ran)
+        on = f"{self.name}: the move from {self.source} to {self.target} goes on, the primary is {self.target} already"
+        return [on + (f"; {self.source} is offline and not asked any more" if self.rest.lost else "")]
 
     # doing it
 
     def run(self) -> Result:
         """The instance is on the target, and runs there if it ran."""
-        if self.plan is None:
-            self._finish()
+        if self.rest is not None:
+            self._finish(self.rest)
             return self.result
         self._begin(PRESYNC)
         self._presync()
@@ -210,7 +208,7 @@ class Move:
         return self.result
 
     def _begin(self, phase: str) -> None:
-        self.here.call(self.source, "move-begin", datasets=self.names, to=self.target, phase=phase, ran=self.ran)
+        self.here.call(self.source, "move-begin", datasets=self.going, to=self.target, phase=phase, ran=self.ran)
 
     def _presync(self) -> None:
         passes = self.result.passes
@@ -239,7 +237,7 @@ class Move:
             "move-send",
             hear,
             instance=self.name,
-            datasets=self.names,
+            datasets=self.going,
             target=self.target,
             limit=self.options.limit,
             full=self.options.full,
@@ -259,28 +257,42 @@ class Move:
     # the switch
 
     def _switch(self) -> None:
-        began = time.monotonic()
-        stopped = False
         try:
-            if self._is_up():
-                self.ran = True
-                self._begin(STOPPING)
-                began, stopped = time.monotonic(), True
-                self.say(f"{self.name}: shutting down on {self.source}")
-                _gnt("shutdown", self.name)
-            elif self.ran and not self.owed:
-                self.say(f"{self.name}: was stopped by somebody else since, and stays so")
-                self.ran = False
-                self._begin(STOPPING)  # whatever an earlier mark says
+            began = self._stop()
             guids = self._fence_and_send()
             self._to_target()
         except (ZfsGanetiError, OSError, KeyboardInterrupt) as error:
             self._go_back(error)
             raise
-        self._make_sure(guids)
-        self._land(guids)
-        self._start(began if stopped else None)
+        with self._started_anyway():
+            self._make_sure(guids)
+            self._land(guids)
+            self._start(began)
         self._give_up_source()
+
+    def _stop(self) -> float | None:
+        """The instance is down, and its datasets say whether it is to run again; return when that began, None if it was down."""
+        began = None
+        if self._is_up():
+            self.ran = True
+            self._begin(STOPPING)
+            began = time.monotonic()
+            self.say(f"{self.name}: shutting down on {self.source}")
+            gnt("shutdown", self.name)
+        elif self.ran and not self.owed:
+            self.say(f"{self.name}: was stopped by somebody else since, and stays so")
+            self.ran = False
+            self._begin(STOPPING)  # whatever an earlier mark says
+        return began
+
+    @contextlib.contextmanager
+    def _started_anyway(self) -> Iterator[None]:
+        """Whoever is interrupted once the primary is the target leaves an instance that runs if it ran: its start lets it land."""
+        try:
+            yield
+        except (OSError, KeyboardInterrupt) as error:
+            self._go_back(error)
+            raise
 
     def _is_up(self) -> bool:
         instance = self.here.master.instances().get(self.name)
@@ -296,26 +308,27 @@ class Move:
         return guids
 
     def _go_back(self, error: BaseException) -> None:
-        """The instance runs again on the source if it ran, where nothing has changed; not once the target is its primary."""
-        now = self.here.master.instances().get(self.name)
-        if now is None or now.primary != self.source:
-            return
-        if not self.ran or now.admin_state == "up":
-            with contextlib.suppress(ZfsGanetiError):
-                self.here.call(self.source, "move-lift", datasets=self.names)
-            return
+        """The instance runs again if it ran, on the node that is its primary once no job of Ganeti's can change that any more."""
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
-        self.say(f"{self.name}: {why}: starting it again on {self.source}")
         try:
-            self.here.call(self.source, "move-lift", datasets=self.names)
-            _gnt("startup", self.name)
-        except ZfsGanetiError as worse:
+            self.here.wait_for_jobs(self.name, self.say, submitted=isinstance(error, Unavailable | KeyboardInterrupt))
+            now = self.here.master.instances().get(self.name)
+            if now is None or now.primary not in (self.source, self.target):
+                return
+            back = now.primary == self.source
+            owed = self.ran and now.admin_state != "up" and (back or self.options.start)
+            if back:
+                self.here.call(self.source, "move-lift", datasets=self.names, owed=owed)
+            if owed:
+                self.say(f"{self.name}: {why}: starting it {'again ' if back else ''}on {now.primary}")
+                gnt("startup", self.name)
+        except (ZfsGanetiError, OSError) as worse:
             self.say(f"{self.name}: {one_line(worse)}: gnt-zfs move --abort {self.name} goes back, the same command goes on")
 
     def _to_target(self) -> None:
         """Ganeti has the target as primary."""
         self.say(f"{self.name}: the new primary is {self.target}")
-        _gnt("modify", f"--new-primary={self.target}", self.name)
+        gnt("modify", f"--new-primary={self.target}", self.name)
 
     def _make_sure(self, guids: dict[str, str]) -> None:
         """What the source holds is what was sent, or is sent again: the instance cannot start on the target before it has landed."""
@@ -340,7 +353,7 @@ class Move:
             self.say(f"{self.name}: is on {self.target}, stopped")
             return
         try:
-            _gnt("startup", self.name)
+            gnt("startup", self.name)
         except CommandFailed as error:
             why = f"is on {self.target} and does not start ({error.reason})"
             raise Refused(self.name, why, f"gnt-instance startup {self.name}") from error
@@ -360,30 +373,47 @@ class Move:
         for entry in entries:
             self.say(f"{self.name}: {entry} is kept on {self.source} {gone}")
 
-    def _finish(self) -> None:
+    def _finish(self, rest: Rest) -> None:
         """A move whose mover was gone after the switch ends as if it had not been."""
-        facts = self.here.call(self.target, "move-target", datasets=self.stores)
-        self.embedded = all(store is None or store["encryption"] in ("off", "-") for store in facts["stores"].values())
-        guids = ready_guids(facts)
-        if guids:
-            if self._broken(guids):
-                guids = self._fence_and_send()
-                self._make_sure(guids)
-            self._land(guids)
-        if _state(self.name)[:1] != ["running"]:
-            self._start(None)
-        self._give_up_source()
+        with self._started_anyway():
+            if rest.unlanded:
+                self._land(rest.unlanded if rest.lost else self._sent_again(rest.unlanded))
+            if _state(self.name)[:1] != ["running"]:
+                self._start(None)
+        if rest.lost:
+            self.say(f"{self.name}: what is left of it on {self.source} stays there, gnt-zfs check tells of it once that is back")
+        else:
+            self._give_up_source()
+
+    def _sent_again(self, unlanded: Mapping[str, str]) -> dict[str, str]:
+        """What has not landed is what the source is fenced with, or is sent again; return its GUIDs."""
+        guids = dict(unlanded)
+        if self._broken(guids):
+            facts = self.here.call(self.target, "move-target", datasets=self.stores)
+            self.embedded = all(store is None or store["encryption"] in ("off", "-") for store in facts["stores"].values())
+            self.going = list(guids)
+            self._begin(STOPPING)
+            guids = self._fence_and_send()
+            self._make_sure(guids)
+        return guids
 
 
-def ready_guids(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return with which GUID each dataset on the target is ready that has not landed wholly, '' where it is not."""
-    found = {}
-    for name, coming in facts["coming"].items():
-        known = coming or facts["placed"].get(name)
-        mark = Coming.parse(known["move"]) if known is not None else None
-        if mark is not None:
-            found[name] = mark.ready
-    return found
+def must_know(facts: Any) -> None:
+    """A node has said what it has of an instance."""
+    if isinstance(facts, ZfsGanetiError):
+        raise facts
+    if facts["problem"]:
+        raise Unavailable(facts["node"], facts["problem"])
+
+
+def heedless(say: Say) -> Say:
+    """Return what tells of a move and never ends it: a terminal that is gone leaves no instance half-way."""
+
+    def tell(text: str) -> None:
+        with contextlib.suppress(OSError):
+            say(text)
+
+    return tell
 
 
 def _state(instance: str) -> list[str]:
@@ -391,7 +421,7 @@ def _state(instance: str) -> list[str]:
     return run("gnt-instance", "list", "--no-headers", "-o", "status,pnode", instance, seconds=GANETI_SECONDS).split()
 
 
-def _gnt(verb: str, *words: str) -> None:
+def gnt(verb: str, *words: str) -> None:
     run("gnt-instance", verb, *words, seconds=GANETI_SECONDS)
 
 
@@ -401,60 +431,6 @@ def full_name(node: str, known: Sequence[str]) -> str:
     if len(found) != 1:
         raise Missing(f"node {node}", meant(node, known, f"the cluster has {', '.join(known)}"))
     return found[0]
-
-
-def abort(here: Here, name: str, say: Say) -> None:
-    """Before the switch: the instance is as if no move had been begun, and runs again if it ran."""
-    instance = find_instance(here.master.instances(), name)
-    names, source = datasets_of(instance), instance.primary
-    found = here.call_all("move-source", datasets=names)
-    for node, facts in found.items():
-        if node != source and isinstance(facts, dict) and _has_left(facts, source):
-            way_out = f"gnt-zfs move {instance.name} {source} ends that, gnt-zfs move {instance.name} {node} then moves it back"
-            raise Refused(instance.name, f"is on {source} already", way_out)
-    if isinstance(found.get(source), ZfsGanetiError):
-        raise found[source]
-    ran = here.call(source, "move-abort", datasets=names, wait=True)
-    if ran and instance.admin_state != "up":
-        _gnt("startup", instance.name)
-        say(f"{instance.name}: runs on {source} again")
-    for node in found:
-        if node != source:
-            try:
-                here.call(node, "move-drop", datasets=names)
-            except ZfsGanetiError as error:
-                say(f"{instance.name}: what came to {node} could not be given up: {one_line(error)}")
-    say(f"{instance.name}: is on {source}, nothing is left of the move")
-
-
-def forget(here: Here, typed: str, say: Say) -> None:
-    """Nothing is left of what has come of an instance that is gone or has another name now; Missing when there is nothing."""
-    found: dict[str, dict[str, list[str]]] = {}
-    lost = []
-    for node, facts in here.call_all("report").items():
-        if isinstance(facts, ZfsGanetiError):
-            lost.append(node)
-            continue
-        for coming in facts["moving"]:
-            if coming["ours"] and typed in (coming["instance"], coming["instance"].split(".")[0]):
-                found.setdefault(coming["instance"], {}).setdefault(node, []).append(coming["name"])
-    unknown = f", as far as is known without {', '.join(lost)}" if lost else ""
-    if not found:
-        raise Missing(f"instance {typed}", f"nothing has come of one that was called so either{unknown}")
-    if len(found) > 1:
-        raise BadInput(f"{typed}: could be any of {', '.join(sorted(found))}")
-    ((name, places),) = found.items()
-    with alone(name):
-        if name in here.master.instances():
-            raise Busy(name, "has come into being this moment", "the same command looks again")
-        for node, names in places.items():
-            here.call(node, "move-drop", datasets=names)
-            say(f"{name}: is no instance, what had come of it to {node} is gone{unknown}")
-
-
-def _has_left(facts: Mapping[str, Any], primary: str) -> bool:
-    marks = [Leaving.parse(known["move"]) for known in facts["datasets"].values() if known is not None]
-    return any(mark is not None and mark.to == primary and mark.phase in (FENCED, LEFT) for mark in marks)
 
 
 # many
@@ -468,8 +444,8 @@ def of_nodes(here: Here, nodes: Sequence[str]) -> list[ganeti.Instance]:
 def spread(here: Here, instances: Sequence[ganeti.Instance], targets: Sequence[str], leaving: Sequence[str]) -> dict[str, str]:
     """Return a target for each instance, of those given or of all other nodes: where a move has begun, or the one with most room left."""
     room: dict[str, int] = {}
-    online = [node for node in here.ssconf.nodes if node not in here.ssconf.offline_nodes]
-    for node in targets or [node for node in online if node not in leaving]:
+    closed = {*here.ssconf.offline_nodes, *here.master.closed_nodes()}
+    for node in targets or [node for node in here.ssconf.nodes if node not in closed and node not in leaving]:
         if node in leaving:
             raise BadInput(f"node {node}: is to be emptied and cannot take anything")
         facts = here.call(node, "move-target", datasets={"x": ""})

@@ -8,7 +8,7 @@ import sys
 import threading
 
 from zfsganeti.colours import Bad
-from zfsganeti.errors import BadInput, Missing, ZfsGanetiError, human, one_line
+from zfsganeti.errors import BadInput, Missing, ZfsGanetiError, human, of_system, one_line
 from zfsganeti.terminal import Meter, command, complain, confirm, must_be_master, print_json, say, table
 
 TYPE_CHECKING = False
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from zfsganeti.here import Here
     from zfsganeti.move import Move, Options, Result
+    from zfsganeti.retreat import Back, Gone
 
 INTERRUPTED = 130
 
@@ -89,18 +90,32 @@ def _move(here: Here, options: argparse.Namespace) -> int:
 
 
 def _abort(here: Here, options: argparse.Namespace) -> int:
-    from zfsganeti import move
+    from zfsganeti import move, retreat
     from zfsganeti.disks import find_instance
 
     if len(options.word) != 1 or options.leaving:
         raise BadInput("move --abort: say INSTANCE alone")
+    told = _told(options)
     try:
         name = find_instance(here.master.instances(), options.word[0]).name
     except Missing:  # removed or renamed since
-        move.forget(here, options.word[0], say)
-        return 0
+        gone = retreat.Gone(here, options.word[0], told)
+        with move.alone(gone.name):
+            return _given_up(gone, options)
     with move.alone(name):
-        move.abort(here, name, say)
+        return _given_up(retreat.Back(here, name, told), options)
+
+
+def _given_up(back: Back | Gone, options: argparse.Namespace) -> int:
+    """What is to go is shown and, if that was not all that was wanted, gone."""
+    for sentence in back.sentences():
+        back.say(sentence)
+    if options.dry_run or not back.is_needed():
+        return 0
+    if not options.yes and not confirm("Do this?"):
+        say("Nothing was changed.")
+        return 1
+    back.run()
     return 0
 
 
@@ -156,17 +171,17 @@ def _evacuate(here: Here, options: argparse.Namespace, wanted: Options) -> int:
         return 0
     chosen = move.spread(here, instances, targets, leaving)
     results = [_planned(here, name, target, wanted, told) for name, target in chosen.items()]
+    found, interrupted = [result for result, _one in results], False
     if not options.dry_run:
         if not options.yes and not confirm(f"Move these {len(results)} instances?"):
             say("Nothing was changed.")
             return 1
-        _side_by_side([(result, one) for result, one in results if one is not None], options.parallel)
-    found = [result for result, _one in results]
+        interrupted = _side_by_side([(result, one) for result, one in results if one is not None], options.parallel)
     if options.json:
         print_json([result.as_json() for result in found])
     else:
-        say(_table(found, dry_run=options.dry_run))
-    return next((result.status for result in found if result.status), 0)
+        say(_table(found, "would be moved" if options.dry_run else "sent ahead" if options.presync_only else "moved"))
+    return INTERRUPTED if interrupted else next((result.status for result in found if result.status), 0)
 
 
 def _planned(here: Here, name: str, target: str, wanted: Options, told: Callable[[str], None]) -> tuple[Result, Move | None]:
@@ -187,15 +202,16 @@ def _failed(result: Result, error: ZfsGanetiError) -> Result:
     return result
 
 
-def _side_by_side(moves: Sequence[tuple[Result, Move]], parallel: int) -> None:
-    """All moves have ended, well or not, so many at a time; after an interruption no other is begun."""
-    from concurrent.futures import ThreadPoolExecutor
+def _side_by_side(moves: Sequence[tuple[Result, Move]], parallel: int) -> bool:
+    """All moves have ended, well or not, so many at a time; tell whether that was interrupted, after which no other is begun."""
+    from concurrent.futures import ThreadPoolExecutor, wait
 
     from zfsganeti import move
 
     over = threading.Event()
 
     def work(pair: tuple[Result, Move]) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # or the programs that it starts would end with the terminal's Ctrl-C
         result, one = pair
         if over.is_set():
             result.problem, result.status = "interrupted before it was begun", INTERRUPTED
@@ -207,18 +223,22 @@ def _side_by_side(moves: Sequence[tuple[Result, Move]], parallel: int) -> None:
                 now.run()
         except ZfsGanetiError as error:
             _failed(result, error)
+        except OSError as error:
+            _failed(result, of_system(error))
 
     with ThreadPoolExecutor(max_workers=parallel) as pool:
+        waiting = [pool.submit(work, pair) for pair in moves]
         try:
-            list(pool.map(work, moves))
+            wait(waiting)
         except KeyboardInterrupt:
             over.set()
             complain("interrupted: those that have begun are ended first")
-            raise
+    for future in waiting:
+        future.result()
+    return over.is_set()
 
 
-def _table(results: Sequence[Result], *, dry_run: bool) -> str:
-    done = "would be moved" if dry_run else "moved"
+def _table(results: Sequence[Result], done: str) -> str:
     return table(
         ("INSTANCE", "FROM", "TO", "SENT", "DOWN", "RESULT"),
         [

@@ -1,28 +1,50 @@
-"""What a move's mark on a dataset keeps others from, and how what is removed all the same leaves its move."""
+"""What a move keeps others from, by a lock on the master and a mark on its dataset, and how what is removed leaves its move."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 
-from zfsganeti.datasets import INSTANCE, MARKS, MOVE, MOVING
-from zfsganeti.errors import Busy
+from zfsganeti.datasets import INSTANCE, MARKS, MOVE, MOVING, locked
+from zfsganeti.errors import Busy, Unavailable
 from zfsganeti.route import FENCED, LEFT, PRESYNC, Leaving, expiry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from zfsganeti.datasets import Backend
     from zfsganeti.here import Here
     from zfsganeti.zfs import Dataset
+
+LOCK = ".mover."
+
+
+@contextlib.contextmanager
+def alone(instance: str) -> Iterator[None]:
+    """No other administrator moves or adopts the instance; Busy when one does."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(f"{LOCK}{instance}", seconds=0))
+        except Unavailable:
+            raise Busy(instance, "another gnt-zfs move or adopt is at work on it", "wait for that") from None
+        yield
 
 
 def mark_of(dataset: Dataset) -> Leaving | None:
     return Leaving.parse(dataset.marks.get(MOVE, ""))
 
 
+def is_fenced(dataset: Dataset) -> bool:
+    """Tell whether another node is about to have the dataset, or has it."""
+    leaving = mark_of(dataset)
+    return leaving is not None and leaving.phase in (FENCED, LEFT)
+
+
 def refuse_fenced(dataset: Dataset) -> None:
     """Nobody changes what another node is about to have."""
     leaving = mark_of(dataset)
-    if leaving is not None and leaving.phase in (FENCED, LEFT):
+    if leaving is not None and is_fenced(dataset):
         instance = dataset.marks.get(INSTANCE, dataset.short)
         way_out = f"gnt-zfs move {instance} {leaving.to} goes on, gnt-zfs move --abort {instance} goes back"
         raise Busy(dataset.short, f"is fenced, {leaving.to} is about to have it", way_out)

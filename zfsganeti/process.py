@@ -30,16 +30,36 @@ class Done:
 
 
 def execute(command: Sequence[str], *, stdin: str = "", seconds: float) -> Done:
-    """Run a program to its end and return it, whatever its status; Unavailable when it is missing or too slow."""
+    """Run a program to its end and return it, whatever its status; Unavailable when it is missing or too slow.
+
+    It is in a session of its own: whoever is interrupted at a terminal decides what becomes of it, and it does not outlive this call.
+    """
     import sh
 
     # since version 2 a call returns a str unless told otherwise; before, the option would become an argument of the program
     returns = {"_return_cmd": True} if int(sh.__version__.split(".")[0]) >= 2 else {}
     try:
         # looked for where we say, not in the PATH of whoever called us
-        done = sh.Command(command[0], search_paths=ENVIRONMENT["PATH"].split(":"))(
-            *command[1:], _in=stdin, _env=ENVIRONMENT, _timeout=seconds, _tty_out=False, _cwd="/", _ok_code=list(range(256)), **returns
+        started = sh.Command(command[0], search_paths=ENVIRONMENT["PATH"].split(":"))(
+            *command[1:],
+            _in=stdin,
+            _env=ENVIRONMENT,
+            _timeout=seconds,
+            _tty_out=False,
+            _cwd="/",
+            _ok_code=list(range(256)),
+            _bg=True,
+            _new_session=True,  # since version 2 it is in our group unless told otherwise, and would take us with it
+            _bg_exc=False,
+            **returns,
         )
+        try:
+            done = started.wait()
+        except KeyboardInterrupt:
+            if started.is_alive():  # or it would do what it was told later, when nobody expects it any more
+                started.kill_group()
+                started.process.wait()
+            raise
     except sh.CommandNotFound:
         raise Unavailable(command[0], "is not installed") from None
     except (sh.TimeoutException, sh.SignalException):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from zfsganeti.errors import Busy, Foreign, Missing, NoSpace, Refused, Unavailable, human
+from zfsganeti.errors import Busy, Foreign, Missing, NoSpace, Refused, Unavailable, human, one_line
 from zfsganeti.transfer import Abandon, Full, Incremental, Nothing, Resume, find
 
 TYPE_CHECKING = False
@@ -73,18 +73,22 @@ class Leaving(Mark):
 
 @dataclass(frozen=True)
 class Coming(Mark):
-    """What a dataset says of itself that comes from another node: whose it will be, and its last GUID once all is there."""
+    """What a dataset says of itself that comes from another node: whose it will be, and its last GUID once all is there.
+
+    Then it says whether its instance ran as well: by the time that it lands, its source may be lost.
+    """
 
     source: str
     instance: str
     until: int
     ready: str = ""
+    ran: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
         found = _object(text)
         try:
-            return cls(str(found["source"]), str(found["instance"]), int(found["until"]), str(found["ready"]))
+            return cls(str(found["source"]), str(found["instance"]), int(found["until"]), str(found["ready"]), bool(found.get("ran")))
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -350,6 +354,61 @@ def _check_room(source: Mapping[str, Any], target: Mapping[str, Any], legs: Sequ
         if coming and needed > store["available"] - kept:
             way_out = f"gnt-zfs trash empty there may make room, {human(kept)} stay free"
             raise NoSpace(f"{store['root']} on {target['node']}", needed, max(0, store["available"] - kept), way_out)
+
+
+# what is left of a move
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What is left to do of a move whose target is its instance's primary already."""
+
+    source: str
+    lost: bool  # the source is offline for the cluster, and all that it had has come
+    unlanded: Mapping[str, str]  # the GUID that each dataset is ready with, '' where it has not come wholly
+    known: Mapping[str, Mapping[str, Any]]  # what the source says of its datasets
+    ran: bool
+
+
+def find_rest(found: Mapping[str, Any], target: str, offline: Sequence[str], names: Sequence[str]) -> Rest | None:
+    """Return what is left of an instance's move to a node, from what each node says of its datasets; None when nothing is.
+
+    Who has sent it says so, or what has come does. A mark that a move has left which was only begun counts until all has landed.
+    """
+    comes = _not_landed(found[target], names)
+    unlanded = {name: mark.ready if mark is not None else "" for name, mark in comes.items()}
+    sources = {mark.source for mark in comes.values() if mark is not None}
+    ran = any(mark is not None and mark.ran for mark in comes.values())
+    for node, facts in found.items():
+        if node == target or isinstance(facts, Exception):
+            continue
+        known = {name: one for name, one in facts["datasets"].items() if one is not None and one["ours"]}
+        marks = [mark for one in known.values() if (mark := Leaving.parse(one["move"])) is not None and mark.to == target]
+        left = any(unlanded or mark.phase != PRESYNC for mark in marks)
+        if left or (node in sources and set(known) & set(unlanded)):
+            return Rest(node, False, unlanded, known, any(mark.ran for mark in marks) if marks else ran)
+    if sources and all(unlanded.values()) and sources <= set(offline):
+        return Rest(min(sources), True, unlanded, {}, ran)
+    for source in sorted(sources & {node for node, facts in found.items() if isinstance(facts, Exception)}):
+        way_out = f"gnt-node modify --offline=yes {source} if it is lost for good, which all has come from"
+        raise Unavailable(source, f"has sent what is on {target} and cannot be asked ({one_line(found[source])})", way_out)
+    return None
+
+
+def _not_landed(facts: Mapping[str, Any], names: Sequence[str]) -> dict[str, Coming | None]:
+    """Return what of an instance has come to a node and has not landed, with its mark; None for what is not there at all."""
+    found = {}
+    for name in names:
+        coming, placed = facts["coming"].get(name), facts["datasets"].get(name)
+        mark = Coming.parse(coming["move"]) if coming is not None else Coming.parse(placed["move"]) if placed is not None else None
+        if coming is not None or placed is None or mark is not None:
+            found[name] = mark
+    return found
+
+
+def has_landed(placed: Mapping[str, Any] | None) -> bool:
+    """Tell whether what stands in a dataset's place on another node is the instance's, and newer than what was sent there."""
+    return placed is not None and bool(placed["ours"]) and Coming.parse(placed["move"]) is None
 
 
 def choose_target(room: Mapping[str, int], marks: Sequence[str] = ()) -> str:

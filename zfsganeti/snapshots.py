@@ -67,8 +67,12 @@ def maker(short: str) -> str:
     return next((who for prefix, who in MAKERS if short.startswith(prefix)), "others")
 
 
+def is_comment(text: str) -> bool:
+    return len(text) <= COMMENT_LIMIT and text.isprintable()
+
+
 def check_comment(text: str) -> str:
-    if len(text) > COMMENT_LIMIT or not (text.isprintable() or not text):
+    if not is_comment(text):
         raise BadInput(f"comment: must be one line of at most {COMMENT_LIMIT} characters")
     return text
 

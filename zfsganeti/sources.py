@@ -22,7 +22,7 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 
-from zfsganeti.errors import BadInput, Busy, Refused, Unavailable, human
+from zfsganeti.errors import BadInput, Busy, Full, NoSpace, Refused, Unavailable, human
 from zfsganeti.files import KIB, PIECE, checksum, checksum_asked, compare, directory_of, pieces, regular, silent, told, write
 
 TYPE_CHECKING = False
@@ -55,11 +55,28 @@ def _scheme(source: str) -> str:
     return found.group(1).lower() if found else ""
 
 
+def _plain(text: str) -> str:
+    """Return a text as it can be shown and recorded: what is no character, or moves a terminal's cursor, is a question mark."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _split(source: str) -> tuple[str, str]:
+    """Return what is before the first URL in a text, and the rest."""
+    found = re.search(r"[A-Za-z][A-Za-z0-9+.-]*://", source)
+    return (source[: found.start()], source[found.start() :]) if found else (source, "")
+
+
+def recorded(source: str) -> str:
+    """Return what is recorded as where an image comes from: a URL as it is shown, of a file its whole path."""
+    return shown(source) if _scheme(source) else shown(os.path.abspath(source))
+
+
 def shown(source: str) -> str:
-    """Return a source as it may be written down: without user, password, query and fragment."""
+    """Return a source as it may be written down: in one line, without user, password, query and fragment."""
     scheme = _scheme(source)
     if not scheme:
-        return source
+        before, address = _split(source)  # a blank that was copied along makes a URL a path, and may not show its password
+        return _plain(before) + (shown(address) if address else "")
     try:
         parts = urllib.parse.urlsplit(source)
     except ValueError:
@@ -72,9 +89,11 @@ def shown(source: str) -> str:
 
 def local(source: str) -> str | None:
     """Return the path of a source that is a file here, None for one that has to be downloaded; BadInput for what is neither."""
-    scheme = _scheme(source)
+    scheme, before = _scheme(source), _split(source)[0]
     if scheme in SCHEMES[1:]:
         return None
+    if before != source and before and not any(character.isalnum() or character in "./" for character in before):
+        raise BadInput(f"source {shown(source)}: has {before!r} before the URL")
     if scheme not in ("", "file"):
         raise BadInput(f"source {shown(source)}: {scheme} is none of {', '.join(SCHEMES)}; a file's path may start with ./")
     path = source
@@ -131,12 +150,15 @@ def _network_reason(error: BaseException) -> str:
 NETWORK_ERRORS = (OSError, EOFError, ftplib.Error, http.client.HTTPException)
 
 
-def _connect(url: str, start: int) -> _Body:
-    """Return what a URL leads to, from a byte on if the server can; redirects are followed, but never out of https."""
+def _connect(url: str, start: int, mark: str = "") -> _Body:
+    """Return what a URL leads to, from a byte on if the server can; redirects are followed, but never out of https.
+
+    The mark is that of what there is up to that byte.
+    """
     seen = url
     for _redirect in range(REDIRECTS + 1):
         try:
-            found = _ftp(url, start) if _scheme(url) == "ftp" else _http(url, start)
+            found = _ftp(url, start) if _scheme(url) == "ftp" else _http(url, start, mark)
         except http.client.InvalidURL:
             raise BadInput(f"source {shown(url)}: is no URL") from None
         except NETWORK_ERRORS as error:  # one of a certificate is a ValueError too
@@ -153,7 +175,7 @@ def _connect(url: str, start: int) -> _Body:
     raise Refused(shown(seen), f"is redirected more than {REDIRECTS} times")
 
 
-def _request(url: str, start: int) -> urllib.request.Request:
+def _request(url: str, start: int, mark: str) -> urllib.request.Request:
     parts = urllib.parse.urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     path = urllib.parse.quote(parts.path, safe="%/:=~+!$,;'@()*[]&")
@@ -163,14 +185,16 @@ def _request(url: str, start: int) -> urllib.request.Request:
         headers["Authorization"] = "Basic " + base64.b64encode(urllib.parse.unquote(user).encode()).decode()
     if start:
         headers["Range"] = f"bytes={start}-"
+        if etag := re.match(r'"[^"]*"', mark):
+            headers["If-Range"] = etag.group()  # of anything else the server sends all at once, and need not be asked again
     return urllib.request.Request(urllib.parse.urlunsplit((parts.scheme, host, path or "/", query, "")), headers=headers)  # noqa: S310
 
 
-def _http(url: str, start: int) -> _Body | str:
+def _http(url: str, start: int, mark: str = "") -> _Body | str:
     """Return what a server sends, or where it says that it is."""
     try:
         opener = urllib.request.build_opener(_NoRedirects)
-        answer = opener.open(_request(url, start), timeout=NETWORK_SECONDS)
+        answer = opener.open(_request(url, start, mark), timeout=NETWORK_SECONDS)
     except urllib.error.HTTPError as error:
         with error:
             if error.code in (301, 302, 303, 307, 308) and error.headers.get("Location"):
@@ -184,8 +208,14 @@ def _http(url: str, start: int) -> _Body | str:
     if answer.status == http.HTTPStatus.PARTIAL_CONTENT:
         begins = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", headers.get("Content-Range", ""))
         begin, total = (int(begins.group(1)), int(begins.group(2))) if begins else (-1, 0)
-    mark = " ".join(headers[name] for name in ("ETag", "Last-Modified") if headers.get(name))
-    return _Body(answer.read, answer.close, begin, total, mark)
+    return _Body(answer.read, answer.close, begin, total, _mark(headers))
+
+
+def _mark(headers: Message) -> str:
+    """Return what tells these bytes from others, '' when nothing does: a weak ETag says that other bytes may mean the same."""
+    if headers.get("ETag", "").startswith("W/"):
+        return ""
+    return " ".join(headers[name] for name in ("ETag", "Last-Modified") if headers.get(name))
 
 
 def _moved(url: str, location: str) -> str:
@@ -356,7 +386,7 @@ def fetch(source: str, path: str, *, sha256: str = "", progress: Progress = sile
             return Fetched(path, found, size)
         except BaseException as error:
             # a full disk can be helped, another content cannot
-            wrong = isinstance(error, Refused) and not isinstance(error.__cause__, OSError)
+            wrong = isinstance(error, Refused) and not isinstance(error, NoSpace | Full) and not isinstance(error.__cause__, OSError)
             if wrong or not part.resumable():
                 part.remove()
             raise
@@ -366,7 +396,7 @@ def fetch(source: str, path: str, *, sha256: str = "", progress: Progress = sile
 
 def _download(part: _Part, source: str, progress: Progress) -> str:
     """The part is whole; return its sha256."""
-    body = _connect(source, part.resumable())
+    body = _connect(source, part.resumable(), part.mark)
     try:
         if body.start and not part.begins(body):
             body.close()

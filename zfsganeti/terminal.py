@@ -110,11 +110,15 @@ def day(when: int) -> str:
 
 
 class Meter:
-    """Progress of something that takes long: a bar on a terminal, a line now and then elsewhere, nothing when nobody watches."""
+    """Progress of something that takes long: a bar on a terminal, a line now and then elsewhere, nothing when nobody watches.
+
+    A terminal that is gone is told nothing more, and what takes long goes on.
+    """
 
     def __init__(self, title: str, *, now: Callable[[], float] = time.monotonic) -> None:
         self.title, self.now = title, now
         self.what = ""
+        self.gone = False
         self.bar = sys.stderr.isatty()
         self._began = self._told = now()
 
@@ -128,9 +132,17 @@ class Meter:
         self._told = moment
         line = self.line(done, all_of_it, moment - self._began)
         if self.bar:
-            print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
+            self._draw(f"\r{line}\033[K")
         elif moment - self._began >= 60:
-            print(line, file=sys.stderr, flush=True)
+            self._draw(f"{line}\n")
+
+    def _draw(self, text: str) -> None:
+        if self.gone:
+            return
+        try:
+            print(text, end="", file=sys.stderr, flush=True)
+        except OSError:  # nobody watches any more
+            self.gone = True
 
     def line(self, done: int, all_of_it: int, seconds: float) -> str:
         """Return how far it is, how fast, and when it will end."""
@@ -144,7 +156,7 @@ class Meter:
 
     def _end(self) -> None:
         if self.bar and self.what:
-            print(file=sys.stderr)
+            self._draw("\n")
 
     def __enter__(self) -> Meter:
         return self

@@ -11,8 +11,8 @@ import contextlib
 from dataclasses import dataclass
 
 from zfsganeti.datasets import CLUSTER, IMAGES, KEPT_FREE_PERCENT, PARTIAL, locked
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Conflict, Missing, NoSpace, Unavailable, ZfsGanetiError
-from zfsganeti.images import GOLDEN, PROVENANCE, lock_name
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Conflict, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.images import DELETED, GOLDEN, IMPORTED, PROVENANCE, RETIRED, lock_name
 from zfsganeti.names import check_dataset, check_image, check_image_fits
 from zfsganeti.node import read_answer
 from zfsganeti.streams import PROPERTIES, Snap, receive_command, send_command
@@ -162,6 +162,9 @@ class Push:
         placed = snaps_of(state["placed"])
         if not any(snap.guid == self.wanted.guid for snap in placed):
             raise Conflict(self.what, "exists and is another one", [snap.name for snap in placed], "choose another name or remove it there")
+        if unused := state.get("unused"):  # it is there, and does nobody any good
+            way_out = f"gnt-zfs image restore {self.name} on {self.peer} takes that back"
+            raise Refused(self.peer, f"has {self.name}, but it is {unused} there", way_out)
         return True
 
     def _plan(self, state: Mapping[str, Any]) -> Step:
@@ -303,7 +306,7 @@ class Place:
             raise BadInput("request: datastore must be a text")
         here = here.at(datastore)
         self.here, self.zfs, self.streams = here, here.zfs, here.streams
-        self.name, self.what = name, f"{kind} {name}"
+        self.kind, self.name, self.what = kind, name, f"{kind} {name}"
         self._locate()
 
     def _locate(self) -> None:
@@ -347,6 +350,11 @@ class Place:
     def received(self, _request: Mapping[str, Any]) -> Any:
         """A stream has come, whole; return what the sender is told."""
 
+    def keep(self) -> None:
+        """What was half received of an image can be gone on with for a day from now."""
+        with contextlib.suppress(ZfsGanetiError):  # of the first bytes there is nothing
+            self.zfs.set(self.partial, {IMPORTED: f"{self.here.store.now():.0f}"})
+
     def forget(self) -> None:
         """Nothing of ours keeps what was received."""
 
@@ -356,6 +364,12 @@ class Place:
             return self.streams.snapshots(dataset)
         except Missing:
             return None
+
+    def unused(self) -> str:
+        """Return why no disks are made of what is in its place, '' for what is in use and what is no image."""
+        found = self.zfs.get(self.final, marks=(RETIRED, DELETED)) if self.kind == "image" else None
+        marks = found.marks if found is not None else {}
+        return "deleted" if DELETED in marks else "retired" if RETIRED in marks else ""
 
     def token(self) -> str:
         """Return the token of what was half received, empty when nothing was."""
@@ -372,6 +386,7 @@ def receive_state(here: Here, request: dict[str, Any]) -> Any:
     return {
         "placed": None if placed is None else [[snap.name, snap.guid, snap.createtxg] for snap in placed],
         "partial": None if partial is None else [[snap.name, snap.guid, snap.createtxg] for snap in partial],
+        "unused": place.unused(),
         "token": place.token(),
         "available": max(0, place.here.store.spare()),
     }
@@ -387,7 +402,12 @@ def receive(here: Here, request: dict[str, Any], descriptor: int = STREAM) -> An
         place.prepare()
         if place.token() != request.get("token"):  # a stream was made for it as it was when we were asked for the state
             raise Busy(place.what, "has changed since the stream was begun", GO_ON)
-        place.streams.receive(place.command(request), descriptor, seconds=seconds)
+        try:
+            place.streams.receive(place.command(request), descriptor, seconds=seconds)
+        except ZfsGanetiError:
+            if place.kind == "image":
+                place.keep()
+            raise
         return place.received(request)
 
 
@@ -423,6 +443,10 @@ def copy_image(here: Here, image: Image, datastore: str, progress: Progress) -> 
         if placed is not None:
             if all(snap.guid != guid for snap in placed):
                 raise Conflict(f"{place.what} in {place.here.root.name}", "exists and is another one", [], "choose another name")
+            if unused := place.unused():
+                there = f"--datastore {datastore or repr('')}"
+                way_out = f"gnt-zfs image restore {image.name} {there} takes that back"
+                raise Refused(f"{place.what} in {place.here.root.name}", f"is there, but {unused}", way_out)
             return False
         place.here.store.check_pool()
         place.here.store.check_spare(place.what, image.referenced)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zfsganeti import ganeti
+from zfsganeti.adoption import TAG
 from zfsganeti.contents import PARAMETERS
 from zfsganeti.disks import find_instance
 from zfsganeti.errors import BadInput, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
@@ -92,7 +93,8 @@ def prepare(here: Here, wanted: str, name: str | None) -> Restore:
         raise Refused(instance, "exists", f"gnt-zfs trash restore {entry} --as ANOTHER-NAME")
     copy = any(other.uuid == record.get("uuid") for other in instances.values()) or name not in (None, record["name"])
     nics, changes = ganeti.fit_nics(record["nics"], networks=here.master.networks(), taken=here.master.macs(), copy=copy)
-    wanted_now = {**record, "nics": nics}
+    # what comes back of an adoption is an instance like any other
+    wanted_now = {**record, "nics": nics, "tags": [tag for tag in record["tags"] if not tag.startswith(TAG)]}
     volumes: list[tuple[str, str]] = []
     if "disk" in record:
         volumes = [(name, f"{name}@{secrets.token_hex(8)}") for name in gather(entries, entry, len(record["disks"]))]

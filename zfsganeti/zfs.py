@@ -94,8 +94,10 @@ def encode(properties: Mapping[str, object], marks: Mapping[str, str]) -> dict[b
             raise BadInput(f"property {name}={value}: {error}") from error
         result[name.encode()] = checked.encode() if isinstance(checked, str) else checked
     for name, value in marks.items():
-        if ":" not in name or name != name.lower() or len(name) > 255 or len(value.encode()) > 8191 or "\0" in value:
-            raise BadInput(f"user property {name}: name or value is not allowed")
+        if ":" not in name or name != name.lower() or len(name) > 255:
+            raise BadInput(f"user property {name}: name is not allowed")
+        if not value.isprintable() or len(value.encode()) > 8191:  # a tab or the end of a line in one would garble what zfs(8) says of all
+            raise BadInput(f"user property {name}: its value must be up to 8191 bytes of printable text, and is {value[:40]!a}")
         result[name.encode()] = value.encode()
     return result
 
@@ -206,8 +208,12 @@ class Zfs(History):
         scope = ["-r"] if depth is None else ["-d", str(depth)]
         columns = ("-t", kinds, "-o", "name,property,value,source", ",".join(wanted))
         found: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
-        for line in self._command("zfs", "get", "-Hp", *scope, *columns, check_dataset(root)).splitlines():
-            name, prop, value, source = line.split("\t")
+        for line in self._command("zfs", "get", "-Hp", *scope, *columns, check_dataset(root)).split("\n"):
+            name, _tab, rest = line.partition("\t")
+            prop, _tab, rest = rest.partition("\t")
+            value, tab, source = rest.rpartition("\t")
+            if not tab:
+                continue  # what is set by hand may hold anything, and keeps no other dataset from being seen
             native, local = found.setdefault(name, ({}, {}))
             if ":" not in prop:
                 native[prop] = value
@@ -231,9 +237,11 @@ class Zfs(History):
         """Return the wanted properties of each snapshot at and below `root`, by its name; `-` where one has no value."""
         arguments = ("get", "-Hp", "-d", str(depth), "-t", "snapshot", "-o", "name,property,value", ",".join(wanted), check_dataset(root))
         found: dict[str, dict[str, str]] = {}
-        for line in self._command("zfs", *arguments).splitlines():
-            name, prop, value = line.split("\t")
-            found.setdefault(name, {})[prop] = value
+        for line in self._command("zfs", *arguments).split("\n"):
+            name, _tab, rest = line.partition("\t")
+            prop, tab, value = rest.partition("\t")
+            if tab:
+                found.setdefault(name, {})[prop] = value
         return found
 
     def get(self, name: str, *, marks: Iterable[str] = ()) -> Dataset | None:
@@ -387,6 +395,11 @@ class Zfs(History):
         encode({}, {key: value for key, value in values.items() if ":" in key})
         if values:
             self._command("zfs", "set", *(f"{key}={value}" for key, value in values.items()), check_dataset(name))
+
+    def mark_snapshot(self, snapshot: str, marks: Mapping[str, str]) -> None:
+        """The snapshot has the user properties."""
+        encode({}, marks)
+        self._command("zfs", "set", *(f"{key}={value}" for key, value in marks.items()), check_snapshot(snapshot))
 
     def clear(self, name: str, keys: Iterable[str]) -> None:
         """The user properties are no longer set on the dataset."""

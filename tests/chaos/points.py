@@ -26,7 +26,7 @@ ROOTS = ("/zfs/vm", "/var/lib/zfsganeti")
 OURS = ("zfsganeti", "gnt-zfs", "extstorage/zfs", "os/zfs-image")
 EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.truncate")
 CALLS = {
-    "zfs": {"create", "snapshot", "clone", "rename", "set", "clear", "destroy_snapshots", "_program", "mount", "unmount"},
+    "zfs": {"create", "snapshot", "clone", "rename", "set", "mark_snapshot", "clear", "destroy_snapshots", "_program", "mount", "unmount"},
     "history": {"promote", "hold", "release", "roll_back"},
     "streams": {"abort", "copy", "receive"},
     "loop": {"attach", "detach", "grow"},

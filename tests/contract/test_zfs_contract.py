@@ -904,6 +904,23 @@ def test_a_snapshot_says_what_was_said_of_it(bench: Bench) -> None:
     assert told[f"{name}@one"]["userrefs"] == "0"
 
 
+def test_something_can_be_said_of_a_snapshot_later(bench: Bench) -> None:
+    name, comment = bench.make(), "org.zfsganeti:comment"
+    bench.zfs.snapshot([f"{name}@one"])
+    bench.zfs.mark_snapshot(f"{name}@one", {comment: "it's \u00e9 = fine"})
+    assert bench.zfs.snapshot_facts(name, (comment,), depth=1)[f"{name}@one"][comment] == "it's \u00e9 = fine"
+    assert comment not in bench.zfs.local(name)
+    with pytest.raises(Missing):
+        bench.zfs.mark_snapshot(f"{name}@gone", {comment: "x"})
+
+
+def test_room_that_was_limited_or_reserved_can_be_given_free(bench: Bench) -> None:
+    name = bench.make()
+    bench.zfs.set(name, {"quota": "67108864", "reservation": "1048576"})
+    bench.zfs.set(name, {"quota": "none", "reservation": "none"})
+    assert {bench.zfs.local(name).get(key, "none") for key in ("quota", "reservation")} <= {"none", "0"}
+
+
 def test_what_was_cloned_this_moment_is_destroyed_without_marks(bench: Bench) -> None:
     name = make_past(bench, "one")
     bench.zfs.clone(f"{name}@one", bench.name("clone"), {}, {"canmount": "noauto"})

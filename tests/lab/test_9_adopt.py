@@ -35,6 +35,8 @@ class Machine:
         self.devices = self.old if template == "plain" else sorted(lab.node2.run("ls -d /dev/drbd[0-9]*").split())
         for device, count in zip(self.devices, (40, 4), strict=True):
             lab.node2.run(f"dd if=/dev/urandom of={device} bs=1M count={count} oflag=direct status=none")
+            end = f"seek=$(( $(blockdev --getsize64 {device}) / 1048576 - 2 ))"
+            lab.node2.run(f"dd if=/dev/urandom of={device} bs=1M count=2 {end} oflag=direct status=none")
         lab.run("gnt-instance deactivate-disks web1")
         lab.node2.write("/tmp/guest_writes.py", (HERE / "guest_writes.py").read_text(encoding="utf-8"))
         lab.node2.run("mkdir -p /etc/ganeti/hooks/instance-stop-pre.d")
@@ -106,7 +108,11 @@ def test_from_lvm_to_files_and_back(lab: Lab) -> None:
 
 @pytest.mark.on()
 def test_from_lvm_to_volumes_for_good(lab: Lab) -> None:
-    web = Machine(lab)
+    web = Machine(lab, ("400M", "16M,mode=ro,name=data"))
+    # a group in which snapshots get less room than the disk has
+    lab.node2.run(
+        "lvcreate -q -y -n filler -L $(( $(vgs --noheadings --units m --nosuffix -o vg_free ganeti | cut -d. -f1) - 700 ))M ganeti"
+    )
     before = lab.run(f"{SEEN} web1")
     # given up before it is switched
     lab.deny("instance-modify-pre", "node2")
@@ -133,6 +139,7 @@ def test_from_lvm_to_volumes_for_good(lab: Lab) -> None:
     lab.well()
 
     adopt(lab, "--commit web1")
+    lab.node2.run("lvremove -q -y ganeti/filler")
     assert lab.instances() == ["web1"]
     assert not lab.node2.run("lvs --noheadings ganeti").strip()
     assert lab.trash() == []

@@ -130,6 +130,19 @@ def break_the_mover(lab: Lab, pid: str) -> None:
     lab.master.wait(f"test ! -d /proc/{pid}")
 
 
+def break_the_source(lab: Lab, pid: str) -> None:
+    lab.node2.run("zpool sync")
+    lab.node2.kill()
+    time.sleep(1)
+    lab.cluster.boot(lab.node2)
+    lab.node2.wait("zpool list zfs")
+    lab.node2.wait("pgrep -f ganeti-noded || { /usr/lib/ganeti/daemon-util start-all; false; }")
+    lab.master.wait(f"test ! -d /proc/{pid}", seconds=200)
+    lab.master.wait("gnt-instance list --no-headers -o status web1 | grep -qv nodedown")
+    if not runs(lab, "web1", "node2"):
+        lab.run("gnt-instance start web1")  # as Ganeti's watcher does
+
+
 def break_the_target(lab: Lab, _pid: str) -> None:
     lab.node3.run("zpool sync")
     lab.node3.kill()
@@ -152,6 +165,7 @@ def break_the_link(lab: Lab, pid: str) -> None:
     "breaks",
     [
         pytest.param(break_the_mover, marks=pytest.mark.on(), id="mover"),
+        pytest.param(break_the_source, marks=pytest.mark.on(), id="source"),
         pytest.param(break_the_target, marks=pytest.mark.on(), id="target"),
         pytest.param(break_the_link, marks=pytest.mark.on(), id="link"),
     ],
@@ -239,7 +253,9 @@ def test_what_cannot_move_says_so_and_what_was_begun_can_be_taken_back(lab: Lab)
     assert runs(lab, "web1", "node2")
     assert re.search("held|busy", lab.node2.fails("zfs destroy zfs/vm/web1@zfsganeti-move-1"))  # ZFS 2.1 does not say why
     lab.well()
-    lab.run("gnt-zfs move --abort web1")
+    assert "goes away, with" in lab.run("gnt-zfs move --abort --dry-run web1")
+    assert "nobody can be asked" in lab.fails("gnt-zfs move --abort web1 < /dev/null")
+    lab.run("gnt-zfs move --abort --yes web1")
     nothing_left(lab)
     assert lab.sums("web1") == sums
 
@@ -273,7 +289,7 @@ def test_a_target_that_is_full_in_the_middle_and_a_downtime_that_is_too_long(lab
     said = lab.fails("gnt-zfs move --yes --max-downtime 1 web1 node3")
     assert "longer than --max-downtime" in said
     assert runs(lab, "web1", "node2")
-    lab.run("gnt-zfs move --abort web1")
+    lab.run("gnt-zfs move --abort --yes web1")
     nothing_left(lab)
 
     pid = begun(lab, "--bwlimit 6 web1 node3", "web1", least=60)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zfsganeti import undo
 from zfsganeti.adoption import (
+    BACK,
     MIB,
     SMALL,
     START,
+    SYNCED,
     TAG,
     Places,
     Step,
-    _refuse_stale,
+    Tags,
     another_pass,
     downtime,
     make_plan,
     next_step,
     parse_tags,
+    refuse_stale,
     room_of_snapshot,
     shadow_record,
     tags_of,
@@ -118,6 +123,7 @@ def test_tags_tell_which_disks_are_meant() -> None:
     tags = parse_tags(["blue", TAG, *tags_of("new", many[::-1]), *tags_of("old", many), f"{TAG}:other:0:x", f"{TAG}:old:x:y"])
     assert (tags.old, tags.new, tags.ours, tags.start) == (tuple(many), tuple(many[::-1]), True, False)
     assert parse_tags([START]).start
+    assert parse_tags([BACK, f"{SYNCED}:12", f"{SYNCED}:9", f"{SYNCED}:", f"{SYNCED}:x"]) == Tags(back=True, synced=(9, 12))
     assert parse_tags(["blue"]) == parse_tags([])
 
 
@@ -188,16 +194,16 @@ def test_the_data_of_drbd_is_in_its_first_half() -> None:
 
 
 def test_drbd_is_adopted_when_its_half_on_the_primary_is_up_to_date() -> None:
-    _refuse_stale(instance(), {})
+    refuse_stale(instance(), {})
     drbd = instance("drbd")
     assert drbd.minors == [4, 5]
-    _refuse_stale(drbd, {"4": "UpToDate", "5": "UpToDate"})
+    refuse_stale(drbd, {"4": "UpToDate", "5": "UpToDate"})
     for states, said in (
         ({"4": "UpToDate", "5": "Inconsistent"}, "disk 1 of .*: its half on node2 is Inconsistent"),
         ({}, "is not active"),
     ):
         with pytest.raises(Refused, match=said):
-            _refuse_stale(drbd, states)
+            refuse_stale(drbd, states)
 
 
 def test_the_shadow_has_the_same_disks_and_no_nics() -> None:
@@ -212,6 +218,22 @@ def test_the_shadow_has_the_same_disks_and_no_nics() -> None:
     assert words[2:4] == ["-t", "file"]
     assert "0:size=100M,mode=rw,name=root" in words
     assert "--file-driver=loop" in words
+
+
+def test_what_comes_back_from_the_trash_is_no_adoption() -> None:
+    """A shadow goes with its tags, so that what was interrupted is gone on with until it is gone; restored, it is like any other."""
+    record = shadow_record(instance(), "file", SIZES) | {"name": "adopt-web1", "uuid": "s"}
+    record["tags"] += [BACK, "red"]
+    entry = {"entry": "adopt-web1:1", "instance": "adopt-web1", "restorable": True, "removed": 1, "restoring": "", "volume": ""}
+    told = {"trash-record": record, "report": {"trash": [entry], "root_problem": "", "rootless": False}}
+    here: Any = SimpleNamespace(
+        call_all=lambda verb: {"node2": told[verb]},
+        call=lambda _node, verb, **_request: told[verb],
+        master=SimpleNamespace(instances=dict, networks=set, macs=dict),
+        ssconf=SimpleNamespace(release=(3, 1), offline_nodes=[]),
+    )
+    command = undo.prepare(here, "adopt-web1", None).command
+    assert command[command.index("--tags") + 1] == "red"
 
 
 def test_the_plan_says_what_will_be_done() -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from zfsganeti.cli import parser
+from zfsganeti.cli import main, parser
 from zfsganeti.errors import Missing, Unavailable, ZfsGanetiError
 from zfsganeti.here import Here
 
@@ -96,6 +96,11 @@ def test_nobody_reads_a_help_or_a_complaint(words: list[str], status: int) -> No
     done = subprocess.run([*HELP, *words], cwd=HOUSE, stdin=subprocess.DEVNULL, stdout=writing, stderr=writing, check=False)
     os.close(writing)
     assert done.returncode == status
+
+
+def test_a_name_that_is_no_text_gets_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["image", "import", "debian-12", "/srv/\udcff.raw"]) == 2
+    assert capsys.readouterr().err == "gnt-zfs: '/srv/\\udcff.raw' is not UTF-8: rename the file first\n"
 
 
 def test_a_complaint_never_gets_among_what_programs_read() -> None:

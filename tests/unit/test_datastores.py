@@ -17,9 +17,10 @@ from zfsganeti import config, extstorage, process, transfer, variants
 from zfsganeti.answer import VERBS, answer
 from zfsganeti.cli import parser
 from zfsganeti.config import Config
-from zfsganeti.datasets import CLUSTER, OLD, RECORD, unpack_record
+from zfsganeti.datasets import CLUSTER, OLD, RECORD, locked, unpack_record
 from zfsganeti.errors import BadConfig, BadInput, Conflict, Missing, NoSpace, Refused, Unavailable
 from zfsganeti.here import Here
+from zfsganeti.holders import to_use
 from zfsganeti.images import quiet
 from zfsganeti.volumes import Volumes
 
@@ -212,6 +213,154 @@ def test_an_image_is_copied_by_hand_and_by_itself(
         options.run(here, options)
 
 
+class Typing:
+    """Commands that are typed on the node, and what they say."""
+
+    def __init__(self, here: Node, capsys: pytest.CaptureFixture[str]) -> None:
+        self.here, self.capsys = here, capsys
+
+    def __call__(self, *words: str) -> list[str]:
+        self.capsys.readouterr()
+        options = parser().parse_args(["image", *words])
+        self.status = options.run(self.here, options)
+        said = self.capsys.readouterr()
+        return [*said.out.splitlines(), *said.err.splitlines()]
+
+    def having(self, name: str, key: str = "name") -> list[str]:
+        """Return the datastores with the image, or those in which something is true of it."""
+        return [row["datastore"] for row in self.here.ask("images") if row["name"] == name and row[key]]
+
+
+@pytest.fixture
+def both(here: Node, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Typing:
+    """debian-12 is in the root and in the datastore ssd."""
+    monkeypatch.setattr(variants, "LIST", str(tmp_path / "variants.list"))
+    here.images.make("debian-12", "file:/x", golden)
+    typing = Typing(here, capsys)
+    typing("copy", "debian-12", "--datastore", "ssd")
+    return typing
+
+
+def test_a_change_is_of_each_datastore_that_has_the_image(both: Typing) -> None:
+    said = both("retire", "debian-12")
+    assert said == [
+        f"{place}: No more disks are made of debian-12; gnt-zfs image restore debian-12 takes that back." for place in ("the root", "ssd")
+    ]
+    for more in ({}, {"EXTP_DATASTORE": "ssd"}):
+        with pytest.raises(Refused, match="is retired"):
+            verb(both.here, "create", EXTP_IMAGE="debian-12", **more)
+    assert both("restore", "debian-12", "--all-nodes") == [
+        f"node1: {place}: Disks can be made of debian-12 again." for place in ("the root", "ssd")
+    ]
+    verb(both.here, "create", EXTP_IMAGE="debian-12", EXTP_DATASTORE="ssd")
+    verb(both.here, "setinfo", VOL_METADATA="originstname+web1")
+    gone, kept = both("delete", "debian-12", "--now", "--yes")
+    assert gone == "the root: debian-12 is gone."
+    assert kept.startswith(f"ssd: debian-12 has 1 clone, such as {DISK0}: it goes as soon as the last of them has gone; ")
+    assert both.having("debian-12", "deleted") == ["ssd"]
+    assert both("restore", "debian-12") == ["Disks can be made of debian-12 again."]
+    both("copy", "debian-12")
+    both("rename", "debian-12", "new")
+    assert (both.having("new"), both.having("debian-12")) == (["", "ssd"], [])
+
+
+def test_one_datastore_can_be_chosen(both: Typing) -> None:
+    assert both("retire", "debian-12", "--datastore", "ssd") == [
+        "No more disks are made of debian-12; gnt-zfs image restore debian-12 --datastore ssd takes that back."
+    ]
+    assert both.having("debian-12", "retired") == ["ssd"]
+    with pytest.raises(
+        Refused, match="^image debian-12 in zfs/fast: is there, but retired: gnt-zfs image restore debian-12 --datastore ssd "
+    ):
+        both("copy", "debian-12", "--datastore", "ssd")
+    both("restore", "debian-12", "--datastore", "ssd")
+    both("lend", "debian-12", "--datastore", "")
+    assert both.having("debian-12", "lendable") == [""]
+    assert len(both("lend", "debian-12")) == 2
+    assert both.having("debian-12", "lendable") == ["", "ssd"]
+    assert both("rename", "debian-12", "other", "--datastore", "ssd") == ["debian-12 is called other now."]
+    assert (both.having("other"), both.having("debian-12")) == (["ssd"], [""])
+    with pytest.raises(Missing, match="^image other in zfs/vm does not exist: gnt-zfs image list shows what is where$"):
+        both("show", "other", "--datastore", "")
+    assert both("retire", "other", "--datastore", "tape") == [
+        "gnt-zfs: datastore tape: there are ssd: datastores in the node's configuration names them"
+    ]
+    assert both("delete", "other", "--now", "--yes", "--datastore", "ssd") == ["other is gone."]
+
+
+def test_each_copy_is_looked_at(both: Typing, tmp_path: Path) -> None:
+    shown = both("show", "debian-12")
+    assert [line for line in shown if line.startswith("datastore:")] == ["datastore: -", "datastore: ssd"]
+    assert len(both("show", "debian-12", "--datastore", "ssd")) == len(shown) // 2
+    (file,) = both("export", "debian-12", str(tmp_path / "x.raw"), "--datastore", "ssd")
+    assert (tmp_path / "x.raw").read_bytes().startswith(b"golden"), file
+    source = tmp_path / "disk.raw"
+    source.write_bytes(b"checked".ljust(MIB, b"\0"))
+    both.here.images.import_from("debian-13", str(source))
+    both("copy", "debian-13", "--datastore", "ssd")
+    assert both("verify", "debian-13") == [f"{place}: debian-13 holds what it held when it was made." for place in ("the root", "ssd")]
+    both.here.fake.set("zfs/fast/.images/debian-13", {"readonly": "off"})  # as a disk that rots does not ask either
+    Path(both.here.fake._filesystems["zfs/fast/.images/debian-13"].files, "disk.raw").write_bytes(b"rotten".ljust(MIB, b"\0"))
+    assert len(both("verify", "debian-13", "--datastore", "")) == 1
+    good, bad = both("verify", "debian-13")
+    assert good == "the root: debian-13 holds what it held when it was made."
+    why = "image debian-13: does not hold any more what it held when it was made"
+    way_out = "gnt-zfs image rename debian-13 debian-13-bad --datastore ssd, then import it again"
+    assert (bad, both.status) == (f"gnt-zfs: ssd: {why}: {way_out}", 5)
+    with pytest.raises(Refused, match=f"^{why}: "):
+        both("verify", "debian-13", "--datastore", "ssd")
+
+
+def test_a_datastore_in_which_it_fails_keeps_no_other_from_it(both: Typing) -> None:
+    both.here.fake.snapshot(["zfs/vm/.images/debian-12@autosnap"])
+    gone, kept = both("delete", "debian-12", "--now", "--yes")
+    assert gone == "ssd: debian-12 is gone."
+    assert kept.startswith("gnt-zfs: the root: dataset zfs/vm/.images/debian-12: has 1 snapshots that are not ours, such as autosnap")
+    assert both.status == 6
+    both.here.fake.foreign("zfs/fast/.images/debian-12")
+    assert both("retire", "debian-12") == ["No more disks are made of debian-12; gnt-zfs image restore debian-12 takes that back."]
+    (said,) = both("retire", "debian-12", "--datastore", "ssd")
+    assert said.startswith("gnt-zfs: dataset zfs/fast/.images/debian-12: is no image of this cluster: ")
+
+
+def test_nothing_is_renamed_where_not_all_can_be(both: Typing) -> None:
+    both.here.at("ssd").images.make("new", "file:/x", golden)
+    assert both("rename", "debian-12", "new") == ["gnt-zfs: image new: exists already in zfs/fast: choose another name"]
+    assert both.having("debian-12") == ["", "ssd"]
+
+
+def test_the_newest_that_is_in_use_in_any_datastore_is_sent(here: Node) -> None:
+    here.images.make("debian-12:1", "file:/x", golden)
+    here.store.now = here.at("ssd").store.now = lambda: 2_000_000_000.0
+    here.at("ssd").images.make("debian-12:2", "file:/x", golden)
+
+    def sent(name: str = "debian-12", datastore: str | None = None) -> tuple[str, str]:
+        place, image = to_use(here, name, datastore)
+        return place.datastore, image.name
+
+    assert sent() == sent("debian-12:2") == ("ssd", "debian-12:2")
+    assert sent("debian-12", "") == ("", "debian-12:1")
+    here.at("ssd").images.retire("debian-12:2")
+    assert sent() == ("", "debian-12:1")
+    here.images.retire("debian-12:1")
+    with pytest.raises(Refused, match="^image debian-12:2: is retired: gnt-zfs image restore debian-12:2 first$"):
+        sent()
+    with pytest.raises(Missing, match="^image debian-14 on this node does not exist: gnt-zfs image list --all-nodes shows who has which$"):
+        sent("debian-14")
+
+
+def test_what_is_not_here_is_not_fetched_to_be_sent(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, ...]] = []
+    monkeypatch.setattr(process, "background", lambda *words: started.append(words))
+    here.config.image_pull = 1
+    options = parser().parse_args(["image", "push", "debian-12"])
+    with pytest.raises(Missing):
+        options.run(here, options)
+    said = answer(here, "image-push", '{"image": "debian-12", "node": "node2"}')
+    assert said["error"].startswith("image debian-12 on this node does not exist: gnt-zfs image push debian-12")
+    assert started == []
+
+
 def test_an_exchange_is_finished_without_copying_what_else_is_wanted(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[str, ...]] = []
     monkeypatch.setattr(process, "background", lambda *words: started.append(words))
@@ -228,7 +377,38 @@ def test_an_exchange_is_finished_without_copying_what_else_is_wanted(here: Node,
     assert place.volumes.must(DISK0).origin == ""
     assert place.independent.begun() == []
     assert place.volumes.must(DISK1).origin, "is copied in the background"
+    assert started == [("node", "detach-work")] * 3
+
+
+def test_a_disk_that_is_to_be_a_copy_is_copied_at_once_and_one_at_a_time(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, ...]] = []
+    monkeypatch.setattr(process, "background", lambda *words: started.append(words))
+    here.images.make("debian-12", "file:/x", golden)
+    verb(here, "create", DISK1, EXTP_IMAGE="debian-12")
+    assert started == []
+    verb(here, "create", EXTP_IMAGE="debian-12", EXTP_USE="copy")
     assert started == [("node", "detach-work")]
+    with locked(".copies"):
+        assert here.ask("detach-work") == {}, "another one is at it"
+    work, more = here.independent.work, [DISK1]
+
+    def while_it_works(seconds: float = 0) -> dict[str, str]:
+        done = work(seconds)
+        if more:
+            here.independent.want(more.pop())  # by who found this one at work, and left
+        return done
+
+    monkeypatch.setattr(here.independent, "work", while_it_works)
+    here.volumes.detach(DISK0)
+    here.volumes.detach(DISK1)
+    assert here.ask("detach-work") == {DISK0: "", DISK1: ""}
+    assert here.volumes.must(DISK0).origin == here.volumes.must(DISK1).origin == ""
+
+    def none(*_words: str) -> None:
+        raise FileNotFoundError("systemd-run")
+
+    monkeypatch.setattr(process, "background", none)
+    verb(here, "create", "other", EXTP_IMAGE="debian-12", EXTP_USE="copy")
 
 
 def test_a_disk_is_not_gone_while_a_datastore_cannot_be_looked_into(here: Node) -> None:

@@ -12,6 +12,7 @@ from tests.fakeloop import FakeLoop
 from tests.node import Node
 from zfsganeti.disks import Disk, datasets_of, find_instance, locate, split
 from zfsganeti.errors import BadInput, BadName, Busy, Missing, Refused
+from zfsganeti.exports import verify
 from zfsganeti.images import Images
 from zfsganeti.volumes import Volumes
 
@@ -103,6 +104,6 @@ def test_an_image_of_a_disk_is_independent_of_it(node: Node) -> None:
     assert (made["size"], made["format"], made["source"]) == (8 * MIB, "raw", "disk 0 of web1 in cluster.example.com")
     assert [name for name, _created, _used in node.fake.snapshots("zfs/vm/web1")] == []
     assert node.fake.files("zfs/vm/.images/web:1")["disk.raw"].startswith(b"data")
-    Images(node.store).verify("web:1")
+    verify(Images(node.store), "web:1")
     node.store.zfs.unmount(node.home("web1"))
     node.store.zfs.destroy("zfs/vm/web1", node.store.marks("web1"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +15,16 @@ import pytest
 from tests.fakeloop import FakeLoop
 from tests.fakelvm import FakeLvm
 from tests.node import Node, nodes_at
-from zfsganeti import exchange, intake
-from zfsganeti.adoption import SHADOW, START, TAG, Plan, make_plan, tags_of
+from zfsganeti import adopt_cli, adoption, exchange, here, intake
+from zfsganeti.adoption import SHADOW, START, SYNCED, TAG, Plan, prepare, tags_of
+from zfsganeti.cli import parser
 from zfsganeti.datasets import INSTANCE
-from zfsganeti.errors import CommandFailed, Refused
+from zfsganeti.errors import Busy, CommandFailed, Refused
 from zfsganeti.exchange import Conduct
 from zfsganeti.ganeti import Disk, Instance
+from zfsganeti.here import Here
 from zfsganeti.intake import Job
+from zfsganeti.moving import alone
 from zfsganeti.volumes import Volumes
 
 MIB = 1 << 20
@@ -28,7 +32,9 @@ SIZE = MIB + 65536
 NAME = "web1.example.com"
 LVS = ("one.disk0", "two.disk1")
 OLD = tuple(f"old{index}" for index in range(2))
-FACTS = {"sizes": [SIZE, SIZE], "free": {"vg": 1 << 40}, "available": 1 << 40, "used": 0, "root": "zfs/vm"}
+FACTS: dict[str, Any] = {
+    "sizes": [SIZE, SIZE], "free": {"vg": 1 << 40}, "available": 1 << 40, "used": 0, "root": "zfs/vm",
+}  # fmt: skip
 
 
 class Interrupted(BaseException):
@@ -44,7 +50,12 @@ class Ganeti:
         for index, lv in enumerate(LVS):
             self.known[OLD[index]] = {"dev_type": "plain", "logical_id": ["vg", lv]}
         self.data: dict[str, dict[str, Any]] = {NAME: {"disks": list(OLD), "tags": [], "up": True}}
+        self.new_size = SIZE
+        self.serial = 7  # the instance's
+        self.halves: dict[str, str] = {}  # of drbd in use, by minor
         self.typed: list[str] = []
+        self.looked: list[str] = []
+        self.pending: list[Callable[[], object]] = []  # what jobs do that were submitted by somebody who has gone
         self.before: Callable[[], None] = lambda: None
 
     def instances(self) -> dict[str, Instance]:
@@ -60,6 +71,7 @@ class Ganeti:
             "disks": own["disks"],
             "tags": own["tags"],
             "hypervisor": "fake",
+            "serial_no": self.serial,
         }
         return Instance(data, {"n": "node1"}, {uuid: self._disk(uuid) for uuid in self.known}, {})
 
@@ -69,8 +81,15 @@ class Ganeti:
     def disks(self) -> dict[str, Disk]:
         return {uuid: Disk(self._disk(uuid)) for uuid in self.known}
 
-    def jobs(self) -> list[dict[str, Any]]:
-        return []
+    def is_pending(self, instance: str) -> bool:
+        self.looked.append(instance)
+        if self.pending:
+            self.pending.pop(0)()
+            return True
+        return False
+
+    def cluster(self) -> dict[str, Any]:
+        return {"enabled_disk_templates": ["plain", "drbd", "ext"]}
 
     def run(self, *words: str, seconds: float = 0, stdin: str = "") -> str:  # noqa: ARG002
         self.before()
@@ -95,7 +114,7 @@ class Ganeti:
     def _add(self) -> None:
         for index in range(2):
             self.known[f"new{index}"] = {"dev_type": "ext", "logical_id": ["zfs", f"new{index}.ext.disk{index}"]}
-            self.volumes.create(f"new{index}.ext.disk{index}", SIZE, {})
+            self.volumes.create(f"new{index}.ext.disk{index}", self.new_size, {})
             self.volumes.set_instance(f"new{index}.ext.disk{index}", SHADOW + NAME)
             self.volumes.detach(f"new{index}.ext.disk{index}")
         self.data[SHADOW + NAME] = {"disks": ["new0", "new1"], "tags": [TAG, *tags_of("old", OLD)], "up": False}
@@ -103,10 +122,19 @@ class Ganeti:
     def _switch(self, name: str, *, up: bool) -> None:
         assert self.data[name]["disks"], "Ganeti starts none without a disk"
         self.data[name]["up"] = up
+        self.serial += 2  # it is down, and its disks are inactive
+        self.halves = {str(index): "UpToDate" for index in range(2)} if up and self.known[OLD[0]]["dev_type"] == "drbd" else {}
         for uuid in self.data[name]["disks"]:
             if self.known[uuid]["dev_type"] == "ext":
                 volume = self.known[uuid]["logical_id"][1]
                 self.volumes.attach(volume) if up else self.volumes.detach(volume)
+
+    def make_drbd(self) -> None:
+        for index, lv in enumerate(LVS):
+            half, meta = ({"dev_type": "plain", "logical_id": ["vg", name]} for name in (lv, f"{lv}_meta"))
+            both = ["n", "other", 11000 + index, index, index, "secret"]
+            self.known[OLD[index]] = {"dev_type": "drbd", "logical_id": both, "children": [half, meta]}
+            self.halves[str(index)] = "UpToDate"
 
     def _modify(self, owner: str, changes: list[str]) -> None:
         own = self.data[owner]
@@ -133,10 +161,12 @@ class Bench:
         self.ganeti = Ganeti(volumes)
         self.here: Any = SimpleNamespace(
             store=node.store, zfs=node.fake, root=node.root, volumes=volumes, master=self.ganeti, call=self.call,
-            ssconf=SimpleNamespace(cluster=node.store.cluster),
+            ssconf=SimpleNamespace(cluster=node.store.cluster, offline_nodes=[], release=(3, 1)),
         )  # fmt: skip
+        self.here.wait_for_jobs = partial(Here.wait_for_jobs, self.here)
         self.here.place_of = lambda _name: self.here
         self.said: list[str] = []
+        self.asked: list[tuple[str, dict[str, Any]]] = []
         self.writes = 3
         self.left: int | None = None  # things that are done before an interruption
         self.ganeti.before = self.point
@@ -150,7 +180,12 @@ class Bench:
 
     def call(self, peer: str, verb: str, *, seconds: float = 0, **request: Any) -> Any:  # noqa: ARG002
         assert peer == "node1"
+        self.asked.append((verb, request))
         self.point()
+        if verb == "adopt-facts":
+            return {**FACTS, "drbd": self.ganeti.halves}
+        if verb == "adopt-halves":
+            return self.ganeti.halves
         if verb in ("adopt-settle", "adopt-keep"):
             return intake.VERBS[verb](self.here, request)
         if verb == "adopt-drop":
@@ -176,29 +211,18 @@ class Bench:
             return {"whole": progress.whole, "making": progress.making, "highest": max(snapshots, default=0)}
         return job.changed() if verb == "changed" else getattr(job, verb)(request["offset"], 0)
 
-    def plan(self, *, offline: bool = False) -> Plan:
+    def plan(self, *, offline: bool = False) -> Plan | None:
         """What is typed again takes up what is there."""
-        exists, known = SHADOW + NAME in self.ganeti.data, self.ganeti.data
-        plain = {
-            **self.ganeti.data[NAME],
-            "disks": list(OLD),
-            "up": known[NAME]["up"] or START in known.get(SHADOW + NAME, known[NAME])["tags"],
-        }
-        there, known[NAME] = known[NAME], plain
-        try:
-            return make_plan(
-                self.ganeti.instances()[NAME], [SIZE, SIZE], FACTS, template="ext", offline=offline, exists=exists,
-                command=("gnt-instance", "add"),
-            )  # fmt: skip
-        finally:
-            known[NAME] = there
+        return prepare(self.here, NAME, "ext", offline=offline)
 
     def conduct(self) -> Conduct:
         return Conduct(self.here, NAME, self.said.append, lambda *_step: None)
 
     def adopt(self, *, offline: bool = False) -> None:
-        plan = self.plan(offline=offline)
-        self.conduct().adopt(plan)
+        with exchange.alone_with(self.here, NAME, self.said.append):
+            plan = self.plan(offline=offline)
+            if plan is not None:
+                self.conduct().adopt(plan)
 
     def new(self) -> list[bytes]:
         return [Path(self.here.volumes.disk(f"new{index}.ext.disk{index}")).read_bytes() for index in range(2)]
@@ -226,7 +250,7 @@ def assert_adopted(bench: Bench) -> None:
 def test_it_is_copied_while_it_runs_and_exchanged(bench: Bench) -> None:
     bench.adopt()
     assert_adopted(bench)
-    verbs = [line.split()[0] for line in bench.ganeti.typed if "tags" not in line]
+    verbs = [verb for verb in (line.split()[0] for line in bench.ganeti.typed) if "tags" not in verb]
     assert verbs == ["add", "modify", "stop", "modify", "modify", "start", "modify"]
     assert f"{NAME} will be down for about 13 s" in bench.said
     assert bench.said.index(f"{NAME} will be down for about 13 s") < bench.said.index(f"stopping {NAME}")
@@ -290,12 +314,31 @@ def test_a_disk_that_it_got_meanwhile_keeps_it_from_being_switched(bench: Bench)
     with pytest.raises(Interrupted):
         bench.adopt()
     bench.left = None
-    plan = bench.plan()
     bench.ganeti.known["more"] = {"dev_type": "plain", "logical_id": ["vg", "more"]}
     bench.ganeti.data[NAME]["disks"].append("more")
+    plan = bench.plan()
+    assert plan is not None
     with pytest.raises(Refused, match=f"^{NAME}: has got 1 more disk since: gnt-instance modify --disk N:detach {NAME} first$"):
         bench.conduct().adopt(plan)
     assert bench.ganeti.data[NAME]["up"]
+
+
+def test_a_disk_that_was_grown_meanwhile_is_not_cut_off(bench: Bench) -> None:
+    bench.left = 12
+    with pytest.raises(Interrupted):
+        bench.adopt()
+    bench.left = None
+    plan = bench.plan()
+    assert plan is not None
+    bench.ganeti.known["old1"]["size"] = 3
+    said = f"^disk 1 of {NAME}: has 3.00M, its new one 2.00M: it was grown since: gnt-zfs adopt --abort {NAME}, then again$"
+    with pytest.raises(Refused, match=said):
+        bench.plan()
+    with pytest.raises(Refused, match=said):
+        bench.conduct().adopt(plan)
+    assert bench.ganeti.data[NAME]["up"]
+    bench.conduct().back(abort=True)
+    assert list(bench.ganeti.data) == [NAME]
 
 
 def test_a_shadow_that_ganeti_does_not_add_changes_nothing(bench: Bench) -> None:
@@ -306,3 +349,343 @@ def test_a_shadow_that_ganeti_does_not_add_changes_nothing(bench: Bench) -> None
     with pytest.raises(Refused, match=f"Ganeti does not add it: no memory: nothing was changed for {NAME}"):
         bench.adopt()
     assert bench.node.datasets() == []
+
+
+# two administrators
+
+
+def test_what_was_planned_is_looked_at_again_before_it_is_done(bench: Bench) -> None:
+    """While one thinks about it another one ends the adoption: the guest's disks are not copied over."""
+    bench.left = 9
+    with pytest.raises(Interrupted):
+        bench.adopt()
+    bench.left = None
+    stale = bench.plan()
+    assert stale is not None
+    assert (stale.exists, stale.live) == (True, True)
+    bench.adopt()
+    path = bench.here.volumes.disk("new0.ext.disk0")
+    with open(path, "r+b") as file:
+        file.write(b"written since")
+    said = f"^{NAME}: is not as it was when this was planned: gnt-zfs adopt {NAME} looks again$"
+    with pytest.raises(Refused, match=said):
+        bench.conduct().adopt(stale)
+    assert Path(path).read_bytes().startswith(b"written since")
+
+
+def test_an_instance_that_was_started_meanwhile_is_not_stopped_for_a_whole_copy(bench: Bench) -> None:
+    bench.ganeti.data[NAME]["up"] = False
+    plan = bench.plan()
+    assert plan is not None
+    bench.ganeti.data[NAME]["up"] = True
+    with pytest.raises(Refused, match="is not as it was when this was planned"):
+        bench.conduct().adopt(plan)
+    assert list(bench.ganeti.data) == [NAME]
+
+
+def test_one_at_a_time_adopts_or_moves_an_instance(bench: Bench) -> None:
+    for taken in (NAME, SHADOW + NAME):
+        with alone(taken), pytest.raises(Busy, match=f"^{taken}: another gnt-zfs move or adopt is at work on it: wait for that$"):
+            bench.adopt()
+    with exchange.alone_with(bench.here, NAME.split(".")[0], bench.said.append) as name:
+        assert name == NAME
+        with pytest.raises(Busy), alone(NAME):
+            pass
+    assert list(bench.ganeti.data) == [NAME]
+
+
+def test_while_one_is_asked_another_has_to_wait(bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(adopt_cli, "must_be_master", lambda _here: None)
+    typed = parser().parse_args(["adopt", "-t", "ext", NAME])
+
+    def confirm(_question: str) -> bool:
+        for words in ([], ["--abort"]):
+            with pytest.raises(Busy, match="another gnt-zfs move or adopt is at work on it"):
+                adopt_cli._adopt(bench.here, parser().parse_args(["adopt", "--yes", *words, NAME]))
+        return True
+
+    monkeypatch.setattr(adopt_cli, "confirm", confirm)
+    assert adopt_cli._adopt(bench.here, typed) == 0
+    assert_adopted(bench)
+    assert f"{NAME} is on ZFS" in capsys.readouterr().out
+    assert adopt_cli._adopt(bench.here, parser().parse_args(["adopt", "--yes", "--commit", NAME])) == 0
+    assert list(bench.ganeti.data) == [NAME]
+
+
+def test_a_job_that_is_yet_to_begin_is_waited_for_before_anything_is_planned(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has submitted it was interrupted, and it goes on."""
+    monkeypatch.setattr(here, "LOOK_SECONDS", 0)
+    command = ("gnt-instance", "add", "-t", "ext", SHADOW + NAME)
+    bench.ganeti.pending = [lambda: None, partial(bench.ganeti.run, *command)]
+    bench.adopt()
+    assert_adopted(bench)
+    assert [line.split()[0] for line in bench.ganeti.typed].count("add") == 1
+    assert bench.said[0] == f"{NAME}: waiting for the job of Ganeti's that works on it"
+    assert {NAME, SHADOW + NAME} == set(bench.ganeti.looked)
+
+
+# interrupted at every command of Ganeti's
+
+
+class Typist:
+    """Whoever types hits Ctrl-C at the command of that number: before it is submitted, or while its job, which goes on, runs."""
+
+    def __init__(self, bench: Bench, monkeypatch: pytest.MonkeyPatch, number: int, *, submitted: bool) -> None:
+        self.bench, self.left, self.submitted = bench, number, submitted
+        monkeypatch.setattr(exchange, "run", self.run)
+
+    def run(self, *words: str, seconds: float = 0, stdin: str = "") -> str:
+        self.left -= 1
+        if self.left:
+            return self.bench.ganeti.run(*words, seconds=seconds, stdin=stdin)
+        if self.submitted:
+            self.bench.ganeti.run(*words)
+        raise KeyboardInterrupt
+
+
+def commands(another: Callable[[], Node], monkeypatch: pytest.MonkeyPatch, first: Callable[[Bench], None]) -> Iterator[tuple[Bench, str]]:
+    """Yield a bench after `first` was interrupted at each of its commands, and what had been typed."""
+    for half in itertools.count(2):
+        number, submitted = half // 2, bool(half % 2)
+        bench = Bench(another(), monkeypatch)
+        if first is not adopt:
+            bench.adopt()
+            for lv in ("new0.ext.disk0", "new1.ext.disk1"):
+                with open(bench.here.volumes.disk(lv), "r+b") as file:
+                    file.write(b"written since")
+        typist = Typist(bench, monkeypatch, number, submitted=submitted)
+        try:
+            first(bench)
+        except KeyboardInterrupt:
+            yield bench, f"{number}: {'; '.join(bench.ganeti.typed)}"
+            continue
+        assert typist.left > 0
+        assert number > 2
+        return
+
+
+def adopt(bench: Bench) -> None:
+    bench.adopt()
+
+
+def back(bench: Bench) -> None:
+    bench.conduct().back(abort=False)
+
+
+def commit(bench: Bench) -> None:
+    bench.conduct().commit()
+
+
+def assert_given_up(bench: Bench, typed: str) -> None:
+    assert bench.ganeti.data == {NAME: {"disks": list(OLD), "tags": [], "up": True}}, typed
+    assert [found.name for found in bench.lvm.volumes()] == list(LVS), typed
+
+
+def test_at_any_command_of_an_adoption_the_same_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for bench, _typed in commands(nodes_at(tmp_path), monkeypatch, adopt):
+        bench.adopt()
+        assert_adopted(bench)
+
+
+def test_at_any_command_of_an_adoption_it_is_given_up_or_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    for bench, typed in commands(nodes_at(tmp_path), monkeypatch, adopt):
+        if SHADOW + NAME not in bench.ganeti.data:
+            assert_given_up(bench, typed)
+            continue
+        state = bench.conduct().found.state
+        seen.add(state)
+        before = bench.old()
+        bench.conduct().back(abort=state == "copying")
+        assert_given_up(bench, typed)
+        assert bench.old() == before
+        assert bool(bench.node.trash.entries()) == (state != "copying")
+    assert seen == {"copying", "exchanging", "kept"}
+
+
+def test_at_any_command_of_a_rollback_the_same_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for bench, typed in commands(nodes_at(tmp_path), monkeypatch, back):
+        if SHADOW + NAME in bench.ganeti.data:
+            bench.conduct().back(abort=False)
+        assert_given_up(bench, typed)
+        entries = bench.node.trash.entries()
+        assert [entry.instance for entry in entries] == [SHADOW + NAME] * 2
+
+
+def test_a_rollback_that_was_interrupted_is_not_taken_for_an_adoption_that_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written on the new disks since is neither destroyed nor copied over; where it is possible the instance keeps them."""
+    way_out = f"gnt-zfs adopt --rollback {NAME} goes on"
+    for bench, _typed in commands(nodes_at(tmp_path), monkeypatch, back):
+        found = adoption.Adoption(bench.here, NAME)
+        if not found.tags.back:  # it has not begun, or has ended
+            continue
+        for other in (commit, lambda bench: bench.conduct().back(abort=True)):
+            with pytest.raises(Refused, match=way_out):
+                other(bench)
+        if set(found.places.outer) & set(OLD):
+            with pytest.raises(Refused, match=way_out):
+                bench.adopt()
+            continue
+        bench.adopt()
+        assert bench.ganeti.data[NAME]["disks"] == ["new0", "new1"]
+        assert [disk[:13] for disk in bench.new()] == [b"written since"] * 2
+        assert bench.conduct().found.state == "kept"
+
+
+def test_giving_up_goes_on_whenever_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before each of its things; one whose copy was removed but not destroyed yet leaves that to the trash."""
+    another = nodes_at(tmp_path)
+    for first in itertools.count():
+        bench = Bench(another(), monkeypatch)
+        bench.left = 12
+        with pytest.raises(Interrupted):
+            bench.adopt()
+        bench.left = first
+        try:
+            bench.conduct().back(abort=True)
+        except Interrupted:
+            bench.left = None
+            if SHADOW + NAME in bench.ganeti.data:
+                bench.conduct().back(abort=True)
+                assert bench.node.trash.entries() == []
+            assert_given_up(bench, str(first))
+            continue
+        assert first > 2
+        return
+
+
+def test_at_any_command_of_a_commit_the_same_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(nodes_at(tmp_path)(), monkeypatch)
+    bench.adopt()
+    Typist(bench, monkeypatch, 1, submitted=False)
+    with pytest.raises(KeyboardInterrupt):
+        commit(bench)
+    commit(bench)
+    assert set(bench.ganeti.known) == {"new0", "new1"}
+
+
+def test_giving_up_destroys_no_more_than_its_own_copy(bench: Bench) -> None:
+    """Another adoption was taken back before, and its disks are in the trash for as long as all that is there."""
+    bench.adopt()
+    back(bench)
+    kept = {entry.entry for entry in bench.node.trash.entries()}
+    bench.left = 12
+    with pytest.raises(Interrupted):
+        bench.adopt()
+    bench.left = None
+    bench.conduct().back(abort=True)
+    assert {entry.entry for entry in bench.node.trash.entries()} == kept
+
+
+# drbd
+
+
+@pytest.fixture
+def mirrored(bench: Bench) -> Bench:
+    """A bench whose instance is on drbd, of which LVM has more than a guest sees."""
+    bench.ganeti.make_drbd()
+    bench.ganeti.known["old0"]["size"] = bench.ganeti.known["old1"]["size"] = 1
+    bench.ganeti.new_size = MIB
+    return bench
+
+
+def equal_to_what_the_guest_saw(bench: Bench) -> bool:
+    return bench.new() == [disk[:MIB] for disk in bench.old()]
+
+
+BEHIND = f"^disk 1 of {NAME}: its half on node1 is {{}}: gnt-instance activate-disks {NAME}, wait until it is in sync, then the same"
+
+
+def test_drbd_is_adopted_and_no_tag_of_it_is_left(mirrored: Bench) -> None:
+    mirrored.adopt()
+    asked = [request for verb, request in mirrored.asked if verb == "adopt-finish"]
+    assert {(request["minor"], request["size"]) for request in asked} == {(0, MIB), (1, MIB)}
+    assert equal_to_what_the_guest_saw(mirrored)
+    assert not [tag for tag in mirrored.ganeti.data[SHADOW + NAME]["tags"] if tag.startswith((SYNCED, START))]
+    assert mirrored.ganeti.typed[-2].startswith("deactivate-disks")
+
+
+def test_a_half_that_fell_behind_while_it_was_copied_is_not_switched_from(mirrored: Bench) -> None:
+    mirrored.left = 12
+    with pytest.raises(Interrupted):
+        mirrored.adopt()
+    mirrored.left = None
+    plan = mirrored.plan()
+    assert plan is not None
+    mirrored.ganeti.halves["1"] = "Diskless"
+    for act in (mirrored.plan, lambda: mirrored.conduct().adopt(plan)):
+        with pytest.raises(Refused, match=BEHIND.format("Diskless")):
+            act()
+    assert mirrored.ganeti.data[NAME]["up"]
+    mirrored.ganeti.halves["1"] = "UpToDate"
+    mirrored.adopt()
+    assert equal_to_what_the_guest_saw(mirrored)
+
+
+def interrupted_before_the_detach(bench: Bench) -> None:
+    """It is stopped, and its old disks are still its own."""
+    gnt = bench.ganeti.run
+
+    def run(*words: str, seconds: float = 0, stdin: str = "") -> str:
+        if words[1] == "modify" and words[-1] == NAME:
+            raise Interrupted
+        return gnt(*words, seconds=seconds, stdin=stdin)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchange, "run", run)
+        with pytest.raises(Interrupted):
+            bench.adopt()
+    assert (bench.ganeti.data[NAME]["up"], bench.ganeti.halves) == (False, {})
+
+
+def test_halves_that_were_up_to_date_at_the_stop_are_known_afterwards(mirrored: Bench) -> None:
+    interrupted_before_the_detach(mirrored)
+    mirrored.adopt()
+    assert equal_to_what_the_guest_saw(mirrored)
+    assert mirrored.ganeti.data[NAME]["up"]
+
+
+def test_a_stopped_instance_on_drbd_is_adopted_once_its_disks_are_active(mirrored: Bench) -> None:
+    mirrored.ganeti.run("gnt-instance", "stop", NAME)
+    with pytest.raises(Refused, match=BEHIND.replace("disk 1", "disk 0").format("not active")):
+        mirrored.adopt()
+    assert list(mirrored.ganeti.data) == [NAME]
+    mirrored.ganeti.halves = {"0": "UpToDate", "1": "UpToDate"}
+    mirrored.adopt()
+    assert equal_to_what_the_guest_saw(mirrored)
+    assert not mirrored.ganeti.data[NAME]["up"]
+
+
+def test_of_one_that_ran_again_since_nothing_is_known(mirrored: Bench) -> None:
+    """Its half may have fallen behind then; drbd says so once it is active."""
+    interrupted_before_the_detach(mirrored)
+    plan = mirrored.plan()
+    assert plan is not None
+    for verb in ("start", "stop"):
+        mirrored.ganeti.run("gnt-instance", verb, NAME)
+    for act in (mirrored.plan, lambda: mirrored.conduct().adopt(plan)):
+        with pytest.raises(Refused, match=BEHIND.replace("disk 1", "disk 0").format("not active")):
+            act()
+    mirrored.ganeti.halves = {"0": "UpToDate", "1": "Inconsistent"}  # activated
+    with pytest.raises(Refused, match=BEHIND.format("Inconsistent")):
+        mirrored.adopt()
+    assert mirrored.ganeti.data[NAME]["disks"] == list(OLD)
+    mirrored.ganeti.halves["1"] = "UpToDate"
+    mirrored.adopt()
+    assert equal_to_what_the_guest_saw(mirrored)
+
+
+def test_a_half_that_is_behind_when_it_is_looked_at_again_takes_the_tag_along(mirrored: Bench) -> None:
+    mirrored.left = 12
+    with pytest.raises(Interrupted):
+        mirrored.adopt()
+    mirrored.left = None
+    plan = mirrored.plan()
+    assert plan is not None
+    mirrored.ganeti.data[SHADOW + NAME]["tags"].append(f"{SYNCED}:{mirrored.ganeti.serial}")
+    mirrored.ganeti.halves["1"] = "Diskless"
+    with pytest.raises(Refused, match=BEHIND.format("Diskless")):
+        mirrored.conduct().adopt(plan)
+    mirrored.ganeti.run("gnt-instance", "stop", NAME)
+    with pytest.raises(Refused, match="is not active"):
+        mirrored.adopt()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zfsganeti import ganeti
-from zfsganeti.errors import BadEnvironment, BadName, Missing, Unavailable
+from zfsganeti import ganeti, here
+from zfsganeti.errors import BadEnvironment, BadName, Busy, Missing, Unavailable
 from zfsganeti.names import check_dataset
 
 quick = settings(max_examples=300, deadline=None, derandomize=True)
@@ -415,6 +416,64 @@ def test_the_running_operation_on_an_instance_is_found_by_short_names_too(queue:
     assert queue.running("OP_INSTANCE_REMOVE", "web22.example.com") is None
     assert queue.running("OP_INSTANCE_REMOVE", "web1.example.com") is None
     assert queue.running("OP_QUEUED", "web1.example.com") is None
+
+
+def test_what_is_yet_to_run_is_pending_and_not_running(queue: ganeti.Master) -> None:
+    for number, status in enumerate(("queued", "waiting", "canceling", "success"), 20):
+        text = job(status=status, input={"OP_ID": "OP_INSTANCE_STARTUP", "instance_name": f"db{number}"})
+        Path(queue.directory, "queue", f"job-{number}").write_text(text, encoding="utf-8")
+    tags = {"OP_ID": "OP_TAGS_SET", "kind": "instance", "name": "tagged.example.com", "tags": ["x"]}
+    Path(queue.directory, "queue", "job-30").write_text(job(status="queued", input=tags), encoding="utf-8")
+    pending = ["db20.example.com", "db21", "db22", "web1.example.com", "tagged.example.com"]
+    assert [name for name in [*pending, "db23", "db2", "old", ""] if queue.is_pending(name)] == pending
+    assert len(queue.jobs()) == 3
+
+
+def test_a_job_that_is_yet_to_run_is_pending(queue: ganeti.Master) -> None:
+    waits = {"OP_ID": "OP_INSTANCE_SET_PARAMS", "instance_name": "web3"}
+    for status in ("queued", "waiting", "running", "canceling", "success", "error", "canceled"):
+        Path(queue.directory, "queue", "job-10").write_text(job(status=status, input=waits), encoding="utf-8")
+        assert queue.is_pending("web3.example.com") == (status in ganeti.PENDING), status
+        assert queue.running("OP_INSTANCE_SET_PARAMS", "web3") is not None or status not in ("running", "canceling")
+    assert not queue.is_pending("web33.example.com")
+    assert not queue.is_pending("old2")
+    assert len(queue.jobs()) == 2
+
+
+def test_nodes_that_are_given_no_instances(master: ganeti.Master) -> None:
+    data = json.loads(Path(master.directory, "config.data").read_text(encoding="utf-8"))
+    one, two = list(data["nodes"].values())[:2]
+    one["drained"], two["vm_capable"] = True, False
+    Path(master.directory, "config.data").write_text(json.dumps(data), encoding="utf-8")
+    assert master.closed_nodes() == {one["name"]: "is drained", two["name"]: "is not vm_capable"}
+
+
+class Queue:
+    """A master on which a job is seen so many times."""
+
+    def __init__(self, seen: int) -> None:
+        self.left = seen
+
+    def is_pending(self, instance: str) -> bool:
+        assert instance == "web1"
+        self.left -= 1
+        return self.left >= 0
+
+
+def test_jobs_are_waited_for_and_that_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    place, said = here.Here(dict), list[str]()
+    place.__dict__["master"] = Queue(2)
+    place.wait_for_jobs("web1", said.append)
+    assert said == ["web1: waiting for the job of Ganeti's that works on it"]
+    assert slept == [here.LOOK_SECONDS] * 2
+    place.__dict__["master"] = Queue(0)
+    place.wait_for_jobs("web1", said.append, submitted=True)
+    assert (len(said), len(slept)) == (1, 3)
+    place.__dict__["master"] = Queue(10)
+    with pytest.raises(Busy, match="^web1: a job of Ganeti's works on it: gnt-job list shows it; then the same command goes on$"):
+        place.wait_for_jobs("web1", said.append, seconds=-1)
 
 
 # what we ask of Ganeti

@@ -12,7 +12,7 @@ import pytest
 
 from tests.rig import Rig, make_rig
 from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES, go
-from zfsganeti import arrival, departure, transfer
+from zfsganeti import arrival, fence, transfer
 from zfsganeti.datasets import DETACH, KEPT, MOVE, ROLLBACK, locked
 from zfsganeti.disks import Disk
 from zfsganeti.errors import Busy, Refused, Unavailable
@@ -366,7 +366,7 @@ def test_a_start_that_ends_a_move_is_alone_with_the_disks(rig: Rig, kind: str, m
     rig.ganeti.add("web1", kind, "node1", DISKS[kind], up=False)
     begin(rig, kind)
     rig.master.call("node1", "move-fence", datasets=NAMES[kind])
-    lift, lifted = departure.lift, []
+    lift, lifted = fence.lift, []
 
     def alone(here: Here, name: str) -> None:
         with pytest.raises(Unavailable, match="another operation of ours is at work on it"), locked(name, seconds=0):
@@ -374,7 +374,7 @@ def test_a_start_that_ends_a_move_is_alone_with_the_disks(rig: Rig, kind: str, m
         lifted.append(name)
         lift(here, name)
 
-    monkeypatch.setattr(departure, "lift", alone)
+    monkeypatch.setattr(fence, "lift", alone)
     rig.ganeti.gnt("gnt-instance", "startup", "web1")
     assert lifted == NAMES[kind]
     assert rig.content("web1") == DISKS[kind]

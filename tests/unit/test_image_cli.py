@@ -16,7 +16,7 @@ import pytest
 from tests.node import CLUSTER_NAME
 from tests.unit.test_images import holding
 from tests.unit.test_transfer import Peer
-from zfsganeti import answer, image_cli, process, variants
+from zfsganeti import answer, exports, image_cli, process, variants
 from zfsganeti.cli import parser
 from zfsganeti.datasets import CLUSTER, INSTANCE, VOLUME
 from zfsganeti.errors import Busy, Missing, Refused, Unavailable, ZfsGanetiError
@@ -34,6 +34,7 @@ class Cluster:
         for peer in self.nodes.values():
             known = SimpleNamespace(**vars(peer.ssconf), nodes=NODES, offline_nodes=[])
             peer.__dict__["ssconf"] = known
+            peer.store.now = lambda peer=peer: float(peer.fake.clock)  # type: ignore[misc]
             for other in self.nodes.values():
                 peer.knows(other)
         here = self.nodes["node1"]
@@ -129,7 +130,7 @@ def test_a_node_that_fails_keeps_no_other_from_it(cluster: Cluster, capsys: pyte
     cluster.nodes["node1"].fake.snapshot(["zfs/vm/.images/debian-12@autosnap"])
     assert cluster.type("delete", "debian-12", "--all-nodes", "--now", "--yes") == 6
     said = capsys.readouterr()
-    assert said.out.startswith("node2: debian-12 has 1 clone, such as web1: it goes after them, not before 20")
+    assert said.out.startswith("node2: debian-12 has 1 clone, such as web1: it goes as soon as the last of them has gone; ")
     assert "node1: dataset zfs/vm/.images/debian-12: has 1 snapshots that are not ours, such as autosnap" in said.err
     assert "node3: does not answer" in said.err
     assert cluster.having("debian-12", deleted=True) == ["node1", "node2"]
@@ -195,6 +196,24 @@ def test_an_image_that_is_fetched_is_not_fetched_twice(cluster: Cluster, monkeyp
     with there.images._alone("debian-12"), pytest.raises(Missing, match="it is arriving"):
         there.images.resolve("debian-12")
     assert len(started) == 2
+
+
+def test_a_peer_that_has_it_out_of_use_is_told_of(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    there = cluster.nodes["node3"]
+    there.fake.mount(there.root.name, there.root.path)
+    assert cluster.type("push", "debian-12", "node3") == 0
+    there.images.delete("debian-12")
+    capsys.readouterr()
+    assert cluster.type("push", "debian-12", "node3") == 5
+    said = "node3: has debian-12, but it is deleted there: gnt-zfs image restore debian-12 on node3 takes that back"
+    assert capsys.readouterr().err == f"gnt-zfs: {said}\n"
+    cluster.nodes["node3"].images.restore("debian-12")
+    cluster.nodes["node1"].images.retire("debian-12")
+    cluster.nodes["node2"].images.delete("debian-12")
+    with pytest.raises(
+        ZfsGanetiError, match="node1: has debian-12, but it is retired there: gnt-zfs image restore debian-12 on node1 takes"
+    ):
+        cluster.type("pull", "debian-12")
 
 
 def test_nothing_is_begun_that_cannot_be_done_everywhere(cluster: Cluster) -> None:
@@ -270,7 +289,7 @@ def test_what_is_meant_and_what_has_it_is_said(cluster: Cluster, capsys: pytest.
     images = cluster.nodes["node1"].images
     cluster.make("node1", "debian-13:1")
     with pytest.raises(Missing, match="^image debian-13 on this node does not exist: there is debian-13:1$"):
-        images.verify("debian-13")
+        exports.verify(images, "debian-13")
     for look in (["show", "debain-12"], ["verify", "debain-12"]):
         with pytest.raises(Missing, match=r"^image debain-12 on this node does not exist: did you mean debian-12\?$"):
             cluster.type(*look)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gzip
+import lzma
 import os
 import subprocess
 from collections.abc import Callable, Mapping
@@ -15,12 +17,12 @@ from hypothesis import strategies as st
 
 from tests.fakeloop import FakeLoop
 from tests.killing import dies
-from tests.node import CLUSTER_NAME, DAY, Node, nodes_at
+from tests.node import CLUSTER_NAME, DAY, HOUR, Node, nodes_at
 from tests.unit.test_sources import CONTENT, SHA256, serving
-from zfsganeti import formats, images
+from zfsganeti import exports, files, formats, images
 from zfsganeti.contents import find_directory, parse_parameters
 from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT
-from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Full, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.images import FORMAT, Image, Images, newest
 from zfsganeti.names import check_image, family
 from zfsganeti.volumes import Volumes
@@ -28,6 +30,7 @@ from zfsganeti.volumes import Volumes
 MIB = 1 << 20
 DISK0, DISK1 = (f"0b1c0b5e-8f0c-4f2e-9d52-5a5e2b0f7c1{number}.ext.disk0" for number in (1, 2))
 GOLD = b"golden"
+QCOW2 = b"QFI\xfb\0\0\0\3"
 quick = settings(max_examples=200, deadline=None, derandomize=True)
 
 
@@ -229,6 +232,58 @@ def test_a_half_made_image_is_swept_after_a_day(bench: Bench) -> None:
     assert bench.node.datasets() == [".images", ".images/.partial"]
 
 
+def test_a_day_begins_when_work_has_ended(bench: Bench) -> None:
+    """However long it has taken until then, and whether it could say that it ended."""
+
+    def slow(_home: str) -> Mapping[str, str]:
+        bench.later(DAY + HOUR)
+        raise Unavailable("example.com", "cannot be reached")
+
+    def killed(_home: str) -> Mapping[str, str]:
+        wrote = bench.images.watch("debian-12")
+        for hour in range(30):
+            bench.later(HOUR)
+            wrote(hour)
+        raise SystemExit
+
+    for fill, error in ((slow, Unavailable), (killed, SystemExit)):
+        with pytest.raises(error):
+            bench.images.make("debian-12", "http://example.com/x", fill)
+        assert bench.images.sweep() == []
+        (arriving,) = bench.images.arriving()
+        assert arriving["until"] == bench.node.fake.clock + DAY
+        bench.later(DAY - 1)
+        assert bench.images.sweep() == []
+    bench.node.fake.unmount(f"{bench.node.root.path}/.images/.partial/debian-12")
+    bench.later(1)
+    assert bench.images.sweep() == [".partial/debian-12"]
+
+
+def test_a_download_is_kept_that_only_room_is_lacking_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_path: str, **_more: Any) -> None:
+        raise Full("debian-12", "no space left on device")
+
+    def nearly_full(*_path: str, **_more: Any) -> None:
+        raise NoSpace("debian-12", 2, 1)
+
+    with serving() as site:
+        for fails, error in ((full, Full), (nearly_full, NoSpace)):
+            with monkeypatch.context() as patch, pytest.raises(error):
+                patch.setattr(formats, "to_raw", fails)
+                bench.images.import_from("debian-12", site.url())
+            assert bench.names() == []
+            assert [found["moving"] for found in bench.images.arriving()] == [False]
+        with pytest.raises(BadInput, match="is not 64 hexadecimal digits"):
+            bench.images.import_from("debian-12", site.url(), sha256="x")
+        assert bench.images.import_from("debian-12", site.url()).checksum == SHA256
+        assert site.ranges_asked()[0] is None
+        assert None not in site.ranges_asked()[1:]
+        monkeypatch.setattr(bench.images, "watched", lambda _name, _progress: nearly_full)
+        with pytest.raises(NoSpace):
+            bench.images.import_from("debian-13", site.url())
+        assert [found["name"] for found in bench.images.arriving()] == ["debian-13"], "what has come until then"
+
+
 def test_an_import_stops_before_the_root_is_full(bench: Bench) -> None:
     def fill(home: str) -> Mapping[str, str]:
         bench.node.fake.available, bench.node.fake.others = 100 << 20, 900 << 20
@@ -240,6 +295,45 @@ def test_an_import_stops_before_the_root_is_full(bench: Bench) -> None:
     said = "image debian-12 on zfs/vm: 64.0M asked for, 50.0M available: 5% of it are kept free, gnt-zfs trash empty may make room"
     assert str(caught.value) == said
     assert bench.names() == []
+
+
+def packed(how: str, block: bytes, count: int) -> bytes:
+    """Return as many blocks as are said, which are of no use to lz4, in next to nothing."""
+    if how == "zst":
+        return subprocess.run(["zstd", "-cq", "--long=24"], input=block * count, stdout=subprocess.PIPE, check=True).stdout
+    return lzma.compress(block * count, preset=1) if how == "xz" else gzip.compress(block * count, 1)
+
+
+@pytest.mark.parametrize("inside", ["raw", "qcow2"])
+@pytest.mark.parametrize("how", ["xz", "zst", "gz"])
+def test_what_unpacks_to_much_more_than_it_is_does_not_fill_the_root(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, inside: str
+) -> None:
+    block = os.urandom(16 * 1024) * 64 if how == "gz" else os.urandom(MIB)
+    head = QCOW2 if inside == "qcow2" else b""
+    (tmp_path / "bomb").write_bytes(packed(how, head + block[len(head) :], 200))
+    assert (tmp_path / "bomb").stat().st_size < 64 * MIB
+    written, write = [0], files.write
+
+    def counted(descriptor: int, data: bytes, offset: int) -> None:
+        written[0] += len(data)
+        bench.node.fake.available = max(0, (160 << 20) - written[0])
+        write(descriptor, data, offset)
+
+    monkeypatch.setattr(files, "write", counted)
+    with pytest.raises(NoSpace, match="^image bomb on zfs/vm: 64.0M asked for, "):
+        bench.images.import_from("bomb", str(tmp_path / "bomb"))
+    assert MIB < written[0] <= 128 * MIB, "looked at twice at most"
+    assert bench.node.datasets() == [".images", ".images/.partial"]
+
+
+@pytest.mark.parametrize(("name", "recorded"), [("a\tb", "a?b"), ("a\nb", "a?b"), ("\N{SNOWMAN}", "\N{SNOWMAN}"), ("a\udcff", "a?")])
+def test_whatever_a_file_is_called_its_path_is_recorded_in_a_line(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, recorded: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(GOLD.ljust(MIB, b"x"))
+    assert bench.images.import_from("debian-12", name).source == f"{tmp_path}/{recorded}"
 
 
 # using
@@ -430,6 +524,38 @@ def test_a_deleted_image_stays_for_its_clones_and_for_the_days_of_the_trash(benc
     assert bench.names() == []
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_what_is_deleted_now_goes_with_its_last_clone(bench: Bench, late: bool) -> None:
+    bench.make()
+    bench.use()
+    if late:
+        bench.images.delete("debian-12")
+    assert not bench.images.delete("debian-12", now=True)
+    assert not bench.images.delete("debian-12"), "and is not kept any longer by who says it again"
+    bench.later(HOUR)
+    assert bench.images.sweep() == []
+    bench.volumes.destroy(DISK0)
+    assert bench.images.sweep() == ["debian-12"]
+    bench.make()
+    bench.images.delete("debian-12", now=False)
+    assert bench.images.sweep() == []
+    bench.images.restore("debian-12")
+    assert (bench.images.must("debian-12").deleted, bench.images.must("debian-12").at_once) == (0, False)
+
+
+def test_a_clock_that_jumps_ahead_makes_no_image_go(bench: Bench) -> None:
+    bench.make()
+    bench.images.delete("debian-12", now=False)
+    bench.node.trash.give_up()
+    bench.later(400 * DAY)
+    bench.node.trash.give_up()
+    assert bench.images.sweep() == []
+    for _day in range(7):
+        bench.later(DAY)
+        bench.node.trash.give_up()
+    assert bench.images.sweep() == ["debian-12"]
+
+
 def test_what_was_deleted_can_be_had_back(bench: Bench) -> None:
     bench.make()
     assert not bench.images.delete("debian-12")
@@ -449,10 +575,10 @@ def test_two_read_an_image_at_once_and_nobody_changes_it_meanwhile(bench: Bench,
     made(bench)
     image = bench.images.must("debian-12")
     with bench.images.open(image) as one, bench.images.open(image) as other:
-        bench.images.verify("debian-12") if image.content else None
-        bench.images.export("debian-12", str(tmp_path / "debian.raw"), "raw")
+        exports.verify(bench.images, "debian-12") if image.content else None
+        exports.export(bench.images, "debian-12", str(tmp_path / "debian.raw"), "raw")
         told = list[tuple[str, int, int]]()
-        bench.images.export("debian-12", str(tmp_path / "debian.qcow2"), "qcow2", lambda *step: told.append(step))
+        exports.export(bench.images, "debian-12", str(tmp_path / "debian.qcow2"), "qcow2", lambda *step: told.append(step))
         assert told[-1] == ("convert", MIB, MIB)
         bench.create()
         assert os.pread(one, 6, 0) == os.pread(other, 6, 0) == Path(tmp_path, "debian.raw").read_bytes()[:6] == GOLD
@@ -467,6 +593,44 @@ def test_two_read_an_image_at_once_and_nobody_changes_it_meanwhile(bench: Bench,
         assert bench.node.fake.mounted_at(f"{bench.node.root.path}/.images/debian-12") is None
     assert (tmp_path / "debian.qcow2").read_bytes()[:4] == b"QFI\xfb"
     bench.images.rename("debian-12", "new")
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_an_export_touches_no_other_file(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, nameless: bool) -> None:
+    """What has the name that a temporary file might have, and what a link of that name leads to, is as it was."""
+    bench.make()
+    if not nameless:
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # which such a filesystem takes O_TMPFILE for
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.partial").write_bytes(b"mine")
+    (tmp_path / "victim").write_bytes(b"precious")
+    (out / "link.partial").symlink_to(tmp_path / "victim")
+    for name in ("mine", "link"):
+        exports.export(bench.images, "debian-12", str(out / name), kind)
+        assert (out / name).stat().st_mode & 0o777 == 0o600
+        assert not (out / name).is_symlink()
+        with pytest.raises(Refused, match="exists already"):
+            exports.export(bench.images, "debian-12", str(out / name), kind)
+    assert (out / "mine.partial").read_bytes() == b"mine"
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert sorted(os.listdir(out)) == ["link", "link.partial", "mine", "mine.partial"]
+    with pytest.raises(ZfsGanetiError, match="no such file or directory"):
+        exports.export(bench.images, "debian-12", str(tmp_path / "none/x"), kind)
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_an_export_that_fails_leaves_nothing(bench: Bench, tmp_path: Path, kind: str) -> None:
+    def full(_what: str, _done: int, _all: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    bench.make()
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(Full):
+        exports.export(bench.images, "debian-12", str(out / "x"), kind, full)
+    assert os.listdir(out) == []
 
 
 def test_snapshots_of_others_keep_an_image(bench: Bench) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import io
 import os
+import re
 import stat
 import struct
 from collections.abc import Callable
@@ -278,7 +279,9 @@ def test_a_reinstallation_copies_and_keeps_what_was_there(bench: Bench) -> None:
     bench.add()
     Path(bench.path()).write_bytes(b"mine".ljust(2 * MIB, b"\0"))
     os.chmod(bench.path(), 0o700)
-    assert bench.again("debian-13").startswith("disk 0 of web1 is a copy of image debian-13 (")
+    assert re.fullmatch(
+        r"disk 0 of web1 is a copy of image debian-13 \(\S+ by ZFS, which shares blocks where it can\)", bench.again("debian-13")
+    )
     assert bench.files() == {FIRST: b"newer"}
     made = os.stat(bench.path())
     assert (made.st_size, stat.S_IMODE(made.st_mode)) == (2 * MIB, 0o700)
@@ -426,11 +429,27 @@ def test_a_device_holds_the_same_bytes_whatever_it_held(
     target.write_bytes(b"\xff" * size)
     with source.open("rb") as reader, target.open("r+b") as writer:
         clear(reader.fileno(), writer.fileno(), held, size)
-        copy_data(reader.fileno(), writer.fileno(), share=share)
+        how = copy_data(reader.fileno(), writer.fileno(), share=share)
+    assert how == ("0B were copied" if not written else how)
+    assert ("by ZFS" in how, "were copied" in how) == ((True, False) if share and written else (False, True))
     content = target.read_bytes()
     assert content[:held] == source.read_bytes()
     assert content[held + 512 :] == b"\xff" * (size - held - 512)
     assert discarded == [(3000320, size - 3000320)]
+
+
+def test_what_was_copied_is_told_from_what_may_be_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"x" * (2 * MIB))
+
+    def half(_reader: int, _writer: int, offset: int, _length: int) -> int:
+        return MIB if offset == 0 else 0  # from there on another pool, as it were
+
+    monkeypatch.setattr(install, "_shared", half)
+    with source.open("rb") as reader, target.open("w+b") as writer:
+        said = copy_data(reader.fileno(), writer.fileno(), share=True)
+        assert said == "1.00M by ZFS, which shares blocks where it can; 1.00M were copied"
+        assert copy_data(reader.fileno(), writer.fileno()) == "2.00M were copied"
 
 
 def test_a_dump_comes_back_as_it_was_and_zeros_are_not_written(tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fakeloop import FakeLoop
-from tests.fakelvm import FakeLvm
+from tests.fakelvm import FakeLogical, FakeLvm
 from tests.killing import dies
 from tests.node import Node, nodes_at
 from zfsganeti import intake
 from zfsganeti.datasets import INSTANCE, INTENT
-from zfsganeti.errors import BadInput, Busy, Foreign, Missing
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
 from zfsganeti.intake import Job, Pass, Progress, plan, unpack
 from zfsganeti.lvm import Logical
 from zfsganeti.volumes import Volumes
@@ -95,6 +95,16 @@ def test_what_changes_while_it_is_copied_is_copied_again_and_nothing_else(bench:
     assert os.stat(bench.path).st_blocks * 512 < MIB + 5 * 65536, "what is empty stays empty"
 
 
+def test_a_snapshot_with_little_room_is_copied_to_its_end(bench: Bench) -> None:
+    """LVM tells a snapshot's room as its size."""
+    bench.lvm.write(LV, SIZE - 5, b"last!")
+    bench.copy(1, room=2 * 65536)
+    assert bench.new() == bench.lvm.content(LV)
+    bench.lvm.write(LV, 5, b"again")
+    assert bench.finish() == 65536
+    assert bench.new() == bench.lvm.content(LV)
+
+
 def test_without_a_snapshot_all_of_it_is_compared(bench: Bench) -> None:
     assert bench.job.changed() == -1
     assert bench.finish() == SIZE
@@ -142,6 +152,48 @@ def test_a_disk_that_is_in_use_is_not_taken_for_stopped(bench: Bench, monkeypatc
     bench.lvm.busy = ["process qemu-system-x86 (7)"]
     with pytest.raises(Busy, match=f"vg/{LV}: is in use by process qemu"):
         bench.job.finish(0, 0)
+
+
+def test_a_new_disk_that_a_guest_runs_on_is_not_written(bench: Bench) -> None:
+    bench.copy(1)
+    with open(bench.path, "r+b") as guest:
+        guest.write(b"the guest's")
+        guest.flush()
+        for act in (lambda: bench.copy(2), bench.finish):
+            with pytest.raises(Busy, match=r"^disk 0 of web1: its new one is in use by process .*: stop that, then the same command"):
+                act()
+    bench.here.volumes.devices.attached["other"] = (bench.path, SIZE)
+    with pytest.raises(Busy, match="in use by /dev/zfsganeti/other"):
+        bench.finish()
+    assert bench.new().startswith(b"the guest's")
+
+
+def test_a_disk_that_was_grown_since_is_not_cut_off(bench: Bench) -> None:
+    bench.copy(1)
+    with open(bench.lvm.find("vg", LV).path, "ab") as file:
+        file.write(os.urandom(MIB))
+    bench.lvm.known[LV] = FakeLogical(**{**vars(bench.lvm.known[LV]), "size": SIZE + MIB})
+    said = r"^disk 0 of web1: has 3.06M, its new one 2.06M: it was grown since: gnt-zfs adopt --abort web1, then again$"
+    for act in (lambda: bench.copy(2), bench.finish):
+        with pytest.raises(Refused, match=said):
+            act()
+    # of drbd a guest sees less than the volume, which LVM has rounded up
+    job = Job(bench.here, {**PLACES, "size": SIZE}, bench.lvm)
+    assert job.finish(0, 60)["ended"]
+    assert bench.new() == bench.lvm.content(LV)[:SIZE]
+    with pytest.raises(Refused, match="has 2.06M, its new one 2.06M: it was grown"):
+        Job(bench.here, {**PLACES, "size": SIZE + 1}, bench.lvm).finish(0, 60)
+
+
+def test_a_guest_on_drbd_is_no_user_of_its_volume(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ganeti may say that it is stopped when it is not: the stop has failed."""
+    monkeypatch.setattr(intake, "CLOSING_SECONDS", 0)
+    monkeypatch.setattr(intake, "DRBD_DEVICE", f"{tmp_path}/drbd{{}}")
+    job = Job(bench.here, {**PLACES, "minor": 0}, bench.lvm)
+    with open(f"{tmp_path}/drbd0", "wb"), pytest.raises(Busy, match=rf"vg/{LV}: is in use by process .*: stop it, then the same"):
+        job.finish(0, 0)
+    assert not job.finish(0, 0)["ended"]
+    assert not Job(bench.here, {**PLACES, "minor": 1}, bench.lvm).finish(0, 0)["ended"]
 
 
 writes = st.tuples(st.integers(0, SIZE - 1), st.binary(min_size=1, max_size=9))

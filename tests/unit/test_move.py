@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.rig import Rig, make_rig
-from zfsganeti import adopt_cli, adoption, arrival, datasets, departure, move
+from zfsganeti import adopt_cli, adoption, arrival, datasets, departure, here, move, retreat
 from zfsganeti.answer import VERBS
 from zfsganeti.cli import parser
 from zfsganeti.datasets import KEPT, MOVE
@@ -372,7 +372,7 @@ def test_two_administrators(rig: Rig) -> None:
     rig.ganeti.add("web1", "file", "node1", FILES)
     with move.alone("web1"):
         assert move.at_work() == {"web1"}
-        with pytest.raises(Busy, match="^web1: is being moved by another gnt-zfs move: wait for that$"):
+        with pytest.raises(Busy, match="^web1: another gnt-zfs move or adopt is at work on it: wait for that$"):
             go(rig)
     assert move.at_work() == set()
 
@@ -422,6 +422,7 @@ def rigs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> Iterator
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "LOCKS", str(tmp_path / "locks"))
     monkeypatch.setattr(departure, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(here, "LOOK_SECONDS", 0.0)
 
 
 @KINDS
@@ -461,7 +462,7 @@ def test_wherever_the_mover_dies_before_the_switch_abort_goes_back(tmp_path: Pat
     for point, rig in rigs(tmp_path, monkeypatch, kind):
         switched = rig.ganeti.data["web1"]["primary"] == "node2"
         try:
-            move.abort(rig.master, "web1", lambda _text: None)
+            retreat.Back(rig.master, "web1", lambda _text: None).run()
         except Refused as error:
             assert switched
             assert "is on node2 already: gnt-zfs move web1 node2 ends that" in str(error)
@@ -493,7 +494,7 @@ def test_what_has_come_of_an_instance_that_is_gone_is_given_up(
     rig.ganeti.add("web1.example.com", kind, "node1", DISKS[kind])
     go(rig, name="web1.example.com", presync_only=True)
     del rig.ganeti.data["web1.example.com"]
-    options = parser().parse_args(["move", "--abort", "web1"])
+    options = parser().parse_args(["move", "--abort", "--yes", "web1"])
     assert options.run(rig.master, options) == 0
     assert rig.knots["node2"].datasets() == [".moving"]
     assert sorted(rig.knots["node1"].datasets()) == names

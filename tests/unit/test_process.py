@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from zfsganeti.errors import Unavailable
-from zfsganeti.process import ENVIRONMENT, query
+from zfsganeti.process import ENVIRONMENT, execute, query
 
 HOUSE = Path(__file__).parents[2]
 
@@ -49,3 +52,22 @@ def test_what_is_asked_costs_no_module_that_takes_longer_than_the_program() -> N
     )
     said = subprocess.run([sys.executable, "-I", "-S", "-c", body], capture_output=True, text=True, check=True).stdout
     assert not {"subprocess", "re", "json", "hashlib", "ctypes", "signal", "typing", "sh", "cffi", "socket"} & set(said.split())
+
+
+def test_a_program_does_not_outlive_an_interruption_of_who_waits_for_it(tmp_path: Path) -> None:
+    came, late = tmp_path / "came", tmp_path / "late"
+
+    def interrupt() -> None:
+        while not came.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        execute(["sh", "-c", f"echo $$ > {came}.new; mv {came}.new {came}; sleep 600; touch {late}"], seconds=60)
+    pid = int(came.read_text())
+    deadline = time.monotonic() + 60
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not os.path.exists(f"/proc/{pid}")
+    assert not late.exists()

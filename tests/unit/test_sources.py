@@ -7,6 +7,8 @@ import http.server
 import os
 import socket
 import socketserver
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,7 +19,7 @@ import pytest
 
 from zfsganeti import sources
 from zfsganeti.errors import BadInput, Busy, Missing, Refused, Unavailable
-from zfsganeti.sources import Fetched, fetch, local, shown
+from zfsganeti.sources import Fetched, fetch, local, recorded, shown
 
 CONTENT = b"".join(hashlib.sha256(str(number).encode()).digest() for number in range(20_000))
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -34,6 +36,7 @@ class Site(http.server.ThreadingHTTPServer):
         self.content, self.etag = CONTENT, '"one"'
         self.ranges, self.cut, self.length = True, 0, 0
         self.asked: list[tuple[str, str | None, str | None]] = []
+        self.conditions: list[str | None] = []  # If-Range of every request
 
     def url(self, path: str = "/image", user: str = "") -> str:
         return f"http://{user}127.0.0.1:{self.server_port}{path}"
@@ -51,6 +54,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:  # noqa: N802
         path, site = urlsplit(self.path).path, self.server
         site.asked.append((self.path, self.headers["Range"], self.headers["Authorization"]))
+        site.conditions.append(self.headers["If-Range"])
         if path.startswith("/to/"):
             self.redirect(path.removeprefix("/to/").replace("~", "/"))
         elif path == "/loop":
@@ -132,6 +136,9 @@ def cut(site: Site, target: Path, at: int = HALF) -> str:
         ("http:me:secret@host/x", "http:..."),
         ("http://[secret/x", "http:..."),
         ("http://host/\x1b[31mred", "http://host/[31mred"),
+        (" https://me:secret@host/x?token=secret", " https://host/x"),
+        ("\ufeff'\thttps://me:secret@host/x", "?'?https://host/x"),
+        ("/srv/a\tb\n\udcff.raw", "/srv/a?b??.raw"),
     ],
 )
 def test_no_secret_is_shown(source: str, said: str) -> None:
@@ -149,6 +156,17 @@ def test_files_and_urls_are_told_apart() -> None:
     for bad in ("", "file:", "file://other/x", "file:///a%00b", "/a\0b"):
         with pytest.raises(BadInput):
             local(bad)
+    with pytest.raises(BadInput) as caught:
+        local(" https://me:secret@host/x")
+    assert str(caught.value) == "source  https://host/x: has ' ' before the URL"
+    assert local("./mirror/https://x") == "./mirror/https://x"
+
+
+def test_where_a_file_is_is_recorded_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert recorded("a\tb.raw") == f"{tmp_path}/a?b.raw"
+    assert recorded("https://me@host/x?y") == "https://host/x"
+    assert recorded("file:///srv/x") == "file:///srv/x"
 
 
 # files
@@ -198,6 +216,55 @@ def test_what_was_cut_goes_on(site: Site, tmp_path: Path) -> None:
     assert fetch(site.url(), str(target), sha256=SHA256).sha256 == SHA256
     assert site.ranges_asked() == [None, f"bytes={HALF}-"]
     assert left(tmp_path) == ["image", "image.json"]
+
+
+def test_a_weak_etag_is_no_reason_to_go_on(site: Site, tmp_path: Path) -> None:
+    """Of bytes that mean the same the first half and the second half make nothing that means anything."""
+    target = tmp_path / "image"
+    site.etag = 'W/"one"'
+    assert cut(site, target).endswith(": run it again")
+    site.content = CONTENT[::-1]
+    assert Path(fetch(site.url(), str(target)).path).read_bytes() == CONTENT[::-1]
+    assert site.ranges_asked() == [None, None]
+
+
+def test_a_server_is_told_of_what_the_rest_is_wanted(site: Site, tmp_path: Path) -> None:
+    target = tmp_path / "image"
+    cut(site, target)
+    fetch(site.url(), str(target))
+    assert site.conditions == [None, '"one"']
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """One that nobody but this test has signed, with its key in the same file."""
+    made = tmp_path / "certificate"
+    key, names = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes", "-subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    subprocess.run(
+        ["openssl", *f"req -x509 -days 2 {key} {names}".split(), "-keyout", made, "-out", f"{made}.pem"], check=True, capture_output=True
+    )
+    with made.open("ab") as file:
+        file.write(Path(f"{made}.pem").read_bytes())
+    return made
+
+
+def test_https_is_for_who_trusts_the_certificate(site: Site, tmp_path: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    site.socket = context.wrap_socket(site.socket, server_side=True)
+    url, target = f"https://localhost:{site.server_port}/image", tmp_path / "image"
+    with pytest.raises(Unavailable, match=f"^{url}: its certificate is not valid .self-signed certificate.$"):
+        fetch(url, str(target))
+    monkeypatch.setenv("SSL_CERT_FILE", f"{certificate}.pem")
+    with pytest.raises(Unavailable, match="its certificate is not valid .*127.0.0.1"):
+        fetch(url.replace("localhost", "127.0.0.1"), str(target))
+    site.cut = HALF
+    with pytest.raises(Unavailable, match=f"^{url}: ended after 312K of 625K"):
+        fetch(url, str(target))
+    assert fetch(url, str(target), sha256=SHA256) == Fetched(str(target), SHA256, len(CONTENT))
+    assert site.ranges_asked() == [None, f"bytes={HALF}-"]
+    with pytest.raises(Refused, match=f"is redirected from https to http://localhost:{site.server_port}/image, which anybody may have"):
+        fetch(f"https://localhost:{site.server_port}/to/http:~~localhost:{site.server_port}~image", str(target))
 
 
 def test_a_part_that_is_whole_is_not_downloaded_again(site: Site, tmp_path: Path) -> None:
@@ -259,7 +326,7 @@ def test_redirects_are_followed_but_not_for_ever(site: Site, tmp_path: Path) -> 
 
 
 def test_a_redirect_never_leaves_https(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sources, "_http", lambda _url, _start: "http://elsewhere/x?secret")
+    monkeypatch.setattr(sources, "_http", lambda _url, _start, _mark: "http://elsewhere/x?secret")
     with pytest.raises(Refused) as caught:
         fetch("https://me:secret@host/x", str(tmp_path / "image"))
     assert str(caught.value) == "https://host/x: is redirected from https to http://elsewhere/x, which anybody may have changed"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from zfsganeti.terminal import Meter, table
@@ -52,3 +54,37 @@ def test_nobody_is_told_of_what_was_quick(capsys: pytest.CaptureFixture[str]) ->
         for step in range(100):
             meter("convert", step, 99)
     assert capsys.readouterr().err == ""
+
+
+class Hung:
+    """A terminal that is gone after some writes."""
+
+    encoding = "utf-8"
+
+    def __init__(self, writes: int) -> None:
+        self.left, self.tried = writes, 0
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.tried += 1
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(5, "Input/output error")
+        return len(text)
+
+    def flush(self) -> None:
+        if self.left < 0:
+            raise OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize("writes", range(3))
+def test_a_terminal_that_is_gone_stops_nothing(monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
+    hung = Hung(writes)
+    monkeypatch.setattr(sys, "stderr", hung)
+    with Meter("web1") as meter:
+        for number in range(5):
+            meter(f"pass {number}", 1, 2)
+        meter.rest()
+    assert hung.tried <= writes + 2, "it was written to although it is gone"

@@ -21,7 +21,7 @@ from zfsganeti import transfer
 from zfsganeti.answer import VERBS, answer
 from zfsganeti.config import Config
 from zfsganeti.datasets import CLUSTER, INSTANCE
-from zfsganeti.errors import BadInput, BadName, Busy, CommandFailed, Conflict, Missing, NoSpace, Unavailable, ZfsGanetiError
+from zfsganeti.errors import BadInput, BadName, Busy, CommandFailed, Conflict, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.here import Here
 from zfsganeti.node import PeerFailed
 from zfsganeti.roots import Root
@@ -30,7 +30,7 @@ from zfsganeti.transfer import Abandon, Full, Incremental, Nothing, Pushed, Resu
 
 NAME = "debian-12:2026-11-01"
 PLACED, PARTIAL = f"zfs/vm/.images/{NAME}", f"zfs/vm/.images/.partial/{NAME}"
-MARKS = {"org.zfsganeti:image": "Debian 12"}
+MARKS = {"org.zfsganeti:image": "Debian 12", "org.zfsganeti:imported": "1700000000"}
 FILES = {"disk": b"golden" * 500}
 
 
@@ -321,6 +321,15 @@ def test_what_is_mounted_is_not_put_in_place(pair: Pair, monkeypatch: pytest.Mon
         pair.push()
     assert caught.value.exit_code == Busy.exit_code
     assert pair.there.fake.get(PLACED) is None
+
+
+@pytest.mark.parametrize(("mark", "said"), [("retired", "retired"), ("deleted", "deleted")])
+def test_what_nobody_can_use_there_is_no_success(pair: Pair, mark: str, said: str) -> None:
+    pair.push()
+    pair.there.fake.set(PLACED, {f"org.zfsganeti:{mark}": "1"})
+    with pytest.raises(Refused) as caught:
+        pair.push()
+    assert str(caught.value) == f"node2: has {NAME}, but it is {said} there: gnt-zfs image restore {NAME} on node2 takes that back"
 
 
 def test_a_partial_of_others_is_not_destroyed(pair: Pair) -> None:

@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
-from zfsganeti.errors import Unavailable
-from zfsganeti.zfs import Zfs
+from zfsganeti.errors import BadInput, Unavailable
+from zfsganeti.zfs import Zfs, encode
+
+SOURCE = "org.zfsganeti:source"
 
 
 @pytest.mark.parametrize(
@@ -21,3 +23,24 @@ def test_nothing_is_made_on_a_node_where_it_could_not_be_destroyed(
     with pytest.raises(Unavailable) as caught:
         getattr(Zfs(), change)(*arguments)
     assert str(caught.value) == "libzfs_core: python3-pyzfs is not installed (No module named 'libzfs_core'): apt install python3-pyzfs"
+
+
+@pytest.mark.parametrize("value", ["a\tb", "a\nb", "a\0b", "a\udcff", "x" * 8192, "\N{SNOWMAN}" * 2731])
+def test_what_would_garble_the_answers_of_zfs_is_never_set(value: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        encode({}, {SOURCE: value})
+    assert str(caught.value).startswith(f"user property {SOURCE}: its value must be up to 8191 bytes of printable text, and is ")
+    assert str(caught.value).isascii()
+    assert encode({}, {SOURCE: "/srv/\N{SNOWMAN}"}) == {SOURCE.encode(): "/srv/\N{SNOWMAN}".encode()}
+
+
+@pytest.mark.parametrize(("value", "seen"), [("/srv/a\tb", "/srv/a\tb"), ("/srv/a\nb", None), ("a\x85b\u2028c\x1c", "a\x85b\u2028c\x1c")])
+def test_a_property_that_was_set_by_hand_hides_no_other(monkeypatch: pytest.MonkeyPatch, value: str, seen: str | None) -> None:
+    def said(_zfs: Zfs, *_words: str) -> str:
+        others = f"zfs/b\t{SOURCE}\t/srv/b\tlocal\nzfs/c\t{SOURCE}\t/srv/c\tinherited from zfs\n"
+        return f"zfs/a\t{SOURCE}\t{value}\tlocal\nzfs/a\tused\t5\t-\n{others}"
+
+    monkeypatch.setattr(Zfs, "_command", said)
+    found = {dataset.name: dataset for dataset in Zfs().datasets("zfs", marks=(SOURCE,)) if dataset.name.startswith("zfs/")}
+    assert (found["zfs/a"].marks.get(SOURCE), found["zfs/a"].used) == (seen, 5)
+    assert (found["zfs/b"].marks, found["zfs/c"].marks) == ({SOURCE: "/srv/b"}, {})

@@ -1,0 +1,187 @@
+"""The fence of a move: from then on the last snapshot of a dataset is all there is, and nobody writes to it on this node.
+
+A dataset is fenced when it is read-only, not mounted, and says so. A start of the instance here lifts the fence, as long as this node
+is its primary and the other one has not let it live there, so that the way back costs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from zfsganeti.arrival import names_of, settle, texts_of
+from zfsganeti.datasets import INSTANCE, INTENT, MARKS, MOVE, VOLUME, locked, refuse_half_back
+from zfsganeti.errors import Busy, Missing, Refused, Unavailable, ZfsGanetiError, one_line
+from zfsganeti.here import Here
+from zfsganeti.moving import mark_of
+from zfsganeti.process import holding
+from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, STOPPING, Leaving, has_landed
+from zfsganeti.zfs import Dataset
+
+# one dataset
+
+
+def get(place: Here, name: str) -> Dataset:
+    """Return one of this node's datasets of ours."""
+    dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
+    if dataset is None or not place.store.is_ours(dataset):
+        raise Missing(f"dataset {place.root.name}/{name} of ours", "gnt-zfs check says where it is")
+    return dataset
+
+
+def home_of(place: Here, dataset: Dataset) -> str:
+    return f"{place.root.path}/{dataset.short}"
+
+
+def refuse_return(place: Here, dataset: Dataset) -> None:
+    """No rollback is at work on the dataset, nor has one left what could bring it back here once it lives elsewhere."""
+    from zfsganeti.rollback import beside
+
+    made = place.zfs.get(beside(dataset.name), marks=MARKS)
+    for one in (dataset, made) if made is not None else (dataset,):
+        refuse_half_back(one)
+
+
+@contextlib.contextmanager
+def alone(names: Sequence[str]) -> Iterator[None]:
+    """Nobody else of us works on any of the datasets on this node."""
+    with contextlib.ExitStack() as stack:
+        for name in sorted(set(names)):
+            stack.enter_context(locked(name))
+        yield
+
+
+# the fence
+
+
+def fence(here: Here, request: dict[str, Any]) -> Any:
+    """Nobody can write to the instance's datasets any more, and each says so; Busy names who has one open, and none is fenced then."""
+    names = names_of(request)
+    fenced: list[str] = []
+    try:
+        for name in names:
+            with locked(name):
+                _fence(here.place_of(name), name)
+            fenced.append(name)
+    except BaseException:
+        for name in fenced:
+            lift(here, name, STOPPING)
+        raise
+
+
+def _fence(place: Here, name: str) -> None:
+    dataset = get(place, name)
+    refuse_return(place, dataset)
+    leaving = mark_of(dataset)
+    if leaving is None:
+        raise Missing(f"a move of {name}", "gnt-zfs move begins one")
+    if INTENT in dataset.marks:
+        raise Busy(name, f"an operation is at work on it ({dataset.marks[INTENT].split(' ')[0]})", "gnt-zfs check --repair if it is not")
+    home, instance = home_of(place, dataset), dataset.marks.get(INSTANCE, name)
+    if VOLUME in dataset.marks:
+        place.volumes.detach(name)
+    elif place.zfs.mounted_at(home) == dataset.name:
+        users = holding([entry.path for entry in os.scandir(home) if entry.is_file(follow_symlinks=False)])
+        if users:
+            raise Busy(name, f"is in use by {users[0]}", f"gnt-instance stop {instance}")
+    place.zfs.unmount(home, seconds=place.config.busy_seconds)
+    place.store.unmount_elsewhere(dataset.name)
+    place.zfs.set(dataset.name, {"readonly": "on", MOVE: Leaving(leaving.to, FENCED, leaving.ran, int(time.time()) + LEASE_SECONDS).pack()})
+
+
+def lift(here: Here, name: str, phase: str = PRESYNC) -> None:
+    """What was fenced can be written to again, and is mounted at home; the move goes on from there when it is asked to.
+
+    The caller knows that its instance has not lived on the other node since.
+    """
+    place = here.place_of(name)
+    dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
+    leaving = mark_of(dataset) if dataset is not None else None
+    if dataset is None or leaving is None or leaving.phase not in (FENCED, STOPPING) or not place.store.is_ours(dataset):
+        return
+    place.zfs.clear(dataset.name, ["readonly"])
+    place.zfs.set(dataset.name, {MOVE: Leaving(leaving.to, phase, leaving.ran, leaving.until).pack()})
+    _bring_home(place, dataset)
+
+
+def end(here: Here, instance: str, names: Sequence[str]) -> None:
+    """What a move that was stopped half-way has left of these datasets is fit for use on the instance's primary, or it is refused.
+
+    The caller is alone with them.
+    """
+    settle(here, instance, names)
+    _refuse_stale(here, instance, names)
+    for name in names:
+        lift(here, name)
+
+
+def _refuse_stale(here: Here, instance: str, names: Sequence[str]) -> None:
+    """What was fenced here for another node has not lived there since: that this node is the primary again does not tell."""
+    fenced: dict[str, list[str]] = {}
+    for name in names:
+        place = here.place_of(name)
+        dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
+        leaving = mark_of(dataset) if dataset is not None else None
+        if leaving is not None and leaving.phase == LEFT:
+            raise _newer(instance, leaving.to)
+        if leaving is not None and leaving.fenced:
+            fenced.setdefault(leaving.to, []).append(name)
+    for node, asked in fenced.items():
+        if _live_on(here, instance, asked, node):
+            raise _newer(instance, node)
+
+
+def _newer(instance: str, node: str) -> Refused:
+    return Refused(instance, f"its newer disks are on {node}", f"gnt-instance modify --new-primary={node} {instance}")
+
+
+def _live_on(here: Here, instance: str, names: Sequence[str], node: str) -> bool:
+    """Tell whether a dataset of the instance has landed on a node; Refused when that cannot be asked."""
+    try:
+        said = here.call(node, "move-target", datasets=dict.fromkeys(names, ""))
+        if said["problem"]:
+            raise Unavailable(node, said["problem"])
+    except ZfsGanetiError as error:
+        why = f"whether its newer disks are on {node} is not known ({one_line(error)})"
+        way_out = f"gnt-zfs move --abort {instance} goes back once it answers, or is offline for the cluster"
+        raise Refused(instance, why, way_out) from error
+    return any(has_landed(placed) for placed in said["placed"].values())
+
+
+def _bring_home(place: Here, dataset: Dataset) -> None:
+    if VOLUME in dataset.marks:
+        place.volumes.bring_home(dataset.short)
+    else:
+        place.store.bring_home(dataset.short)
+
+
+def unfence(here: Here, request: dict[str, Any]) -> Any:
+    """The datasets can be used on this node again; the mover says so while this node is their instance's primary.
+
+    If the instance is owed a start, they say so until it has been started.
+    """
+    for name in names_of(request):
+        with locked(name):
+            lift(here, name, STOPPING if request.get("owed") is True else PRESYNC)
+
+
+def check(here: Here, request: dict[str, Any]) -> Any:
+    """Return for each dataset what has become of its fence, '' when it still ends with the snapshot of that GUID."""
+    return {name: _broken(here.place_of(name), name, guid) for name, guid in texts_of(request, "guids").items()}
+
+
+def _broken(place: Here, name: str, guid: str) -> str:
+    dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
+    if dataset is None:
+        return f"{name} is gone"
+    leaving = mark_of(dataset)
+    if leaving is None or not leaving.fenced or place.zfs.local(dataset.name).get("readonly") != "on":
+        return f"{name} is not fenced any more"
+    last = next((snap.name for snap in place.streams.snapshots(dataset.name) if snap.guid == guid), "")
+    if not last:
+        return f"{name} has no snapshot {guid} any more"
+    written = place.streams.written_since(dataset.name, last)
+    return f"{written} bytes were written to {name} since" if written else ""
