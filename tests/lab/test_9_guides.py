@@ -83,6 +83,7 @@ def test_two_fresh_machines_become_a_cluster_with_an_instance_from_an_image(fres
     assert said["hostname -f"].strip() == "node2.example.com"
     assert "All is well on 2 nodes." in said["gnt-zfs check"]
     assert "running" in nodes["node1"].run("gnt-instance list --no-headers -o status web1")
+    assert "is a clone of image debian-12 already" in nodes["node2"].run("cat /var/log/ganeti/os/add-zfs-image+debian-12-web1-*")
     volume = nodes["node2"].run("ls /dev/zfsganeti").split()[0]
     assert nodes["node2"].run(f"dd if=/dev/zfsganeti/{volume} bs=1M skip=1 count=1 status=none | tr -d '\\007' | wc -c").strip() == "0"
 
