@@ -7,9 +7,12 @@ from the parser; `@SETTINGS@`, `@PARAMETERS@`, `@HOOKS@` and `@STATUS@` become t
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +26,9 @@ from zfsganeti.links import LINKS
 HERE = Path(__file__).parent
 PAGES = sorted(HERE.glob("man/*.[1-8].md"))
 HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
-INSTANCE_WORDS = ("INSTANCE", "instance", "INSTANCE[/DISK]", "INSTANCE/DISK")
-NODE_WORDS = ("NODE", "node")
+PLACES = {"INSTANCE": "@instances", "NODE": "@nodes"}  # what is known of what stands for them in a usage, in whatever case
+TRASH = {"trash restore": "@trash"}  # a command whose argument is in the trash
+NEW = ("new_name",)  # an option's value that must not be there yet
 
 
 def commands(top: argparse.ArgumentParser | None = None, words: tuple[str, ...] = ()) -> Iterator[tuple[str, argparse.ArgumentParser]]:
@@ -105,11 +109,25 @@ def write_pages(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for source in PAGES:
         name, section, _md = source.name.rsplit(".", 2)
-        about = {"title": name.upper(), "section": section, "source": f"zfsganeti {__version__}", "volume": "zfsganeti"}
+        about = {"title": name.upper(), "section": section, "date": _date(), "source": f"zfsganeti {__version__}", "volume": "zfsganeti"}
         told = [word for key, value in about.items() for word in ("-M", f"{key}={value}")]
         command = ["lowdown", "-s", "-Tman", "--out-no-smarty", "--parse-no-intraemph", *told]
         done = subprocess.run(command, input=page(source.read_text(encoding="utf-8")), capture_output=True, text=True, check=True)
         (directory / f"{name}.{section}").write_text(done.stdout, encoding="utf-8")
+
+
+def _date() -> str:
+    """Return the day of the last change, which is the same whenever and wherever this is run."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH") or _last_commit() or max(int(source.stat().st_mtime) for source in PAGES)
+    return time.strftime("%Y-%m-%d", time.gmtime(int(epoch)))
+
+
+def _last_commit() -> str:
+    """Return when the last commit was made, '' where there is no repository."""
+    with contextlib.suppress(OSError):
+        asked = ["git", "-C", str(HERE), "log", "-1", "--format=%ct"]
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return ""
 
 
 # completion
@@ -122,16 +140,20 @@ _gnt_zfs_words() {
 }
 
 _gnt_zfs() {
-  local current=${COMP_WORDS[COMP_CWORD]} path="" word index
+  local current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} path="" word index
+  [[ $before == "=" ]] && before=${COMP_WORDS[COMP_CWORD - 2]}
+  [[ $current == "=" ]] && current=""
   COMPREPLY=()
   for ((index = 1; index < COMP_CWORD; index++)); do
     word=${COMP_WORDS[index]}
     case " $(_gnt_zfs_words "$path") " in *" $word "*) [[ $word == -* ]] || path="${path:+$path }$word" ;; esac
   done
-  local words
-  words=$(_gnt_zfs_words "$path")
+  local words=""
+  [[ $before == -* ]] && words=$(_gnt_zfs_words "$path $before")
+  [[ -n $words ]] || words=$(_gnt_zfs_words "$path")
   case " $words " in *" @instances "*) words+=" $(cat /var/lib/ganeti/ssconf_instance_list 2>/dev/null)" ;; esac
   case " $words " in *" @nodes "*) words+=" $(cat /var/lib/ganeti/ssconf_node_list 2>/dev/null)" ;; esac
+  case " $words " in *" @trash "*) words+=" $(gnt-zfs trash list 2>/dev/null | sed '1d;s/ .*//' | sort -u)" ;; esac
   mapfile -t COMPREPLY < <(compgen -W "$words" -X '@*' -- "$current")
   [[ $current == */* || $current == .* ]] && compopt -o default
 }
@@ -140,7 +162,7 @@ complete -F _gnt_zfs gnt-zfs
 
 
 def completion() -> str:
-    """Return a script by which bash completes commands, options, instances and nodes, without starting the program."""
+    """Return a script by which bash completes commands, options and their values, without starting the program except for the trash."""
     found: dict[str, list[str]] = {"": []}
     for name, made in commands():
         words = name.split()
@@ -148,15 +170,33 @@ def completion() -> str:
             step = found.setdefault(" ".join(words[:depth]), [])
             if words[depth] not in step:
                 step.append(words[depth])
-        found[name] = _words(made)
+        found[name] = _words(name, made)
+        found.update({f"{name} {option}": values for option, values in _values(made)})
+    found["help"] += found[""]
     cases = "\n".join(f'    "{path}") echo "{" ".join(words)}" ;;' for path, words in sorted(found.items()))
     return COMPLETION.replace("@CASES@", cases)
 
 
-def _words(made: argparse.ArgumentParser) -> list[str]:
+def _words(name: str, made: argparse.ArgumentParser) -> list[str]:
+    """Return what can be typed after a command: options, choices of arguments, and marks for what the script asks for."""
     words = [option for action in made._actions for option in action.option_strings if option.startswith("--")]
-    places = {str(action.metavar or action.dest) for action in made._actions if not action.option_strings}
-    return words + (["@instances"] if places & set(INSTANCE_WORDS) else []) + (["@nodes"] if places & set(NODE_WORDS) else [])
+    places = [word for action in made._actions if not action.option_strings for word in _known(action)]
+    return list(dict.fromkeys([*words, *places, *([TRASH[name]] if name in TRASH else [])]))
+
+
+def _values(made: argparse.ArgumentParser) -> Iterator[tuple[str, list[str]]]:
+    """Yield each option that takes a value, with what that can be; @none stands for what nobody can know."""
+    for action in made._actions:
+        if action.option_strings and action.nargs != 0:
+            for option in action.option_strings:
+                yield option, ([] if action.dest in NEW else _known(action)) or ["@none"]
+
+
+def _known(action: argparse.Action) -> list[str]:
+    if action.choices is not None:
+        return [str(choice) for choice in action.choices]
+    places = re.findall(r"[A-Z]+", str(action.metavar or action.dest).upper())
+    return [mark for place, mark in PLACES.items() if place in places]
 
 
 if __name__ == "__main__":

@@ -55,6 +55,8 @@ def _run(words: list[str]) -> int:
         _check_word(word)
     try:
         options = parser().parse_args(words)
+        if options.run is _help:
+            return _help(here, options)
     except SystemExit as said:  # all of it: a help, the version, or what was wrong
         return int(said.code or 0)
     if os.geteuid() != 0:
@@ -141,7 +143,15 @@ def parser() -> argparse.ArgumentParser:
     patch_parser(commands)
     snapshot_parser(commands)
     adopt_parser(commands)
+    made = command(commands, "help", _help, "show how a command is used", "gnt-zfs help trash restore")
+    made.add_argument("words", nargs="*", metavar="COMMAND", help="of which (default: what commands there are)")
     return top
+
+
+def _help(_here: Here, options: argparse.Namespace) -> int:
+    """What --help behind a command shows is shown; it takes no root."""
+    parser().parse_args([*options.words, "--help"])
+    return 0
 
 
 def _setup_parser(commands: Any) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from zfsganeti.names import guess, meant
-from zfsganeti.terminal import fail
+from zfsganeti.terminal import explain, fail
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,8 +14,29 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 
+# what people call things elsewhere, by the command that they type it after; a name that is merely alike may be the opposite
+SYNONYMS: dict[str, dict[str, tuple[str, ...]]] = {
+    "gnt-zfs": {
+        "undo": ("trash restore",),
+        "undelete": ("trash restore",),
+        "remove": ("gnt-instance remove",),
+        "rm": ("gnt-instance remove",),
+        "delete": ("gnt-instance remove", "image delete", "snapshot delete"),
+        "add": ("gnt-instance add",),
+        "migrate": ("move",),
+        "failover": ("move",),
+    },
+    "gnt-zfs image": {"remove": ("delete",), "rm": ("delete",), "add": ("import",), "download": ("import",)},
+    "gnt-zfs snapshot": {"remove": ("delete",), "rm": ("delete",), "take": ("create",), "restore": ("rollback",), "revert": ("rollback",)},
+    "gnt-zfs trash": {"undo": ("restore",), "undelete": ("restore",), "delete": ("empty",), "remove": ("empty",), "purge": ("empty",)},
+}
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are one line that names the thing and the way out; those below it are of this kind, too."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **{"allow_abbrev": False, **named})  # what is short for one option now may be for two later
 
     def error(self, message: str) -> NoReturn:
         self._refuse(message, f"{self.prog} --help shows how")
@@ -25,16 +47,35 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """Return what was typed; what this parser does not know is said by it, and not by the one at the top, which knows less."""
-        found, unknown = super().parse_known_args(args, namespace)
+        words = list(sys.argv[1:] if args is None else args)
+        if not words and self._commands():
+            explain(self.format_help().rstrip())
+            raise SystemExit(2)
+        for word in self._own(words):
+            self._check_option(word)
+        found, unknown = super().parse_known_args(words, namespace)
         if unknown:
-            self._refuse_unknown(next((word for word in unknown if word.startswith("-")), unknown[0]))
+            self.error(f"{unknown[0]} is a word too many")
         return found, unknown
 
-    def _refuse_unknown(self, word: str) -> NoReturn:
-        if word.startswith("-"):
-            option = word.partition("=")[0]
-            self._refuse(f"there is no option {option}", meant(option, self._option_string_actions, f"{self.prog} --help shows all"))
-        self.error(f"{word} is a word too many")
+    def _commands(self) -> list[argparse._SubParsersAction[argparse.ArgumentParser]]:
+        return [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+
+    def _own(self, words: list[str]) -> list[str]:
+        """Return those words in which options of this parser can be: what comes behind a command is the command's."""
+        ends = (index for index, word in enumerate(words) if word == "--" or (self._commands() and not word.startswith("-")))
+        return words[: next(ends, len(words))]
+
+    def _check_option(self, word: str) -> None:
+        """It is no option that this parser does not know, which is worth more to hear than what is missing besides."""
+        if not word.startswith("-") or word == "-" or " " in word or word[1].isdigit():  # as argparse has it
+            return
+        option = word.partition("=")[0] if word.startswith("--") else word[:2]
+        if option not in self._option_string_actions:
+            behind = "options come behind the command, and " if self._commands() else ""
+            self._refuse(
+                f"there is no option {option}", meant(option, self._option_string_actions, f"{behind}{self.prog} --help shows all")
+            )
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """As argparse does it, which calls this by that name in every version, but with a guess."""
@@ -42,7 +83,8 @@ class Parser(argparse.ArgumentParser):
             return
         choose = f"choose from {', '.join(map(str, action.choices))}"
         if isinstance(action, argparse._SubParsersAction):
-            self._refuse(f"there is no command {value}", meant(value, action.choices, "") or _deeper(value, action) or choose)
+            known = guess(SYNONYMS.get(self.prog, {}).get(value, ()))
+            self._refuse(f"there is no command {value}", known or meant(value, action.choices, "") or _deeper(value, action) or choose)
         self._refuse(f"{'/'.join(action.option_strings) or action.dest} cannot be {value}", meant(value, action.choices, choose))
 
 

@@ -24,12 +24,12 @@ def snapshot_parser(commands: Any) -> None:
     example = "gnt-zfs snapshot create web1 upgrade"
     verbs = group(commands, "snapshot", "snapshots of an instance: taken, listed, gone back to, cloned", text, example)
     made = command(verbs, "create", _create, "take a snapshot of all disks, also while it runs", example)
-    made.add_argument("instance")
+    made.add_argument("instance", help="whose disks")
     made.add_argument("name", nargs="?", default="", help="what it is called behind gnt- (default: the time in UTC)")
     made.add_argument("--comment", default="", help="a line that list shows")
     made.add_argument("--not-atomic", action="store_true", help="also of a running instance with disks in several pools, one after another")
     made = command(verbs, "list", _list, "show the snapshots of an instance, or of all", "gnt-zfs snapshot list web1")
-    made.add_argument("instance", nargs="?", default="")
+    made.add_argument("instance", nargs="?", default="", help="whose (default: all)")
     made.add_argument("--json", action="store_true", help="for programs")
     text = "go back to a snapshot with a stopped instance; what is newer is kept in the trash"
     made = command(verbs, "rollback", _rollback, text, "gnt-zfs snapshot rollback web1 upgrade")
@@ -50,7 +50,7 @@ def snapshot_parser(commands: Any) -> None:
 
 
 def _which(made: argparse.ArgumentParser) -> None:
-    made.add_argument("instance")
+    made.add_argument("instance", help="whose snapshot it is")
     made.add_argument("snapshot", help="as gnt-zfs snapshot list shows it; gnt- may be left out")
 
 

@@ -76,10 +76,16 @@ def fail(text: str, who: str = "gnt-zfs") -> None:
 
 
 def _tell(text: str, who: str, colour: str) -> None:
+    if getattr(sys, "stderr", None) is not None:
+        explain(f"{colours.painted(f'{who}:', colour, sys.stderr)} {text}")
+
+
+def explain(text: str) -> None:
+    """Lines say on standard error what could have been typed."""
     if getattr(sys, "stderr", None) is None:  # it was closed, and print would take standard output for it
         return
     try:
-        print(f"{colours.painted(f'{who}:', colour, sys.stderr)} {text}", file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
     except OSError:  # nobody listens: the exit status says it all
         say_no_more(sys.stderr)
 

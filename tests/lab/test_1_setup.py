@@ -45,6 +45,8 @@ def test_setup_refuses_what_is_no_root(fresh: Lab) -> None:
 def test_setup_refuses_a_directory_with_files(fresh: Lab) -> None:
     fresh.node2.run(f"mkdir -p {DIRECTORY}/web1; touch {DIRECTORY}/web1/disk")
     done = fresh.master.execute(SETUP)
+    elsewhere = fresh.fails("gnt-zfs setup --directory /zfs/other zfs/vm node3=tank/vm")  # a plan, which nobody is there to agree to
+    assert "node2.example.com: mount zfs/vm at /zfs/other" in elsewhere
     fresh.node2.run(f"rm -r {DIRECTORY}")
     assert done.status == 5
     assert f"node2.example.com: {DIRECTORY}: is a directory with files and no dataset" in done.stderr

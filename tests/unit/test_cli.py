@@ -88,7 +88,7 @@ def test_what_cannot_be_written_is_said_in_one_line() -> None:
 HELP = [sys.executable, "-c", "import sys; from zfsganeti import cli; raise SystemExit(cli.main(sys.argv[1:]))"]
 
 
-@pytest.mark.parametrize(("words", "status"), [(["image", "--help"], 141), (["chekc"], 2)])
+@pytest.mark.parametrize(("words", "status"), [(["image", "--help"], 141), (["chekc"], 2), ([], 2)])
 def test_nobody_reads_a_help_or_a_complaint(words: list[str], status: int) -> None:
     """Standard output and error are one pipe that nobody reads: it ends as it would have, without a word."""
     reading, writing = os.pipe()

@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 
 from docs import generate
+from zfsganeti import extstorage
 from zfsganeti.cli import parser
 from zfsganeti.config import SETTINGS
-from zfsganeti.contents import PARAMETERS
+from zfsganeti.contents import PARAMETERS, parse_parameters
 from zfsganeti.errors import EXIT_STATUS, ZfsGanetiError
 from zfsganeti.extstorage import NAMES
 
 PAGE = (generate.HERE / "man/gnt-zfs.8.md").read_text(encoding="utf-8")
 COMMANDS = dict(generate.commands())
+SILENT = ("image", "disk", "detach")  # whose arguments say nothing yet
 
 
 def paragraphs(text: str) -> dict[str, str]:
@@ -80,6 +82,11 @@ def test_every_option_says_what_it_is(name: str) -> None:
     assert [action.dest for action in options(COMMANDS[name]) if not action.help] == []
 
 
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name.split()[0] not in SILENT])
+def test_every_argument_says_what_it_is(name: str) -> None:
+    assert [action.dest for action in COMMANDS[name]._actions if not action.option_strings and not action.help] == []
+
+
 def test_the_page_has_what_the_parser_knows() -> None:
     made = generate.page(PAGE)
     assert "**--sha256**" in made
@@ -92,17 +99,43 @@ def test_settings_parameters_and_verbs_are_all_there() -> None:
     assert [setting.name for setting in SETTINGS if f"**{setting.name}** (default" not in settings] == []
     provider = generate.page((generate.HERE / "man/zfsganeti-extstorage.7.md").read_text(encoding="utf-8"))
     assert [word for word in (*PARAMETERS, *NAMES) if f"**{word}**" not in provider] == []
+    read = set(re.findall(r"VOL_[A-Z_]+", Path(str(extstorage.__file__)).read_text(encoding="utf-8")))
+    assert len(read) > 5
+    assert [word for word in read if f"\n**{word}**\n" not in provider] == []
+
+
+def test_disks_in_the_provider_s_examples_are_good() -> None:
+    page = (generate.HERE / "man/zfsganeti-extstorage.7.md").read_text(encoding="utf-8")
+    given = re.findall(r"^ {4}.*?size=\w+,provider=zfs,(\S+)", page, re.MULTILINE)
+    assert len(given) > 2
+    for words in given:
+        parse_parameters(dict(word.split("=", 1) for word in words.split(",")))
 
 
 @pytest.mark.skipif(shutil.which("lowdown") is None, reason="lowdown is needed where the package is built only")
-def test_pages_are_roff_without_complaints(tmp_path: Path) -> None:
+def test_pages_are_roff_without_complaints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1793491200")
     generate.write_pages(tmp_path)
     assert len(list(tmp_path.iterdir())) == len(generate.PAGES) == 4
-    assert ".TH" in (tmp_path / "gnt-zfs.8").read_text(encoding="utf-8")
+    for path in tmp_path.iterdir():
+        made = path.read_text(encoding="utf-8")
+        assert re.search(r'^\.TH "\S+" "\d" "2026-11-01"', made, re.MULTILINE)
+        assert "*" not in made.partition("SYNOPSIS")[2].partition(".SH")[0]
+        assert "**" not in made
+
+
+def test_a_page_bears_the_day_of_the_last_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d", generate._date())
+
+
+LISTED = """cat() { case $1 in *instance_list) echo web1 web2;; *node_list) echo node1.example.com node2.example.com;; esac; }
+gnt-zfs() { printf '%s\\n' "INSTANCE  ENTRY" "web3  web3:20261101T000000Z" "web3  web3:20261102T000000Z"; }
+"""
 
 
 def complete(*words: str) -> list[str]:
-    script = f"{generate.completion()}\nCOMP_WORDS=(gnt-zfs {' '.join(repr(word) for word in words)})\nCOMP_CWORD={len(words)}\n"
+    script = f"{generate.completion()}\n{LISTED}COMP_WORDS=(gnt-zfs {' '.join(repr(word) for word in words)})\nCOMP_CWORD={len(words)}\n"
     done = subprocess.run(["bash", "-c", script + '_gnt_zfs; printf "%s\\n" "${COMPREPLY[@]}"'], capture_output=True, text=True, check=True)
     return done.stdout.split()
 
@@ -112,3 +145,28 @@ def test_completion_knows_commands_verbs_and_options() -> None:
     assert complete("im") == ["image"]
     assert complete("image", "re") == ["rename", "retire", "restore"]
     assert complete("trash", "restore", "--as", "web1", "--d") == ["--dry-run"]
+    assert complete("trash", "restore", "--dry") == ["--dry-run"]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (("move", "w"), ["web1", "web2"]),
+        (("move", "web1", "no"), ["node1.example.com", "node2.example.com"]),
+        (("move", "--from", ""), ["node1.example.com", "node2.example.com"]),
+        (("move", "--from", "=", "node2"), ["node2.example.com"]),
+        (("move", "--bwlimit", ""), []),
+        (("trash", "restore", "w"), ["web3"]),
+        (("trash", "restore", "web3", "--into", ""), ["web1", "web2"]),
+        (("trash", "restore", "web3", "--as", ""), []),
+        (("adopt", "-t", ""), ["file", "ext"]),
+        (("adopt", "--disk-template", "=", "e"), ["ext"]),
+        (("image", "import", "--format", "v"), ["vmdk", "vdi", "vhdx"]),
+        (("image", "push", "debian-12", "node1"), ["node1.example.com"]),
+        (("snapshot", "create", "web"), ["web1", "web2"]),
+        (("disk", "swap", "web2"), ["web2"]),
+        (("help", "tr"), ["trash"]),
+    ],
+)
+def test_completion_offers_what_there_is(words: tuple[str, ...], offered: list[str]) -> None:
+    assert complete(*words) == offered

@@ -20,6 +20,34 @@ TYPED = [
     for line in re.findall(r"^(?:node\d# )?(gnt-zfs .+)$", guide.read_text(encoding="utf-8"), re.MULTILINE)
 ]
 
+PROGRAMS = ("gnt-zfs", "gnt-instance", "zfs", "zpool", "syncoid", "lvcreate")
+LAB = "\n".join(path.read_text(encoding="utf-8") for path in (HOUSE / "tests/lab").glob("test_*.py"))
+HELPED = LAB.replace('adopt(lab, "', "gnt-zfs adopt ")  # what a helper of the stories puts before what it is given
+STORIES = HELPED + "\n".join("\n".join(re.findall(r"^\w+# (.+)$", guide.read_text(encoding="utf-8"), re.MULTILINE)) for guide in GUIDES[1:])
+
+
+def inline() -> list[tuple[str, str]]:
+    """Return the commands within the sentences of the guides, as far as they are no placeholders: at most three words."""
+    found = []
+    for guide in GUIDES[1:]:
+        sentences = re.sub(r"^```.*?^```", "", guide.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for told in re.findall(r"`([^`\n]+)`", sentences):
+            words = told.split()
+            if len(words) > 1 and words[0] in PROGRAMS:
+                known = [re.split(r"[A-Z=]", word)[0] for word in words[:3]]
+                found.append((guide.name, " ".join(known).strip()))
+    return found
+
+
+@pytest.mark.parametrize(("guide", "command"), sorted(set(inline())))
+def test_what_a_sentence_says_to_type_is_typed_in_the_lab(guide: str, command: str) -> None:
+    assert guide
+    assert command in STORIES
+
+
+def test_sentences_say_much_to_type() -> None:
+    assert len(inline()) > 30, "or the pattern has become blind"
+
 
 @pytest.mark.parametrize("row", re.findall(r"^\| (`.+?) \|", (HOUSE / "docs/troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE))
 def test_what_is_quoted_is_said(row: str) -> None:

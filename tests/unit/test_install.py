@@ -19,7 +19,7 @@ from tests.fakeloop import FakeLoop
 from tests.killing import dies
 from tests.node import CLUSTER_NAME, Node, nodes_at
 from tests.unit.test_images import GOLD, MIB, holding
-from zfsganeti import check, ganeti, hooks, install, osdefinition
+from zfsganeti import check, ganeti, hooks, install, loop, osdefinition
 from zfsganeti.datasets import RESTORING
 from zfsganeti.errors import BadEnvironment, BadInput, BadName, Foreign, Missing, Refused, Unavailable
 from zfsganeti.here import Here
@@ -141,6 +141,17 @@ def test_the_first_disk_is_a_clone_of_the_image(bench: Bench) -> None:
     assert bench.clones() == ["zfs/vm/web1"]
     bench.post()
     assert bench.files() == {FIRST: GOLD, SECOND: b""}
+
+
+@pytest.mark.parametrize("image", ["debian-12", "debian-12:1"])
+def test_a_volume_that_was_made_of_the_image_is_left_as_it_is(bench: Bench, monkeypatch: pytest.MonkeyPatch, image: str) -> None:
+    volume = "0.ext.disk0"
+    bench.here.volumes.create(volume, 4 * MIB, {"image": "debian-12"})
+    monkeypatch.setattr(stat, "S_ISREG", lambda _mode: False)
+    monkeypatch.setattr(stat, "S_ISBLK", lambda _mode: True)
+    monkeypatch.setattr(os, "stat", lambda _path: os.lstat("/"))
+    said = Installer(bench.node.store, bench.here.volumes).install("web1", image, f"{loop.LINKS}/{volume}", again=False)
+    assert said == "disk 0 of web1 is a clone of image debian-12:1 already"
 
 
 def test_an_image_that_is_not_here_or_too_large_vetoes_and_leaves_nothing(bench: Bench) -> None:

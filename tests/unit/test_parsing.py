@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zfsganeti import cli
+from docs import generate
+from zfsganeti import cli, parsing
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,23 @@ from zfsganeti import cli
         ("check --xyzzy", "gnt-zfs check: there is no option --xyzzy: gnt-zfs check --help shows all"),
         ("adopt -t fiel web1", "gnt-zfs adopt: -t/--disk-template cannot be fiel: did you mean file?"),
         ("image export a b --format zip", "gnt-zfs image export: --format cannot be zip: choose from raw, qcow2"),
+        ("--jsn", "gnt-zfs: there is no option --jsn: options come behind the command, and gnt-zfs --help shows all"),
+        ("--versoin", "gnt-zfs: there is no option --versoin: did you mean --version?"),
+        ("image push --bwlimt", "gnt-zfs image push: there is no option --bwlimt: did you mean --bwlimit?"),
+        (
+            "trash -x restore web1",
+            "gnt-zfs trash: there is no option -x: options come behind the command, and gnt-zfs trash --help shows all",
+        ),
+        ("trash list --js", "gnt-zfs trash list: there is no option --js: did you mean --json?"),
+        ("undo", "gnt-zfs: there is no command undo: did you mean trash restore?"),
+        ("undelete web1", "gnt-zfs: there is no command undelete: did you mean trash restore?"),
+        ("remove web1", "gnt-zfs: there is no command remove: did you mean gnt-instance remove?"),
+        (
+            "delete web1",
+            "gnt-zfs: there is no command delete: did you mean gnt-instance remove or image delete or snapshot delete?",
+        ),
+        ("image remove a", "gnt-zfs image: there is no command remove: did you mean delete?"),
+        ("help imaeg", "gnt-zfs: there is no command imaeg: did you mean image?"),
         ("image show a b", "gnt-zfs image show: b is a word too many: gnt-zfs image show --help shows how"),
         (
             "image push",
@@ -35,3 +53,25 @@ def test_help_and_version_are_no_failures(capsys: pytest.CaptureFixture[str]) ->
     assert cli.main(["--version"]) == 0
     assert cli.main(["image", "--help"]) == 0
     assert "Example: gnt-zfs image import" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("typed", ["", "image", "trash"])
+def test_alone_it_lists_its_commands(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(typed.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: ")
+    assert "restore" in err
+    assert "required" not in err
+
+
+@pytest.mark.parametrize(("typed", "usage"), [("help", "usage: gnt-zfs [-h]"), ("help trash restore", "usage: gnt-zfs trash restore [-h]")])
+def test_help_is_a_command_as_well(typed: str, usage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(typed.split()) == 0
+    assert capsys.readouterr().out.startswith(usage)
+
+
+@pytest.mark.parametrize("words", [words for known in parsing.SYNONYMS.values() for words in known.values()])
+def test_synonyms_are_no_commands_of_their_own_and_lead_to_such(words: tuple[str, ...]) -> None:
+    known = {name for name, _made in generate.commands()} | {"gnt-instance remove", "gnt-instance add"}
+    assert {word for word in words if not any(f" {name}".endswith(f" {word}") for name in known)} == set()
