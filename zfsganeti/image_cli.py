@@ -10,6 +10,7 @@ from zfsganeti.holders import holders, to_use
 from zfsganeti.image_list import everywhere, having, list_images, rows_of, show
 from zfsganeti.images import GOLDEN
 from zfsganeti.names import check_image, means, meant
+from zfsganeti.parsing import mib
 from zfsganeti.terminal import Meter, command, complain, confirm, day, group, must_be_master, say
 
 TYPE_CHECKING = False
@@ -42,14 +43,14 @@ def image_parser(commands: Any) -> None:
     made.add_argument("--all-nodes", action="store_true", help="who has which")
     made.add_argument("--json", action="store_true", help="for programs")
     made = command(verbs, "show", show, "show all that is known of one image", "gnt-zfs image show debian-12")
-    made.add_argument("name")
+    made.add_argument("name", help="NAME or NAME:VERSION, without a version the newest")
     _datastore(made, "the one in this datastore (default: in each that has it)")
     made.add_argument("--json", action="store_true", help="for programs")
     made = _one(verbs, "rename", _rename, "give an image another name", "gnt-zfs image rename debian-12 debian-12:2026-11-01")
-    made.add_argument("new")
+    made.add_argument("new", help="its new name, NAME or NAME:VERSION")
     made = _one(verbs, "push", _push, "send an image from this node to others", "gnt-zfs image push debian-12 node2 node3")
     made.add_argument("node", nargs="*", default=[], help="to these (default: every other node)")
-    made.add_argument("--bwlimit", type=int, default=0, metavar="MIB", help="at most so many MiB a second to each node")
+    made.add_argument("--bwlimit", type=mib, default=0, metavar="MIB", help="at most so many MiB a second to each node")
     _datastore(made, "that of this datastore, into the other nodes' of that name (default: the newest of all)")
     made = _one(verbs, "pull", _pull, "bring an image to this node from one that has it", "gnt-zfs image pull debian-12")
     _datastore(made, "into this datastore (default: as where it comes from)")
@@ -74,7 +75,7 @@ def image_parser(commands: Any) -> None:
     )
     _datastore(made, "that of this datastore (default: of each that has it)")
     made = command(verbs, "export", _export, "write an image to a file", "gnt-zfs image export debian-12 /srv/debian-12.qcow2")
-    made.add_argument("name")
+    made.add_argument("name", help="which image")
     made.add_argument("file", help="the file to make; one that ends in .qcow2 is made as qcow2, any other as raw")
     made.add_argument("--format", default="", choices=["raw", "qcow2"], help="what the file is to be")
     _datastore(made, "that of this datastore (default: of the first that has it)")
@@ -89,7 +90,7 @@ def disk_parser(commands: Any) -> None:
     swap = command(verbs, "swap", _swap, "format a disk as swap", "gnt-zfs disk swap web1/1")
     fill = command(verbs, "fill", _fill, "make an ext4 filesystem with what is in a directory", "gnt-zfs disk fill web1/1 /srv/rescue")
     for made in (swap, fill):
-        made.add_argument("disk", metavar="INSTANCE/DISK")
+        made.add_argument("disk", metavar="INSTANCE/DISK", help="the disk of a stopped instance, such as web1/1")
         made.add_argument("-y", "--yes", action="store_true", help="do not ask")
     fill.add_argument("directory", help="a directory of the instance's node")
 
@@ -97,13 +98,13 @@ def disk_parser(commands: Any) -> None:
 def detach_parser(commands: Any) -> None:
     text = "make the disks of an instance independent of the image that they are clones of"
     made = command(commands, "detach", _detach, text, "gnt-zfs detach web1")
-    made.add_argument("instance")
+    made.add_argument("instance", help="whose disks")
     made.add_argument("--wait", action="store_true", help="come back when all is copied that can be copied now")
 
 
 def _one(verbs: Any, name: str, function: Any, text: str, example: str) -> argparse.ArgumentParser:
     made = command(verbs, name, function, text, example)
-    made.add_argument("name")
+    made.add_argument("name", help="which image")
     if name in CHANGES:
         made.add_argument("--all-nodes", action="store_true", help="on every node that has it (default: on this one)")
         _datastore(made, "only in this datastore (default: in each that has it)")
@@ -139,8 +140,8 @@ def _publish(here: Here) -> None:
 
 def _say_use(image: Image, datastore: str) -> None:
     mib = -(-image.size >> 20)
-    where = f",datastore={datastore}" if datastore else ""
-    say(f"Now, for example: gnt-instance add -t ext --disk 0:size={mib}M,provider=zfs,image={image.name}{where} -o noop ...")
+    where, system = (f",datastore={datastore}", "noop") if datastore else ("", f"zfs-image+{image.name}")
+    say(f"Now, for example: gnt-instance add -t ext --disk 0:size={mib}M,provider=zfs,image={image.name}{where} -o {system} ...")
 
 
 def _save(here: Here, options: argparse.Namespace) -> int:
@@ -212,7 +213,7 @@ def _push(here: Here, options: argparse.Namespace) -> int:
             image.name,
             marks=image.provenance,
             progress=_together(meter, peers),
-            limit=options.bwlimit << 20,
+            limit=options.bwlimit,
         )
     status = 0
     for peer, result in results.items():

@@ -9,6 +9,7 @@ import threading
 
 from zfsganeti.colours import Bad
 from zfsganeti.errors import BadInput, Missing, ZfsGanetiError, human, of_system, one_line
+from zfsganeti.parsing import mib, number
 from zfsganeti.terminal import Meter, command, complain, confirm, must_be_master, print_json, say, table
 
 TYPE_CHECKING = False
@@ -36,7 +37,7 @@ def move_parser(commands: Any) -> None:
     made.add_argument("--from", dest="leaving", metavar="NODE", action="append", help="move every instance away from this node")
     made.add_argument("-n", "--dry-run", action="store_true", help="only say what would be done, or what forbids it")
     made.add_argument("--max-downtime", type=_seconds, metavar="SECONDS", help="stop before the shutdown if it would be down for longer")
-    made.add_argument("--bwlimit", type=_mib, default=0, metavar="MIB", help="MiB a second that each instance may take, at most")
+    made.add_argument("--bwlimit", type=mib, default=0, metavar="MIB", help="MiB a second that each instance may take, at most")
     made.add_argument("--no-start", action="store_true", help="leave it stopped on the target")
     made.add_argument("--keep-source", action="store_true", help="what is left on the source stays in its trash until that is emptied")
     made.add_argument("--presync-only", action="store_true", help="send what can be sent while it runs, and leave the rest for later")
@@ -47,24 +48,12 @@ def move_parser(commands: Any) -> None:
     made.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
-def _number(text: str, unit: str, largest: int) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= largest:
-        import argparse
-
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {unit} from 1 to {largest}")
-    return int(text)
-
-
 def _seconds(text: str) -> float:
-    return float(_number(text, "seconds", 86400))
-
-
-def _mib(text: str) -> int:
-    return _number(text, "MiB", 1 << 20) << 20
+    return float(number(text, "seconds", 86400))
 
 
 def _parallel(text: str) -> int:
-    return _number(text, "instances", 16)
+    return number(text, "instances", 16)
 
 
 def _move(here: Here, options: argparse.Namespace) -> int:

@@ -97,3 +97,15 @@ def _verbs(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             yield from action.choices
+
+
+def number(text: str, unit: str, largest: int) -> int:
+    """Return what was typed as a number, from 1 on."""
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= largest:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {unit} from 1 to {largest}")
+    return int(text)
+
+
+def mib(text: str) -> int:
+    """Return the bytes that so many MiB are."""
+    return number(text, "MiB", 1 << 20) << 20
