@@ -39,21 +39,23 @@ def execute(command: Sequence[str], *, stdin: str = "", seconds: float) -> Done:
     # since version 2 a call returns a str unless told otherwise; before, the option would become an argument of the program
     returns = {"_return_cmd": True} if int(sh.__version__.split(".")[0]) >= 2 else {}
     try:
-        # looked for where we say, not in the PATH of whoever called us
-        started = sh.Command(command[0], search_paths=ENVIRONMENT["PATH"].split(":"))(
-            *command[1:],
-            _in=stdin,
-            _env=ENVIRONMENT,
-            _timeout=seconds,
-            _tty_out=False,
-            _cwd="/",
-            _ok_code=list(range(256)),
-            _bg=True,
-            _new_session=True,  # since version 2 it is in our group unless told otherwise, and would take us with it
-            _bg_exc=False,
-            **returns,
-        )
+        with Deferred() as interruption:  # or it would have begun and nobody would know it
+            # looked for where we say, not in the PATH of whoever called us
+            started = sh.Command(command[0], search_paths=ENVIRONMENT["PATH"].split(":"))(
+                *command[1:],
+                _in=stdin,
+                _env=ENVIRONMENT,
+                _timeout=seconds,
+                _tty_out=False,
+                _cwd="/",
+                _ok_code=list(range(256)),
+                _bg=True,
+                _new_session=True,  # since version 2 it is in our group unless told otherwise, and would take us with it
+                _bg_exc=False,
+                **returns,
+            )
         try:
+            interruption.happens()
             done = started.wait()
         except KeyboardInterrupt:
             if started.is_alive():  # or it would do what it was told later, when nobody expects it any more
@@ -65,6 +67,34 @@ def execute(command: Sequence[str], *, stdin: str = "", seconds: float) -> Done:
     except (sh.TimeoutException, sh.SignalException):
         raise Unavailable(" ".join(command[:2]), f"no end within {seconds:.0f} s") from None
     return Done(done.exit_code, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+class Deferred:
+    """A Ctrl-C that comes meanwhile does nothing until it is let happen."""
+
+    def __enter__(self) -> Deferred:
+        import signal
+        import threading
+
+        self._came = False
+        # in another thread nobody is interrupted, and what is ignored or heard by somebody else stays so
+        ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        self._before = signal.signal(signal.SIGINT, self._hear) if ours else None
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        import signal
+
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _hear(self, _number: int, _frame: object) -> None:
+        self._came = True
+
+    def happens(self) -> None:
+        """KeyboardInterrupt, if there was one."""
+        if self._came:
+            raise KeyboardInterrupt
 
 
 def query(command: Sequence[str], *, seconds: float) -> Done:
