@@ -427,7 +427,7 @@ def _move_send(here: Here, request: dict[str, Any]) -> Any:
         beating.join()
 
 
-ADOPT = ("facts", "state", "copy", "changed", "finish", "verify", "drop", "loosen", "settle", "keep", "leftovers")
+ADOPT = ("facts", "state", "copy", "changed", "finish", "halves", "verify", "drop", "loosen", "settle", "keep", "leftovers")
 STREAMED = ("receive", "move-send")  # what follows the request's line is read by the verb itself
 VERBS: dict[str, Verb] = {
     "report": _report,

@@ -178,3 +178,22 @@ def test_the_table_for_people_is_the_one_that_is_checked() -> None:
             assert named.group(1) not in told
             told[named.group(1)] = level
     assert told == LEVELS
+
+
+def test_every_verb_that_a_node_is_asked_for_is_known_there() -> None:
+    from zfsganeti import intake, transfer
+    from zfsganeti.answer import VERBS
+
+    asked = {
+        argument.value
+        for room, tree in TREES.items()
+        for node in ast.walk(tree)
+        if room not in ("zfs", "history")  # whose _call is one of libzfs_core
+        and isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("call", "call_all", "listen", "_call", "_ask")
+        for argument in node.args[:2]
+        if isinstance(argument, ast.Constant)
+    }
+    assert len(asked) > 40
+    assert (asked | intake.VERBS.keys() | transfer.VERBS.keys()) - VERBS.keys() == set()
