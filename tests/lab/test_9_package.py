@@ -80,7 +80,7 @@ class Running:
         states = self.lab.run("gnt-instance list --no-headers --separator=: -o name,status").split()
         assert sorted(states) == ["ext1:running", "lvm1:running", "web1:running"]
         assert self.lab.node2.run(f"head -c 4M {self.disk} | sha256sum").split()[0] == self.content
-        self.lab.node2.run(f"test -b /dev/zfsganeti/{self.volume}; lvs --noheadings -o lv_attr ganeti | grep -q ao")
+        self.lab.node2.run(f"test -b /dev/zfsganeti/{self.volume} && lvs --noheadings -o lv_attr ganeti | grep -q -e '-wi-a'")
         assert self.lab.volume_sums("ext1") == self.sums
 
     def restart(self, *names: str) -> None:
