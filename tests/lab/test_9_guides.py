@@ -148,7 +148,7 @@ def test_what_the_other_guides_say_can_be_typed(lab: Lab) -> None:
     type_all(lab, told("moves"))
     primaries = dict(line.split() for line in lab.run("gnt-instance list --no-headers -o name,pnode").splitlines())
     assert "node3.example.com" not in primaries.values()
-    lab.run("gnt-instance stop web1-test; gnt-zfs detach --wait web1-test && gnt-instance start web1-test")
+    lab.run("gnt-instance stop web1-test; gnt-zfs detach web1-test --wait && gnt-instance start web1-test")
     back_up(lab, primaries)
 
     lab.run("gnt-instance remove -f web1")
