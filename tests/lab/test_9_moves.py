@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import DIRECTORY, ROOTS, Lab
 from .host import run as on_host
-from .machine import Done
+from .machine import Done, Machine
 from .test_9_catalogue import SOURCE
 
 MIB = 1 << 20
@@ -130,13 +130,18 @@ def break_the_mover(lab: Lab, pid: str) -> None:
     lab.master.wait(f"test ! -d /proc/{pid}")
 
 
-def break_the_source(lab: Lab, pid: str) -> None:
-    lab.node2.run("zpool sync")
-    lab.node2.kill()
+def lose_power(lab: Lab, node: Machine) -> None:
+    """What was written is on the pool; the node was off for a moment and runs again, with its pool and its daemons."""
+    node.run("zpool sync")
+    node.kill()
     time.sleep(1)
-    lab.cluster.boot(lab.node2)
-    lab.node2.wait("zpool list zfs")
-    lab.node2.wait("pgrep -f ganeti-noded || { /usr/lib/ganeti/daemon-util start-all; false; }")
+    lab.cluster.boot(node)
+    node.wait(f"zpool list {ROOTS[node.name].partition('/')[0]}")
+    node.wait("pgrep -f ganeti-noded || { /usr/lib/ganeti/daemon-util start-all; false; }")
+
+
+def break_the_source(lab: Lab, pid: str) -> None:
+    lose_power(lab, lab.node2)
     lab.master.wait(f"test ! -d /proc/{pid}", seconds=200)
     lab.master.wait("gnt-instance list --no-headers -o status web1 | grep -qv nodedown")
     if not runs(lab, "web1", "node2"):
@@ -144,12 +149,7 @@ def break_the_source(lab: Lab, pid: str) -> None:
 
 
 def break_the_target(lab: Lab, _pid: str) -> None:
-    lab.node3.run("zpool sync")
-    lab.node3.kill()
-    time.sleep(1)
-    lab.cluster.boot(lab.node3)
-    lab.node3.wait("zpool list tank")
-    lab.node3.wait("pgrep -f ganeti-noded || { /usr/lib/ganeti/daemon-util start-all; false; }")
+    lose_power(lab, lab.node3)
 
 
 def break_the_link(lab: Lab, pid: str) -> None:
