@@ -30,17 +30,21 @@ def tick(last: float, until: float, now: float, keep: float) -> tuple[float, flo
     return now, min(until, now + keep)
 
 
+def _known(zfs: Backend, root: str) -> tuple[float, float] | None:
+    """Return what a root's mark says, None without that root."""
+    found = zfs.get(root, marks=(MARK,))
+    return None if found is None else parse(found.marks.get(MARK, ""))
+
+
 def until(zfs: Backend, root: str) -> float:
     """Return before which time nothing expires below a root."""
-    found = zfs.get(root, marks=(MARK,))
-    return parse(found.marks.get(MARK, ""))[1] if found is not None else 0.0
+    return (_known(zfs, root) or (0.0, 0.0))[1]
 
 
 def look(zfs: Backend, root: str, now: float, keep: float) -> float:
     """It is known that expiry was looked at; return before which time nothing expires."""
-    found = zfs.get(root, marks=(MARK,))
-    known = parse(found.marks.get(MARK, "")) if found is not None else (0.0, 0.0)
-    last, hold = tick(*known, now, keep)
-    if found is not None and (hold != known[1] or abs(last - known[0]) > PRECISE):
+    known = _known(zfs, root)
+    last, hold = tick(*(known or (0.0, 0.0)), now, keep)
+    if known is not None and (hold != known[1] or abs(last - known[0]) > PRECISE):
         zfs.set(root, {MARK: f"{last:.0f} {hold:.0f}"})
     return hold

@@ -29,7 +29,7 @@ from zfsganeti.adoption import (
 )
 from zfsganeti.errors import CommandFailed, Refused, Unavailable, human
 from zfsganeti.ganeti import DRBD
-from zfsganeti.here import Here
+from zfsganeti.here import JOB_SECONDS, Here
 from zfsganeti.moving import alone
 from zfsganeti.node import run
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from zfsganeti.adoption import Step
     from zfsganeti.files import Progress
 
-JOB_SECONDS = 900
 SLICE_SECONDS = 5  # a node that is not asked again has stopped copying after so long
 TRIES = 3  # at a snapshot that overflows
 
