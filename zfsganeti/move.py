@@ -21,7 +21,6 @@ from zfsganeti.disks import datasets_of, find_instance
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
 from zfsganeti.moving import LOCK
-from zfsganeti.moving import alone as alone
 from zfsganeti.names import meant
 from zfsganeti.node import run
 from zfsganeti.route import PRESYNC, STOPPING, Leaving, Pass, Plan, Rest, choose_target, downtime, find_rest, go_on, make_plan

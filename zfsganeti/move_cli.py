@@ -79,7 +79,7 @@ def _move(here: Here, options: argparse.Namespace) -> int:
 
 
 def _abort(here: Here, options: argparse.Namespace) -> int:
-    from zfsganeti import move, retreat
+    from zfsganeti import moving, retreat
     from zfsganeti.disks import find_instance
 
     if len(options.word) != 1 or options.leaving:
@@ -89,9 +89,9 @@ def _abort(here: Here, options: argparse.Namespace) -> int:
         name = find_instance(here.master.instances(), options.word[0]).name
     except Missing:  # removed or renamed since
         gone = retreat.Gone(here, options.word[0], told)
-        with move.alone(gone.name):
+        with moving.alone(gone.name):
             return _given_up(gone, options)
-    with move.alone(name):
+    with moving.alone(name):
         return _given_up(retreat.Back(here, name, told), options)
 
 
@@ -120,12 +120,12 @@ def _told(options: argparse.Namespace) -> Callable[[str], None]:
 
 
 def _one(here: Here, options: argparse.Namespace, wanted: Options) -> int:
-    from zfsganeti import move
+    from zfsganeti import move, moving
     from zfsganeti.disks import find_instance
 
     told = _told(options)
     name = find_instance(here.master.instances(), options.word[0]).name
-    with move.alone(name), Meter(name) as meter:
+    with moving.alone(name), Meter(name) as meter:
 
         def between(text: str) -> None:
             meter.rest()
@@ -195,7 +195,7 @@ def _side_by_side(moves: Sequence[tuple[Result, Move]], parallel: int) -> bool:
     """All moves have ended, well or not, so many at a time; tell whether that was interrupted, after which no other is begun."""
     from concurrent.futures import ThreadPoolExecutor, wait
 
-    from zfsganeti import move
+    from zfsganeti import moving
 
     over = threading.Event()
 
@@ -206,7 +206,7 @@ def _side_by_side(moves: Sequence[tuple[Result, Move]], parallel: int) -> bool:
             result.problem, result.status = "interrupted before it was begun", INTERRUPTED
             return
         try:
-            with move.alone(one.name):
+            with moving.alone(one.name):
                 now = one.anew()
                 now.prepare()
                 now.run()

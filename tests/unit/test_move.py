@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.rig import Rig, make_rig
-from zfsganeti import adopt_cli, adoption, arrival, datasets, departure, here, move, retreat
+from zfsganeti import adopt_cli, adoption, arrival, datasets, departure, here, move, moving, retreat
 from zfsganeti.answer import VERBS
 from zfsganeti.cli import parser
 from zfsganeti.datasets import KEPT, MOVE
@@ -32,7 +32,7 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
 
 def go(rig: Rig, target: str = "node2", name: str = "web1", said: list[str] | None = None, **options: object) -> Result:
     told = said if said is not None else []
-    with move.alone(name):
+    with moving.alone(name):
         one = Move(rig.master, name, target, Options(**options), told.append, lambda *_words: None)  # type: ignore[arg-type]
         told += one.prepare()
         return one.run()
@@ -370,7 +370,7 @@ def test_other_disks_since_stop_it_before_the_shutdown(rig: Rig) -> None:
 
 def test_two_administrators(rig: Rig) -> None:
     rig.ganeti.add("web1", "file", "node1", FILES)
-    with move.alone("web1"):
+    with moving.alone("web1"):
         assert move.at_work() == {"web1"}
         with pytest.raises(Busy, match="^web1: another gnt-zfs move or adopt is at work on it: wait for that$"):
             go(rig)
