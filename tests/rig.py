@@ -70,7 +70,7 @@ class Knot(Here):
         if other.away:
             raise Unavailable(peer, "cannot be reached (no route to host)")
         with self.rig.turn:
-            said = json.loads(json.dumps(answer(other, verb, json.dumps(request))))
+            said = json.loads(json.dumps(answer(other, verb, lambda: json.dumps(request))))
         if "error" in said:
             raise PeerFailed(peer, said["error"], said["code"])
         return said["answer"]

@@ -7,7 +7,7 @@ import os
 import sys
 
 from zfsganeti.datasets import ABSORB_LIMIT, INTENT, TRASH, locked
-from zfsganeti.errors import BadInput, Busy, Missing, Unavailable, ZfsGanetiError, of_system, one_line
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Unavailable, ZfsGanetiError, of_system, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 
@@ -178,10 +178,11 @@ def _keep_disks(here: Here, request: dict[str, Any]) -> Any:
     if not here.has_root():
         return None
     _refuse_change(here, instance)
-    if here.store.find(instance) is None:
-        return None
-    with locked(instance):
-        return here.store.keep_disks(instance)
+    with contextlib.suppress(Foreign):  # made by hand before we came: it works as it did
+        if here.store.find(instance) is not None:
+            with locked(instance):
+                return here.store.keep_disks(instance)
+    return None
 
 
 def _place_of_entry(here: Here, request: dict[str, Any]) -> Here:
@@ -438,6 +439,7 @@ VERBS: dict[str, Verb] = {
     "claim-volumes": _of_each_volume(lambda volumes, name: volumes.claim(name)),
     "settle-volumes": _of_each_volume(lambda volumes, name: volumes.settle(name)),
     "remove-volumes": _of_each_volume(lambda volumes, name: volumes.remove(name)),
+    "keep-volumes": _of_each_volume(lambda volumes, name: volumes.keep(name)),
     "lacking-volumes": _lacking_volumes,
     "detach-volumes": _of_each_volume(lambda volumes, name: volumes.detach(name)),
     "check-space": _check_space,
@@ -484,14 +486,14 @@ VERBS: dict[str, Verb] = {
 }
 
 
-def answer(here: Here, verb: str, text: str) -> dict[str, Any]:
+def answer(here: Here, verb: str, read: Callable[[], str]) -> dict[str, Any]:
     """Return the answer to a peer's request, or the error it ended with, as JSON can carry it."""
     from zfsganeti.node import read_request
 
     try:
         if verb not in VERBS:
             raise BadInput(f"verb {verb!r}: there are {', '.join(VERBS)}")
-        return {"answer": VERBS[verb](here, read_request(text))}
+        return {"answer": VERBS[verb](here, read_request(read()))}
     except ZfsGanetiError as error:
         return {"error": one_line(error), "code": error.exit_code}
     except OSError as error:

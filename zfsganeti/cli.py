@@ -88,10 +88,9 @@ def _answer(here: Here, verb: str) -> int:
     if verb in STREAMED:
         from zfsganeti.streams import read_line
 
-        request = read_line(sys.stdin.fileno())
+        result = answer(here, verb, lambda: read_line(sys.stdin.fileno()))
     else:
-        request = sys.stdin.read()
-    result = answer(here, verb, request)
+        result = answer(here, verb, sys.stdin.read)
     print(json.dumps(result))
     return int(result.get("code", 0))
 

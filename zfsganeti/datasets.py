@@ -506,11 +506,15 @@ class Store:
         return f"{dataset}@{self.zfs.ours}{purpose}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self.now()))}"
 
     def keep_disks(self, instance: str) -> str:
-        """The files as they are now are in a snapshot, since Ganeti is about to unlink one; return its name."""
-        name = self.snapshot_name(self.name(instance), REMOVED)
+        """The files as they are now are in a snapshot, since Ganeti is about to unlink or overwrite one; return its name."""
         if self.find(instance) is None:
             raise Missing(f"dataset {self.name(instance)}")
-        if all(existing != name for existing, _created, _used in self.zfs.snapshots(self.name(instance), depth=1)):
+        return self.keep(self.name(instance))
+
+    def keep(self, dataset: str) -> str:
+        """What the dataset holds now is in a snapshot, for as long as the trash keeps things; return its name."""
+        name = self.snapshot_name(dataset, REMOVED)
+        if all(existing != name for existing, _created, _used in self.zfs.snapshots(dataset, depth=1)):
             self.zfs.snapshot([name])
         return name
 

@@ -31,6 +31,7 @@ VOLUME_HOOKS = (
     "instance-failover-pre",
     "instance-migrate-pre",
     "instance-start-pre",
+    "instance-reinstall-pre",
 )
 NODE_HOOKS = ("cluster-verify-post", "cluster-rename-post", "watcher")
 
@@ -72,12 +73,11 @@ def handle(environ: dict[str, str]) -> str:
 
     here = Here(_verbs)
     name = ganeti.hook_name(environ)
-    if name == "watcher":
-        return watch(here)
-    if name == "cluster-verify-post":
-        return verify(here)
-    if name == "cluster-rename-post":
-        return follow_cluster(here, environ)
+    if name in NODE_HOOKS:
+        from zfsganeti import upkeep
+
+        does = {"watcher": upkeep.watch, "cluster-verify-post": upkeep.verify}
+        return does[name](here) if name in does else upkeep.follow_cluster(here, environ)
     event = ganeti.Event(environ)
     handlers = VOLUME_HANDLERS if event.volumes and FILE not in (event.template, event.new_template) else HANDLERS
     for handler in handlers.get(name, ()):
@@ -359,6 +359,12 @@ def _change_disks(here: Here, event: ganeti.Event, opcode: dict[str, Any]) -> No
             _aside_by_master(here, event, "empty")
 
 
+def _keep_files(here: Here, event: ganeti.Event) -> None:
+    """On the master: what the files hold is in a snapshot before an operating system is installed over it."""
+    if here.node == event.master and not _elsewhere_by_paths(here, event) and not _is_dry_run(here, event):
+        here.call(event.primary, "keep-disks", instance=event.instance)
+
+
 def _brings_disks(opcode: Mapping[str, Any]) -> bool:
     """Tell whether an instance-modify adds or attaches a disk, so that the dataset is needed at home."""
     changes = opcode.get("disks") or []
@@ -413,7 +419,7 @@ HANDLERS: dict[str, tuple[Handler, ...]] = {
     "disk-grow-pre": (_grow_pre,),
     "instance-start-pre": (_make_ready,),
     "instance-reboot-pre": (_make_ready,),
-    "instance-reinstall-pre": (_make_ready,),
+    "instance-reinstall-pre": (_make_ready, _keep_files),
 }
 
 
@@ -486,6 +492,12 @@ def _refuse_elsewhere(here: Here, event: ganeti.Event) -> None:
         raise Refused(event.instance, f"its disks are on {event.primary} and not on {event.new_primary}", way_out)
 
 
+def _keep_volumes(here: Here, event: ganeti.Event) -> None:
+    """On the master: what the volumes hold is in a snapshot before an operating system is installed over it."""
+    if here.node == event.master and not _is_dry_run(here, event):
+        here.call(event.primary, "keep-volumes", volumes=event.volumes)
+
+
 def _volumes_ready(here: Here, event: ganeti.Event) -> None:
     if here.node == event.primary and here.has_root():
         from zfsganeti.fence import alone, end
@@ -503,91 +515,5 @@ VOLUME_HANDLERS: dict[str, tuple[Handler, ...]] = {
     "instance-failover-pre": (_refuse_elsewhere,),
     "instance-migrate-pre": (_refuse_elsewhere,),
     "instance-start-pre": (_volumes_ready,),
+    "instance-reinstall-pre": (_keep_volumes,),
 }
-
-
-# the node itself
-
-
-def follow_cluster(here: Here, environ: Mapping[str, str]) -> str:
-    """Datasets of this cluster bear its new name as their mark; one of another cluster does not change."""
-    old, new = ganeti.renamed_cluster(environ)
-    if here.ssconf.storage_directory and here.has_root():
-        from zfsganeti.datasets import Store
-
-        for place in here.places():
-            Store(place.zfs, place.root, new, place.config).follow_cluster(old)
-    return ""
-
-
-def verify(here: Here) -> str:
-    """Return what is wrong on this node in one line, '' on a healthy one."""
-    import time
-
-    from zfsganeti import check, placement
-
-    if not here.ssconf.storage_directory or not _uses_us(here):
-        return ""
-    facts, instances = check.report(here), _instances(here)
-    found = check.compare_node(facts, instances, here.ssconf.instances, set(), time.time())
-    if instances is not None and not facts["root_problem"]:
-        detached = here.master.detached_volumes()
-        found += placement.compare({here.node: facts}, instances, set(), time.time(), detached=detached, everywhere=False)
-    return "; ".join(f"{finding.subject}: {finding.text}" if finding.subject else finding.text for finding in found)
-
-
-def _instances(here: Here) -> dict[str, ganeti.Instance] | None:
-    """Return the cluster's instances, None on a node that is no master candidate: names are known there, primaries are not."""
-    try:
-        return here.master.instances()
-    except ZfsGanetiError:
-        return None
-
-
-def _uses_us(here: Here) -> bool:
-    try:
-        return here.has_root()
-    except ZfsGanetiError:
-        return True  # it should have a root and has none that can be used
-
-
-def watch(here: Here) -> str:
-    """Datasets are mounted, interrupted operations finished, leftovers and expired trash gone; return what could not be done."""
-    import time
-
-    from zfsganeti import arrival, check, variants
-
-    if not here.has_root():
-        return ""
-    facts = check.report(here)
-    busy = _busy(here, facts)
-    if busy is None:
-        return ""
-    problems = []
-    for finding in check.compare_node(facts, _instances(here), here.ssconf.instances, busy, time.time()):
-        if finding.verb in ("home", "sweep") or finding.sure:
-            try:
-                here.call(here.node, finding.verb, **finding.request)
-            except ZfsGanetiError as error:
-                problems.append(one_line(error))
-    for place in here.places():
-        problems += place.trash.give_up()[1]
-        place.store.forget_disks()
-        place.images.sweep()
-    arrival.release_expired(here, time.time())
-    if facts["copies"] or any(place.independent.wanted() for place in here.places()):
-        from zfsganeti.process import background
-
-        background("node", "detach-work")  # it may take longer than a hook has
-    variants.keep_published(here)
-    return "; ".join(problems)
-
-
-def _busy(here: Here, facts: Mapping[str, Any]) -> set[str] | None:
-    """Return the instances with a job running, as the master knows; None when it matters and the master cannot be asked."""
-    if not any(dataset["intent"] or not dataset["files"] for dataset in facts["datasets"]):
-        return set()
-    try:
-        return set(here.call(here.ssconf.master, "running"))
-    except ZfsGanetiError:
-        return None

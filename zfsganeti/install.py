@@ -13,7 +13,7 @@ import os
 import stat
 import struct
 
-from zfsganeti.datasets import DISK, IMAGES, NEVER_CHANGED, REMOVED
+from zfsganeti.datasets import DISK, IMAGES, NEVER_CHANGED
 from zfsganeti.errors import BadInput, Busy, Foreign, Unavailable, human
 from zfsganeti.files import data_ranges
 from zfsganeti.images import Image, Images
@@ -42,12 +42,12 @@ class Installer:
     def install(self, instance: str, wanted: str, disk: str, *, again: bool) -> str:
         """The disk holds the image, all of it or as it was before; return the line that says how that came to be.
 
-        `again` is a reinstallation: what the disk held is in a snapshot if the disk is ours.
+        `again` is a reinstallation, before which a hook has kept what the disk held.
         """
         check_image(wanted)
         made = os.stat(disk)
         if stat.S_ISREG(made.st_mode):
-            return self._install_file(instance, wanted, disk, made.st_size, again=again)
+            return self._install_file(instance, wanted, disk, made.st_size)
         if stat.S_ISBLK(made.st_mode):
             return self._install_device(instance, wanted, disk, again=again)
         raise BadInput(f"disk {disk}: is neither a file nor a block device")
@@ -66,7 +66,7 @@ class Installer:
 
     # disks that are files
 
-    def _install_file(self, instance: str, wanted: str, disk: str, size: int, *, again: bool) -> str:
+    def _install_file(self, instance: str, wanted: str, disk: str, size: int) -> str:
         dataset = self._dataset(instance)
         at_home = dataset is not None and os.path.dirname(disk) == self.store.home(instance)
         clone = self._clone_beside(dataset, wanted, disk) if dataset is not None and at_home else None
@@ -74,8 +74,6 @@ class Installer:
         self.images.check_fits(image, size)
         if clone is None and disk.startswith(f"{self.store.root.path}/"):
             self.store.check_space(instance, image.referenced)
-        if at_home and again:
-            self.store.keep_disks(instance)
         if clone is not None:
             place(f"{os.path.dirname(disk)}/{DISK}", disk)
             return f"disk 0 of {instance} is a clone of image {image.name}"
@@ -134,8 +132,6 @@ class Installer:
         with opened_alone(disk) as writer:
             size = os.lseek(writer, 0, os.SEEK_END)
             self.images.check_fits(image, size)
-            if volume is not None and again:
-                self._keep(volume)
             with self.images.open(image) as reader:
                 held = os.fstat(reader).st_size
                 clear(reader, writer, held, size)
@@ -150,10 +146,6 @@ class Installer:
         if self._volumes is None or os.path.dirname(disk) != loop.LINKS:
             return None
         return self._volumes.find(os.path.basename(disk))
-
-    def _keep(self, volume: Dataset) -> None:
-        """What the volume holds now is in a snapshot, for as long as the trash keeps things."""
-        self.zfs.snapshot([self.store.snapshot_name(volume.name, REMOVED)])
 
 
 def place(new: str, disk: str) -> None:

@@ -317,6 +317,14 @@ class Volumes:
             self.zfs.set(dataset.name, {RECORD: pack_record(record), INSTANCE: str(record.get("name", ""))})
         return dataset is not None
 
+    def keep(self, volume: str) -> None:
+        """What the volume holds is in a snapshot, for as long as the trash keeps things."""
+        dataset = self.must(volume)
+        refuse_moving(dataset)
+        if self.devices.find(volume) is not None:
+            self.devices.flush(volume)
+        self.store.keep(dataset.name)
+
     def snapshot(self, volume: str, snapshot: str) -> None:
         """A volume of the snapshot's name holds what the volume held now; one left by an export that was killed is gone."""
         if snapshot != f"{volume}{SNAPSHOT_VOLUME}":

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 COMMAND_SECONDS = 60
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MNT_DETACH = 1, 2, 4, 8, 1024, 2
 COMPRESSION = {"on": 1, "off": 2, "zle": 14, "lz4": 15, "zstd": 16}  # enum zio_compress, include/sys/zio_compress.h
+SUSPENDED = "I/O is currently suspended"  # cmd/zfs and lib/libzfs say so of a pool whose devices are gone
 NATIVE = ("mountpoint", "canmount", "mounted", "used", "referenced", "available", "written", "creation", "guid", "origin")
 SNAPSHOTS_PER_TXG = 100  # a program destroys in one txg and stalls it; more are destroyed before, in batches
 
@@ -194,6 +195,9 @@ class Zfs(History):
             return Missing(f"dataset {arguments[-1]}" if program == "zfs" else f"pool {arguments[-1]}")
         if "/dev/zfs" in said or "modules" in said:
             return Unavailable("ZFS", "its kernel module is not loaded", "modprobe zfs")
+        if SUSPENDED in said:
+            pool = arguments[-1].split("/")[0].split("@")[0]
+            return Unavailable(f"pool {pool}", "is SUSPENDED", f"zpool status {pool}")
         first = next((line for line in said.splitlines() if line.strip()), "")  # what follows is usage
         return CommandFailed(f"{program} {arguments[0]} {arguments[-1]}", status, first)
 

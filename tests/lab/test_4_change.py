@@ -110,12 +110,14 @@ def test_disks_come_and_go(lab: Lab) -> None:
     lab.run("gnt-instance reinstall -f disks")
     assert lab.mounted("disks")
     assert lab.sums("disks") == both
+    kept = lab.node2.run("zfs list -H -o name -t snapshot zfs/vm/disks").split()
+    assert [name.split("@zfsganeti-")[1].split("-")[0] for name in kept] == ["removed"]
 
     # what Ganeti unlinks when a disk is removed is in a snapshot that was taken before
     removed = lab.disks("disks")[1].rsplit("/", 1)[1]
     lab.run("gnt-instance modify --disk 1:remove disks")
     assert lab.sums("disks") == both[:1]
-    snapshot = lab.node2.run("zfs list -H -t snapshot -o name -r zfs/vm/disks").strip()
+    _before, snapshot = lab.node2.run("zfs list -H -t snapshot -o name -s creation -r zfs/vm/disks").split()
     assert snapshot.startswith("zfs/vm/disks@zfsganeti-removed-")
     path = f"{DIRECTORY}/disks/.zfs/snapshot/{snapshot.split('@')[1]}/{removed}"
     assert lab.node2.run(f"sha256sum {path}").split()[0] == both[1]

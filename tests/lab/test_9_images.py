@@ -117,10 +117,15 @@ def test_other_disks_get_a_copy_and_backups_hold_the_bytes(lab: Lab) -> None:
     lab.run(volume.replace("-t file", "-t ext").replace("--no-disks", ""))
     assert begin(lab, f"/dev/zfsganeti/{lab.volumes('volume')[0]}") == made
     sums = lab.fill_volumes("volume")
-    lab.run("gnt-instance reinstall -f volume")
+    lab.run("gnt-instance reinstall -f volume && gnt-instance activate-disks volume")
     assert begin(lab, f"/dev/zfsganeti/{lab.volumes('volume')[0]}") == made
     assert lab.node2.run("zfs list -H -o name -t snapshot -r zfs/vm | grep -c removed-").strip() == "1"
     assert sums != lab.volume_sums("volume")
+    lab.run("gnt-instance stop volume || gnt-instance deactivate-disks volume")
+    (kept,) = [word for word in lab.run("gnt-zfs snapshot list volume").split() if "removed-" in word]
+    lab.run(f"gnt-zfs snapshot rollback --yes volume {kept}")
+    lab.run("gnt-instance start volume")
+    assert lab.volume_sums("volume") == sums
 
     lab.run(installed(lab, "web1", "debian-12"))
     sums = lab.fill("web1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .conftest import DIRECTORY, Lab
+from .test_4_change import rename_command
 
 NAMES = ("web", "web1", "web10", "web1-a", "web1.example.com", "we", "web-1", "1web")
 
@@ -37,8 +38,7 @@ def test_eight_instances_whose_names_begin_alike_come_and_go_at_once(lab: Lab) -
     # names that were another's a moment ago, and removals beside them
     files = [name for name, kind in zip(NAMES, kinds, strict=True) if kind == "file"]
     renamed = {name: f"{name}-1" for name in files[:2]}
-    check = "--no-name-check --no-ip-check" if lab.generation == "bookworm" else "--no-name-check"
-    renames = [f"gnt-instance rename {check} {old} {new}" for old, new in renamed.items()]
+    renames = [rename_command(lab, old, new) for old, new in renamed.items()]
     at_once(lab, [*renames, *(f"gnt-instance remove -f {name}" for name in NAMES if name not in renamed)])
     assert sorted(lab.instances()) == sorted(renamed.values())
     for old, new in renamed.items():
@@ -86,9 +86,9 @@ def test_two_administrators_move_one_instance_at_once(lab: Lab) -> None:
     lab.run("gnt-instance start web1")
     lab.run("setsid gnt-zfs move --yes --bwlimit 4 web1 node3 > /tmp/first.log 2>&1 < /dev/null & echo $! > /tmp/first")
     lab.node3.wait("zfs list tank/vm/.moving/web1")
-    assert "is being moved by another gnt-zfs move" in lab.fails("gnt-zfs move --yes web1 node1")
-    assert "is being moved by another gnt-zfs move" in lab.fails("gnt-zfs move --abort --yes web1")
-    said = lab.fails("gnt-instance remove -f web1") + lab.fails("gnt-instance rename --no-name-check web1 web2")
+    assert "another gnt-zfs move or adopt is at work on it" in lab.fails("gnt-zfs move --yes web1 node1")
+    assert "another gnt-zfs move or adopt is at work on it" in lab.fails("gnt-zfs move --abort --yes web1")
+    said = lab.fails("gnt-instance remove -f web1") + lab.fails(rename_command(lab, "web1", "web2"))
     assert "mov" in said
     lab.master.wait("test ! -d /proc/$(cat /tmp/first)", seconds=300)
     assert lab.run("gnt-instance list --no-headers -o status,pnode web1").split() == ["running", "node3.example.com"], lab.run(

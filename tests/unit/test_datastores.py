@@ -53,7 +53,7 @@ class Node(Here):
     def ask(self, verb: str, **request: Any) -> Any:
         import json
 
-        said = answer(self, verb, json.dumps(request))
+        said = answer(self, verb, lambda: json.dumps(request))
         assert "error" not in said, said
         return said["answer"]
 
@@ -101,7 +101,7 @@ def test_what_is_known_of_an_instance_is_kept_with_those_of_its_disks_that_are_h
     assert here.ask("keep-records", volumes=["other", DISK0], disks=[0, 2], record={"name": "web1"}) == ["other"]
     dataset = here.at("ssd").volumes.find(DISK0)
     assert dataset is not None and unpack_record(dataset.marks[RECORD]) == {"name": "web1", "disk": 2}
-    said = answer(here, "keep-records", '{"volumes": ["other"], "disks": []}')
+    said = answer(here, "keep-records", lambda: '{"volumes": ["other"], "disks": []}')
     assert said["error"] == "request: disks must be a number for each volume"
 
 
@@ -356,7 +356,7 @@ def test_what_is_not_here_is_not_fetched_to_be_sent(here: Node, monkeypatch: pyt
     options = parser().parse_args(["image", "push", "debian-12"])
     with pytest.raises(Missing):
         options.run(here, options)
-    said = answer(here, "image-push", '{"image": "debian-12", "node": "node2"}')
+    said = answer(here, "image-push", lambda: '{"image": "debian-12", "node": "node2"}')
     assert said["error"].startswith("image debian-12 on this node does not exist: gnt-zfs image push debian-12")
     assert started == []
 

@@ -61,7 +61,7 @@ class Asked:
 
     def call(self, node: str, verb: str, **request: Any) -> list[str]:
         self.calls.append((node, verb, request))
-        return [] if node == self.has else request["volumes"]
+        return [] if node == self.has else request.get("volumes", [])
 
     def call_all(self, verb: str, **request: Any) -> None:
         self.calls.append(("", verb, request))
@@ -73,6 +73,35 @@ def test_what_is_removed_says_how_it_was_made_wherever_its_disks_are(has: str, a
     hooks._keep_records(cast(Here, here), ganeti.Event({**INSTANCE, "GANETI_HOOKS_PATH": "instance-remove"}))
     request = {"volumes": ["v1"], "disks": [1], "record": {"name": "web1.example.com"}}
     assert here.calls == [(node, "keep-records", request) for node in asked]
+
+
+@pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize("kind", ["file", "ext"])
+def test_what_a_system_is_installed_over_is_kept_unless_that_is_a_dry_run(kind: str, dry: bool) -> None:
+    here = Asked("node2.example.com")
+    here.ssconf.storage_directory = "/zfs/vm"
+    here.master.running = lambda _operation, _instance: {"dry_run": dry}
+    of_kind = {
+        "file": {"GANETI_INSTANCE_DISK0_ID": "/zfs/vm/web1.example.com/one.file.disk0"},
+        "ext": {"GANETI_INSTANCE_DISK0_PROVIDER": "zfs", "GANETI_INSTANCE_DISK0_ID": "v1"},
+    }[kind]
+    environ = {
+        **INSTANCE,
+        **of_kind,
+        "GANETI_HOOKS_PATH": "instance-reinstall",
+        "GANETI_INSTANCE_PRIMARY": "node2.example.com",
+        "GANETI_INSTANCE_DISK_TEMPLATE": kind,
+        "GANETI_INSTANCE_DISK_COUNT": "1",
+        "GANETI_INSTANCE_DISK0_SIZE": "64",
+    }
+    assert hooks.concerns_us(environ)
+    event = ganeti.Event(environ)
+    keeps = {"file": hooks._keep_files, "ext": hooks._keep_volumes}[kind]
+    assert keeps in {"file": hooks.HANDLERS, "ext": hooks.VOLUME_HANDLERS}[kind]["instance-reinstall-pre"]
+    keeps(cast(Here, here), event)
+    asked = {"file": ("keep-disks", {"instance": "web1.example.com"}), "ext": ("keep-volumes", {"volumes": event.volumes})}[kind]
+    assert here.calls == ([] if dry else [("node2.example.com", *asked)])
+    assert event.volumes == ([] if kind == "file" else ["v1"])
 
 
 # what concerns us

@@ -47,6 +47,7 @@ LEVELS = {
             "undo",
             "clock",
             "check",
+            "upkeep",
             "placement",
             "setup",
             "patch",

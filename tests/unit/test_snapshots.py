@@ -182,7 +182,7 @@ def test_what_a_peer_asks_is_checked(bench: Bench, verb: str, request_: dict[str
     import json
 
     before = bench.fake.state()
-    assert answer(bench, verb, json.dumps({"snapshot": "x", "name": "new", **request_}))["code"] in (2, 4)
+    assert answer(bench, verb, lambda: json.dumps({"snapshot": "x", "name": "new", **request_}))["code"] in (2, 4)
     assert bench.fake.state() == before
 
 

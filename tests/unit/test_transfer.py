@@ -159,7 +159,7 @@ class Peer(Here):
 
     def call(self, peer: str, verb: str, **request: Any) -> Any:
         self.asked.append(verb)
-        said = json.loads(json.dumps(answer(self.peers[peer], verb, json.dumps(request))))
+        said = json.loads(json.dumps(answer(self.peers[peer], verb, lambda: json.dumps(request))))
         if "error" in said:
             raise PeerFailed(peer, said["error"], said["code"])
         return said["answer"]

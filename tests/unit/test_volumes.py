@@ -317,6 +317,22 @@ def test_a_volume_knows_its_instance_also_after_a_rename(bench: Bench) -> None:
         assert bench.node.marks(f"zfs/vm/{DISK0}")[INSTANCE] == name
 
 
+def test_what_is_installed_over_is_in_a_snapshot_that_goes_when_its_days_are_over(bench: Bench) -> None:
+    bench.create()
+    bench.use()
+    for _time in range(2):  # of one second
+        bench.volumes.keep(DISK0)
+    ((snapshot, _created, _used),) = bench.node.fake.snapshots(f"zfs/vm/{DISK0}", depth=1)
+    assert snapshot.startswith(f"zfs/vm/{DISK0}@zfsganeti-removed-")
+    bench.write(b"gone")
+    assert bench.node.fake.snapshot_files(snapshot)["disk.raw"].startswith(b"data")
+    bench.node.store.forget_disks()
+    assert bench.node.fake.snapshots(f"zfs/vm/{DISK0}", depth=1) != []
+    bench.node.fake.clock += 86400 * (bench.node.store.config.trash_days + 1)
+    bench.node.store.forget_disks()
+    assert bench.node.fake.snapshots(f"zfs/vm/{DISK0}", depth=1) == []
+
+
 def test_a_snapshot_is_a_volume_that_can_be_removed(bench: Bench) -> None:
     bench.use(content=b"then")
     snapshot = f"{DISK0}.snap"

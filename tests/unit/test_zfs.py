@@ -44,3 +44,10 @@ def test_a_property_that_was_set_by_hand_hides_no_other(monkeypatch: pytest.Monk
     found = {dataset.name: dataset for dataset in Zfs().datasets("zfs", marks=(SOURCE,)) if dataset.name.startswith("zfs/")}
     assert (found["zfs/a"].marks.get(SOURCE), found["zfs/a"].used) == (seen, 5)
     assert (found["zfs/b"].marks, found["zfs/c"].marks) == ({SOURCE: "/srv/b"}, {})
+
+
+@pytest.mark.parametrize("name", ["tank", "tank/vm", "tank/vm/web1@one"])
+def test_a_pool_whose_devices_are_gone_is_named(name: str) -> None:
+    error = Zfs._command_error("zfs", ("list", name), 1, f"cannot open '{name}': pool I/O is currently suspended\n")
+    assert isinstance(error, Unavailable)
+    assert str(error) == "pool tank: is SUSPENDED: zpool status tank"
