@@ -14,7 +14,7 @@ import stat
 import struct
 
 from zfsganeti.datasets import DISK, IMAGES, NEVER_CHANGED
-from zfsganeti.errors import BadInput, Busy, Foreign, Unavailable, human
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Unavailable, human
 from zfsganeti.files import data_ranges
 from zfsganeti.images import Image, Images
 from zfsganeti.names import check_image, means
@@ -36,8 +36,9 @@ BLKDISCARD, BLKZEROOUT = 0x1277, 0x127F
 class Installer:
     """What the OS definition does on one node."""
 
-    def __init__(self, store: Store, volumes: Volumes | None = None) -> None:
-        self.store, self.zfs, self.images, self._volumes = store, store.zfs, Images(store), volumes
+    def __init__(self, store: Store, volumes: Volumes | None = None, others: Images | None = None) -> None:
+        """`others` are the images of the node's first root, for a disk in another datastore that has not the one that is wanted."""
+        self.store, self.zfs, self.images, self._volumes, self.others = store, store.zfs, Images(store), volumes, others
 
     def install(self, instance: str, wanted: str, disk: str, *, again: bool) -> str:
         """The disk holds the image, all of it or as it was before; return the line that says how that came to be.
@@ -51,6 +52,14 @@ class Installer:
         if stat.S_ISBLK(made.st_mode):
             return self._install_device(instance, wanted, disk, again=again)
         raise BadInput(f"disk {disk}: is neither a file nor a block device")
+
+    def _resolve(self, wanted: str) -> tuple[Images, Image]:
+        """Return the image that is wanted, from the disk's own datastore or else from the first root, with the catalogue it is in."""
+        if self.others is not None:
+            with contextlib.suppress(Missing):
+                return self.images, self.images.resolve(wanted, pull=False)
+        images = self.others or self.images
+        return images, images.resolve(wanted)
 
     def drop_unused(self, instance: str) -> None:
         """An instance that has disks has no clone's disk beside them: it was added with --no-install after all.
@@ -70,14 +79,14 @@ class Installer:
         dataset = self._dataset(instance)
         at_home = dataset is not None and os.path.dirname(disk) == self.store.home(instance)
         clone = self._clone_beside(dataset, wanted, disk) if dataset is not None and at_home else None
-        image = clone or self.images.resolve(wanted)
+        images, image = (self.images, clone) if clone is not None else self._resolve(wanted)
         self.images.check_fits(image, size)
         if clone is None and disk.startswith(f"{self.store.root.path}/"):
             self.store.check_space(instance, image.referenced)
         if clone is not None:
             place(f"{os.path.dirname(disk)}/{DISK}", disk)
             return f"disk 0 of {instance} is a clone of image {image.name}"
-        with self._copied(image, f"{disk}.new") as (copy, how):
+        with self._copied(images, image, f"{disk}.new") as (copy, how):
             place(copy, disk)
         if at_home:
             self.drop_unused(instance)
@@ -106,10 +115,10 @@ class Installer:
         return self.images.find(self._origin(dataset))
 
     @contextlib.contextmanager
-    def _copied(self, image: Image, path: str) -> Iterator[tuple[str, str]]:
+    def _copied(self, images: Images, image: Image, path: str) -> Iterator[tuple[str, str]]:
         """Yield a path at which the image's disk has been copied, and how; nothing is left there afterwards."""
         try:
-            with self.images.open(image) as reader:
+            with images.open(image) as reader:
                 writer = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
                 try:
                     os.ftruncate(writer, os.fstat(reader).st_size)
@@ -128,11 +137,11 @@ class Installer:
         volume = self._volume(disk)
         if volume is not None and not again and volume.written <= NEVER_CHANGED and self._is_clone(volume, wanted):
             return f"disk 0 of {instance} is a clone of image {self._origin(volume)} already"
-        image = self.images.resolve(wanted)
+        images, image = self._resolve(wanted)
         with opened_alone(disk) as writer:
             size = os.lseek(writer, 0, os.SEEK_END)
             self.images.check_fits(image, size)
-            with self.images.open(image) as reader:
+            with images.open(image) as reader:
                 held = os.fstat(reader).st_size
                 clear(reader, writer, held, size)
                 how = copy_data(reader, writer)

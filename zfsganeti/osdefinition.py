@@ -72,8 +72,17 @@ def _create(here: Here, environ: Mapping[str, str]) -> str:
     if environ.get("DISK_COUNT") == "0":
         raise BadInput(f"{instance}: has no disk to install image {image} on")
     disk = _must(environ, "DISK_0_PATH")
+    place = _place(here, disk)
+    others = here.images if place is not here else None
     with locked(instance):
-        return Installer(here.store, here.volumes).install(instance, image, disk, again=bool(environ.get("INSTANCE_REINSTALL")))
+        return Installer(place.store, place.volumes, others).install(instance, image, disk, again=bool(environ.get("INSTANCE_REINSTALL")))
+
+
+def _place(here: Here, disk: str) -> Here:
+    """Return this node with the root that has the volume whose device a disk is, with the first for any other disk."""
+    from zfsganeti import loop
+
+    return here.place_of(os.path.basename(disk)) if os.path.dirname(disk) == loop.LINKS else here
 
 
 def _verify(_here: Here, environ: Mapping[str, str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ from tests.fakestreams import FakeStreams
 from tests.fakezfs import FakeZfs
 from tests.killing import dies
 from tests.node import CLUSTER_NAME
-from zfsganeti import config, extstorage, process, transfer, variants
+from zfsganeti import config, extstorage, loop, osdefinition, process, transfer, variants
 from zfsganeti.answer import VERBS, answer
 from zfsganeti.cli import parser
 from zfsganeti.config import Config
@@ -22,6 +24,7 @@ from zfsganeti.errors import BadConfig, BadInput, Conflict, Missing, NoSpace, Re
 from zfsganeti.here import Here
 from zfsganeti.holders import to_use
 from zfsganeti.images import quiet
+from zfsganeti.install import Installer
 from zfsganeti.volumes import Volumes
 
 MIB = 1 << 20
@@ -430,3 +433,27 @@ def test_what_names_no_datastore_is_told(text: str) -> None:
     with pytest.raises(BadConfig):
         config.parse(f"datastores = {text}")
     assert config.parse("datastores = ssd=fast/vm bulk=tank/vm").datastores == {"ssd": "fast/vm", "bulk": "tank/vm"}
+
+
+# what the OS definition installs
+
+
+def test_a_disk_in_another_datastore_that_was_made_of_the_image_is_left_as_it_is(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    here.at("ssd").images.make("debian-12", "file:/none", golden)
+    verb(here, "create", EXTP_IMAGE="debian-12", EXTP_DATASTORE="ssd", VOL_SIZE="4")
+    monkeypatch.setattr(stat, "S_ISREG", lambda _mode: False)
+    monkeypatch.setattr(stat, "S_ISBLK", lambda _mode: True)
+    monkeypatch.setattr(os, "stat", lambda _path: os.lstat("/"))
+    given = {"INSTANCE_NAME": "web1", "INSTANCE_OS": "zfs-image+debian-12", "DISK_COUNT": "1", "DISK_0_PATH": f"{loop.LINKS}/{DISK0}"}
+    assert osdefinition.SCRIPTS["create"](here, given) == "disk 0 of web1 is a clone of image debian-12 already"
+
+
+def test_a_disk_elsewhere_gets_the_image_of_its_datastore_or_else_of_the_first(here: Node) -> None:
+    ssd = here.at("ssd")
+    installer = Installer(ssd.store, ssd.volumes, here.images)
+    with pytest.raises(Missing):
+        installer._resolve("debian-12")
+    here.images.make("debian-12", "file:/none", golden)
+    assert installer._resolve("debian-12")[1].dataset == "zfs/vm/.images/debian-12"
+    ssd.images.make("debian-12", "file:/none", golden)
+    assert installer._resolve("debian-12")[1].dataset == "zfs/fast/.images/debian-12"
