@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.lab.conftest import Lab
+from tests.lab.test_4_change import rename_command
 from tests.lab.test_9_catalogue import SOURCE
 
 State = list[str]
@@ -152,7 +153,7 @@ def if_not_there(name: str, command: str) -> str:
 
 
 def scenarios(lab: Lab) -> list[Scenario]:
-    add, remove, rename = lab.add_command("web1"), "gnt-instance remove -f web1", "gnt-instance rename --no-name-check web1 web2"
+    add, remove, rename = lab.add_command("web1"), "gnt-instance remove -f web1", rename_command(lab, "web1", "web2")
     volume = "--disk 0:size=64M,provider=zfs"
     add_ext = lab.add_command("web1", disks=(), more=volume).replace("-t file", "-t ext").replace("--no-disks", "")
     grow, back = "gnt-instance grow-disk web1 0 16M", "gnt-zfs snapshot rollback --yes web1 before"

@@ -137,7 +137,15 @@ def test_disks_and_images_in_another_datastore(lab: Lab) -> None:
         .replace("-t file", "-t ext")
         .replace("--no-disks", "")
     )
+    # what installs an image leaves a clone in another datastore as it is
+    system = lab.add_command("system", disks=(), more="--disk 0:size=65M,provider=zfs,image=debian-12,datastore=ssd")
+    known = system.replace("noop+default", "zfs-image+debian-12").replace(" --no-install ", " ")
+    lab.run(known.replace("-t file", "-t ext").replace("--no-disks", ""))
+    names = lab.node2.run("zfs list -H -o name,origin -r zfs/fast").splitlines()
+    assert len([line for line in names if line.endswith("\tzfs/fast/.images/debian-12@golden")]) == 2
+    assert "is a clone of image debian-12 already" in lab.node2.run("cat /var/log/ganeti/os/add-zfs-image+debian-12-system-*")
     lab.well()
+    lab.run("gnt-instance remove -f system")
     lab.run("gnt-instance remove -f quick")
     lab.run("gnt-zfs trash restore quick")
     names = lab.node2.run("zfs list -H -o name,origin -r zfs/fast").splitlines()
