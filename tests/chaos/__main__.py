@@ -129,13 +129,20 @@ class Chaos:
                 lab.node(scenario.on).execute, f"timeout 600 sh -c {quoted(scenario.operation)}", seconds=OPERATION_SECONDS
             )
             while not running.done():
-                if struck.pid() is None:
-                    self.cluster.boot(struck)
+                self.revive(lab, struck)
                 time.sleep(0.5)
-        if struck.pid() is None:
-            self.cluster.boot(struck)
+        self.revive(lab, struck)
         struck.wait(f"mkdir -p {points.PLACE}; mountpoint -q /zfs/vm")
         lab.master.wait('gnt-cluster getmaster && test -z "$(gnt-job list --no-headers --running -o id)"', seconds=300)
+
+
+    def revive(self, lab: Lab, struck: Machine) -> None:
+        """A node that lost its power runs again; who waits for an answer of its former self learns at once that there is none."""
+        if struck.pid() is None:
+            self.cluster.boot(struck)
+            for node in lab.nodes:
+                if node is not struck:
+                    node.run(f"ss -K -tn dst $(getent hosts {struck.name} | cut -d' ' -f1)")
 
 
 def quoted(command: str) -> str:
