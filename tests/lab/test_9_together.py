@@ -11,10 +11,12 @@ NAMES = ("web", "web1", "web10", "web1-a", "web1.example.com", "we", "web-1", "1
 
 
 def at_once(lab: Lab, commands: list[str]) -> str:
-    """All commands have been begun at the same moment on the master and have ended well; return what they said."""
-    script = "".join(
-        f"( {command} ) > /tmp/said.{number} 2>&1 || touch /tmp/failed.{number} &\n" for number, command in enumerate(commands)
-    )
+    """All commands have been begun at the same moment on the master and have ended well; return what they said.
+
+    A job that Ganeti itself could not start, for its daemon was not answered in time, has changed nothing and is asked for again.
+    """
+    again = "until {0} > /tmp/said.{1} 2>&1; do grep -q 'failed to start' /tmp/said.{1} || {{ touch /tmp/failed.{1}; break; }}; done &\n"
+    script = "".join(again.format(command, number) for number, command in enumerate(commands))
     lab.master.write("/tmp/at-once", f"rm -f /tmp/said.* /tmp/failed.*\n{script}wait\n")
     lab.master.run("sh /tmp/at-once", seconds=1800)
     said = lab.run("tail -n +1 /tmp/said.*")
