@@ -123,7 +123,8 @@ def _list(here: Here, options: argparse.Namespace) -> int:
     rows = [
         {"instance": one.name, "node": one.node, "template": one.template, "state": one.state, "shadow": one.shadow_name} for one in found
     ]
-    for problem in [one.problem for one in found if one.problem is not None]:
+    problems = [one.problem for one in found if one.problem is not None]
+    for problem in problems:
         complain(one_line(problem))
     if options.json:
         print_json(rows)
@@ -136,7 +137,7 @@ def _list(here: Here, options: argparse.Namespace) -> int:
         say(table(titles, shown))
     else:
         say("No instance is being adopted.")
-    return 0
+    return problems[0].exit_code if problems else 0
 
 
 def leftovers(here: Here) -> list[Finding]:

@@ -11,7 +11,7 @@ from zfsganeti.colours import Bad, Odd, cell
 from zfsganeti.errors import EXIT_STATUS, BadInput, Missing, Unavailable, ZfsGanetiError, human, of_system, one_line
 from zfsganeti.here import Here
 from zfsganeti.names import meant
-from zfsganeti.terminal import command, complain, confirm, day, fail, group, must_be_master, print_json, say, say_no_more, table
+from zfsganeti.terminal import command, complain, confirm, day, fail, group, left_out, must_be_master, print_json, say, say_no_more, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -275,15 +275,13 @@ def _repair(here: Here, finding: Finding) -> str:
 
 
 def _list(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import undo
+
     must_be_master(here)
     rows = []
-    reports = here.call_all("report")
+    reports, problems = undo.reports(here)
+    status = left_out(problems, here.ssconf.offline_nodes, "its datasets are")
     for node, facts in reports.items():
-        if isinstance(facts, ZfsGanetiError):
-            complain(one_line(facts))
-            continue
-        if facts["root_problem"]:
-            complain(f"{node}: {facts['root_problem']}")
         rows += [{"node": node, "mounted": dataset["home"], **dataset} for dataset in facts["datasets"] if dataset["ours"]]
         rows += [{"node": node, "aside": False, **volume} for volume in facts["volumes"] if volume["ours"]]
     for wanted in options.instance:
@@ -300,7 +298,7 @@ def _list(here: Here, options: argparse.Namespace) -> int:
         print(_table_of_datasets(rows))
     else:
         print("No instance has a dataset yet.")
-    return 3 if any(isinstance(facts, ZfsGanetiError) for facts in reports.values()) else 0
+    return status
 
 
 def _table_of_datasets(rows: list[dict[str, Any]]) -> str:
@@ -330,8 +328,7 @@ def _trash_list(here: Here, options: argparse.Namespace) -> int:
 
     must_be_master(here)
     found, problems = undo.entries_by_node(here)
-    for problem in problems + [f"{node} is offline: its trash is not shown" for node in here.ssconf.offline_nodes]:
-        complain(problem)
+    status = left_out(problems, here.ssconf.offline_nodes, "its trash is")
     rows = sorted(
         ({**entry, "node": node} for node, entries in found.items() for entry in entries), key=lambda row: (row["removed"], row["entry"])
     )
@@ -358,7 +355,7 @@ def _trash_list(here: Here, options: argparse.Namespace) -> int:
         )
     else:
         print("The trash is empty.")
-    return 3 if problems else 0
+    return status
 
 
 def _trash_restore(here: Here, options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zfsganeti.colours import Odd
 from zfsganeti.errors import BadInput, Unavailable, ZfsGanetiError, human, one_line
-from zfsganeti.terminal import command, complain, confirm, day, group, must_be_master, print_json, say, table
+from zfsganeti.terminal import command, confirm, day, group, left_out, must_be_master, print_json, say, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,25 +88,25 @@ def _list(here: Here, options: argparse.Namespace) -> int:
     must_be_master(here)
     every = here.master.instances()
     chosen = [_instance(here, options.instance)] if options.instance else list(every.values())
+    chosen = [instance for instance in chosen if options.instance or _is_ours(instance)]
     rows: list[dict[str, Any]] = []
-    status = 0
-    for node in sorted({instance.primary for instance in chosen} - set(here.ssconf.offline_nodes)):
-        questions = [asked(instance) for instance in chosen if instance.primary == node and (options.instance or _is_ours(instance))]
-        found, problems = _histories(here, node, questions)
+    problems: list[str] = []
+    away = set(here.ssconf.offline_nodes)
+    for node in sorted({instance.primary for instance in chosen} - away):
+        found, lacking = _histories(here, node, [asked(instance) for instance in chosen if instance.primary == node])
         rows += found
-        for problem in problems:
-            complain(problem)
-            status = 3
-    for instance in chosen:
-        if instance.primary in here.ssconf.offline_nodes and (options.instance or _is_ours(instance)):
-            complain(f"{instance.primary} is offline: the snapshots of {instance.name} are not shown")
-            status = 3
+        problems += lacking
+    missed = sorted({instance.primary for instance in chosen} & away)
+    if options.instance:  # whoever asks for this one expects an answer
+        problems += [f"{node} is offline: the snapshots of {chosen[0].name} are not shown" for node in missed]
+        missed = []
+    status = left_out(problems, missed, "the snapshots of its instances are")
     rows.sort(key=lambda row: (row["instance"], row["created"], row["snapshot"]))
     if options.json:
         print_json([{key: row[key] for key in KEPT} for row in rows])
     elif rows:
         say(_table(rows))
-    else:
+    elif not problems:
         say("There is no snapshot: gnt-zfs snapshot create takes one.")
     return status
 

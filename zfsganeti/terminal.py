@@ -79,6 +79,15 @@ def complain(text: str) -> None:
     _tell(text, "gnt-zfs", colours.YELLOW)
 
 
+def left_out(problems: Sequence[str], offline: Sequence[str], what: str) -> int:
+    """What a list lacks is said; return its exit status: of a node that is offline for the cluster nobody expects anything."""
+    for node in offline:
+        complain(f"{node} is offline: {what} not shown")
+    for problem in problems:
+        complain(problem)
+    return Unavailable.exit_code if problems else 0
+
+
 def fail(text: str, who: str = "gnt-zfs") -> None:
     """A line says why the command has ended."""
     _tell(text, who, colours.RED)

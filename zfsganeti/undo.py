@@ -61,13 +61,19 @@ class Into:
 
 def entries_by_node(here: Here) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """Return what is in every online node's trash, and a line for each node that could not say."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found, problems = reports(here)
+    return {node: report["trash"] for node, report in found.items()}, problems
+
+
+def reports(here: Here) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return what every online node reports, and a line for each that could not say all; one without a root has nothing to say."""
+    found: dict[str, dict[str, Any]] = {}
     problems = []
     for node, answer in here.call_all("report").items():
         if isinstance(answer, ZfsGanetiError):
             problems.append(one_line(answer))
             continue
-        found[node] = answer["trash"]
+        found[node] = answer
         if answer["root_problem"] and not answer["rootless"]:
             problems.append(f"{node}: {answer['root_problem']}")
     return found, problems
