@@ -68,7 +68,7 @@ def test_files_go_back_and_forth(lab: Lab) -> None:
     lab.run(f"gnt-zfs snapshot rollback --yes before {newest}")
     assert lab.sums("before") == second
     lab.run("gnt-instance remove -f before")
-    lab.run("gnt-zfs trash empty --yes --with-snapshots")
+    lab.run("gnt-zfs trash empty --with-snapshots --yes")
 
     # or what is newer goes for good
     lab.node2.run("zfs snapshot zfs/vm/web1@autosnap_2026-11-02_00:00:00_daily")
