@@ -282,6 +282,8 @@ def _list(here: Here, options: argparse.Namespace) -> int:
     reports, problems = undo.reports(here)
     status = left_out(problems, here.ssconf.offline_nodes, "its datasets are")
     for node, facts in reports.items():
+        if facts["rootless"]:  # perhaps on purpose
+            complain(f"{node}: {facts['root_problem']}")
         rows += [{"node": node, "mounted": dataset["home"], **dataset} for dataset in facts["datasets"] if dataset["ours"]]
         rows += [{"node": node, "aside": False, **volume} for volume in facts["volumes"] if volume["ours"]]
     for wanted in options.instance:
