@@ -41,7 +41,7 @@ lab-table: venv
 bench: deps venv
 	$(VENV)/bin/python -m benchmarks docs/performance.md
 
-# every operation interrupted at every point, for HOURS; the page is committed
+# every operation interrupted at every point, for HOURS; writes a page of what is known then
 HOURS ?= 8
 chaos: deps venv
 	$(VENV)/bin/python -m tests.chaos --hours $(HOURS) docs/reliability.md

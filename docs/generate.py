@@ -27,7 +27,14 @@ HERE = Path(__file__).parent
 PAGES = sorted(HERE.glob("man/*.[1-8].md"))
 HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 PLACES = {"INSTANCE": "@instances", "NODE": "@nodes"}  # what is known of what stands for them in a usage, in whatever case
-TRASH = {"trash restore": "@trash"}  # a command whose argument is in the trash
+OF_AN_IMAGE = ("show", "rename", "push", "copy", "retire", "restore", "lend", "delete", "verify", "export")
+ASKED = {  # commands whose argument only the program itself knows
+    "trash restore": "@trash",
+    "trash empty": "@entries",
+    "image pull": "@everywhere",
+    **{f"image {verb}": "@images" for verb in OF_AN_IMAGE},
+    **{f"snapshot {verb}": "@snapshots" for verb in ("rollback", "delete", "clone")},
+}
 NEW = ("new_name",)  # an option's value that must not be there yet
 
 
@@ -132,29 +139,53 @@ def _last_commit() -> str:
 
 # completion
 
-COMPLETION = """# bash completion for gnt-zfs, made from its parser
+COMPLETION = r"""# bash completion for gnt-zfs, made from its parser
 _gnt_zfs_words() {
   case "$1" in
 @CASES@
   esac
 }
 
+# a column of a table that gnt-zfs shows, without its title
+_gnt_zfs_column() {
+  local column=$1
+  shift
+  gnt-zfs "$@" 2>/dev/null | awk -v column="$column" 'NR > 1 { print $column }' | sort -u
+}
+
 _gnt_zfs() {
-  local current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} path="" word index
-  [[ $before == "=" ]] && before=${COMP_WORDS[COMP_CWORD - 2]}
+  local current=${COMP_WORDS[COMP_CWORD]} at=$((COMP_CWORD - 1)) path="" given="" colon="" word index
+  # bash takes a name with a colon for several words
+  if [[ $current == ":" ]]; then
+    colon=${COMP_WORDS[at]}: at=$((at - 1)) current=""
+  elif [[ ${COMP_WORDS[at]} == ":" ]]; then
+    colon=${COMP_WORDS[at - 1]}: at=$((at - 2))
+  fi
+  local before=${COMP_WORDS[at]}
+  [[ $before == "=" ]] && before=${COMP_WORDS[at - 1]}
   [[ $current == "=" ]] && current=""
   COMPREPLY=()
-  for ((index = 1; index < COMP_CWORD; index++)); do
+  for ((index = 1; index <= at; index++)); do
     word=${COMP_WORDS[index]}
-    case " $(_gnt_zfs_words "$path") " in *" $word "*) [[ $word == -* ]] || path="${path:+$path }$word" ;; esac
+    [[ $word == -* ]] && continue
+    case " $(_gnt_zfs_words "${path#help }") " in
+      *" $word "*) path="${path:+$path }$word" ;;
+      *) given=${given:-$word} ;;
+    esac
   done
   local words=""
   [[ $before == -* ]] && words=$(_gnt_zfs_words "$path $before")
-  [[ -n $words ]] || words=$(_gnt_zfs_words "$path")
+  [[ -n $words ]] || words=$(_gnt_zfs_words "${path#help }")
+  [[ $path == "help "* ]] && words=$(printf '%s\n' $words | grep '^[a-z]')
+  case " $words " in *" @snapshots "*) [[ -n $given ]] && words="${words//@instances/} $(_gnt_zfs_column 2 snapshot list "$given")" ;; esac
   case " $words " in *" @instances "*) words+=" $(cat /var/lib/ganeti/ssconf_instance_list 2>/dev/null)" ;; esac
   case " $words " in *" @nodes "*) words+=" $(cat /var/lib/ganeti/ssconf_node_list 2>/dev/null)" ;; esac
-  case " $words " in *" @trash "*) words+=" $(gnt-zfs trash list 2>/dev/null | sed '1d;s/ .*//' | sort -u)" ;; esac
-  mapfile -t COMPREPLY < <(compgen -W "$words" -X '@*' -- "$current")
+  case " $words " in *" @trash "*) words+=" $(_gnt_zfs_column 1 trash list)" ;; esac
+  case " $words " in *" @entries "*) words+=" $(_gnt_zfs_column 2 trash list)" ;; esac
+  case " $words " in *" @images "*) words+=" $(_gnt_zfs_column 1 image list)" ;; esac
+  case " $words " in *" @everywhere "*) words+=" $(_gnt_zfs_column 1 image list --all-nodes)" ;; esac
+  mapfile -t COMPREPLY < <(compgen -W "$words" -X '@*' -- "$colon$current")
+  COMPREPLY=("${COMPREPLY[@]#"$colon"}")
   [[ $current == */* || $current == .* ]] && compopt -o default
 }
 complete -F _gnt_zfs gnt-zfs
@@ -162,7 +193,7 @@ complete -F _gnt_zfs gnt-zfs
 
 
 def completion() -> str:
-    """Return a script by which bash completes commands, options and their values, without starting the program except for the trash."""
+    """Return a script by which bash completes what can be typed; it starts the program only for what that alone knows."""
     found: dict[str, list[str]] = {"": []}
     for name, made in commands():
         words = name.split()
@@ -181,7 +212,7 @@ def _words(name: str, made: argparse.ArgumentParser) -> list[str]:
     """Return what can be typed after a command: options, choices of arguments, and marks for what the script asks for."""
     words = [option for action in made._actions for option in action.option_strings if option.startswith("--")]
     places = [word for action in made._actions if not action.option_strings for word in _known(action)]
-    return list(dict.fromkeys([*words, *places, *([TRASH[name]] if name in TRASH else [])]))
+    return list(dict.fromkeys([*words, *places, *([ASKED[name]] if name in ASKED else [])]))
 
 
 def _values(made: argparse.ArgumentParser) -> Iterator[tuple[str, list[str]]]:

@@ -37,6 +37,7 @@ def _adopt(here: Here, options: argparse.Namespace) -> int:
     from zfsganeti import exchange
 
     must_be_master(here)
+    _refuse_ignored(options)
     if options.list:
         return _list(here, options)
     if not options.instance:
@@ -46,6 +47,18 @@ def _adopt(here: Here, options: argparse.Namespace) -> int:
         if options.commit or options.rollback or options.abort:
             return _end(here, name, options)
         return _begin(here, name, options)
+
+
+def _refuse_ignored(options: argparse.Namespace) -> None:
+    """What was typed together belongs together: nobody is to believe that a word was heard which was not."""
+    if options.json and not options.list:
+        raise BadInput("adopt --json: goes with --list alone")
+    if options.list and options.instance:
+        raise BadInput(f"adopt --list: shows all, and takes no instance such as {options.instance}")
+    ends = next((word for word in ("list", "commit", "rollback", "abort") if getattr(options, word)), "")
+    begins = next((word for word in ("disk_template", "offline", "verify") if getattr(options, word)), "")
+    if ends and begins:
+        raise BadInput(f"adopt --{ends}: has no --{begins.replace('_', '-')}")
 
 
 def _begin(here: Here, name: str, options: argparse.Namespace) -> int:
@@ -110,7 +123,8 @@ def _list(here: Here, options: argparse.Namespace) -> int:
     rows = [
         {"instance": one.name, "node": one.node, "template": one.template, "state": one.state, "shadow": one.shadow_name} for one in found
     ]
-    for problem in [one.problem for one in found if one.problem is not None]:
+    problems = [one.problem for one in found if one.problem is not None]
+    for problem in problems:
         complain(one_line(problem))
     if options.json:
         print_json(rows)
@@ -123,7 +137,7 @@ def _list(here: Here, options: argparse.Namespace) -> int:
         say(table(titles, shown))
     else:
         say("No instance is being adopted.")
-    return 0
+    return problems[0].exit_code if problems else 0
 
 
 def leftovers(here: Here) -> list[Finding]:

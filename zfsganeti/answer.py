@@ -223,8 +223,16 @@ def _trash_destroy(here: Here, request: dict[str, Any]) -> Any:
     return _place_of_entry(here, request).trash.destroy(_entry(request), strangers=request.get("strangers") is True)
 
 
-def _trash_give_up(here: Here, _request: dict[str, Any]) -> Any:
-    given_up = [place.trash.give_up() for place in here.places()]
+def _trash_doomed(here: Here, _request: dict[str, Any]) -> Any:
+    doomed = [entry for place in here.places() for entry in place.trash.doomed()] if here.has_root() else []
+    return [{"entry": entry.entry, "used": entry.used} for entry in doomed]
+
+
+def _trash_give_up(here: Here, request: dict[str, Any]) -> Any:
+    only = request.get("entries")
+    if only is not None and (not isinstance(only, list) or not all(isinstance(entry, str) for entry in only)):
+        raise BadInput("request: entries must be a list of names")
+    given_up = [place.trash.give_up(only) for place in here.places()]
     return {"gone": [entry for gone, _kept in given_up for entry in gone], "kept": [line for _gone, kept in given_up for line in kept]}
 
 
@@ -453,6 +461,7 @@ VERBS: dict[str, Verb] = {
     "trash-swap": _trash_swap,
     "trash-record": _trash_record,
     "trash-destroy": _trash_destroy,
+    "trash-doomed": _trash_doomed,
     "trash-give-up": _trash_give_up,
     "images": _images,
     "image-arrivals": _image_arrivals,

@@ -11,7 +11,7 @@ from zfsganeti.colours import Bad, Odd, cell
 from zfsganeti.errors import EXIT_STATUS, BadInput, Missing, Unavailable, ZfsGanetiError, human, of_system, one_line
 from zfsganeti.here import Here
 from zfsganeti.names import meant
-from zfsganeti.terminal import command, complain, confirm, day, fail, group, must_be_master, print_json, say, say_no_more, table
+from zfsganeti.terminal import command, complain, confirm, day, fail, group, left_out, must_be_master, print_json, say, say_no_more, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -275,14 +275,14 @@ def _repair(here: Here, finding: Finding) -> str:
 
 
 def _list(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import undo
+
     must_be_master(here)
     rows = []
-    reports = here.call_all("report")
+    reports, problems = undo.reports(here)
+    status = left_out(problems, here.ssconf.offline_nodes, "its datasets are")
     for node, facts in reports.items():
-        if isinstance(facts, ZfsGanetiError):
-            complain(one_line(facts))
-            continue
-        if facts["root_problem"]:
+        if facts["rootless"]:  # perhaps on purpose
             complain(f"{node}: {facts['root_problem']}")
         rows += [{"node": node, "mounted": dataset["home"], **dataset} for dataset in facts["datasets"] if dataset["ours"]]
         rows += [{"node": node, "aside": False, **volume} for volume in facts["volumes"] if volume["ours"]]
@@ -300,7 +300,7 @@ def _list(here: Here, options: argparse.Namespace) -> int:
         print(_table_of_datasets(rows))
     else:
         print("No instance has a dataset yet.")
-    return 3 if any(isinstance(facts, ZfsGanetiError) for facts in reports.values()) else 0
+    return status
 
 
 def _table_of_datasets(rows: list[dict[str, Any]]) -> str:
@@ -330,8 +330,7 @@ def _trash_list(here: Here, options: argparse.Namespace) -> int:
 
     must_be_master(here)
     found, problems = undo.entries_by_node(here)
-    for problem in problems + [f"{node} is offline: its trash is not shown" for node in here.ssconf.offline_nodes]:
-        complain(problem)
+    status = left_out(problems, here.ssconf.offline_nodes, "its trash is")
     rows = sorted(
         ({**entry, "node": node} for node, entries in found.items() for entry in entries), key=lambda row: (row["removed"], row["entry"])
     )
@@ -358,7 +357,7 @@ def _trash_list(here: Here, options: argparse.Namespace) -> int:
         )
     else:
         print("The trash is empty.")
-    return 3 if problems else 0
+    return status
 
 
 def _trash_restore(here: Here, options: argparse.Namespace) -> int:
@@ -366,9 +365,7 @@ def _trash_restore(here: Here, options: argparse.Namespace) -> int:
 
     must_be_master(here)
     if options.into:
-        entry, instance = undo.restore_into(here, options.name, options.into, say)
-        say(f"The disk {entry} is the last disk of {instance} now.")
-        return 0
+        return _restore_into(here, options)
     plan = undo.prepare(here, options.name, options.new_name)
     if options.dry_run:
         for sentence in plan.sentences():
@@ -381,12 +378,27 @@ def _trash_restore(here: Here, options: argparse.Namespace) -> int:
     return 0
 
 
+def _restore_into(here: Here, options: argparse.Namespace) -> int:
+    from zfsganeti import undo
+
+    if options.new_name:
+        raise BadInput("trash restore: --as names a new instance and --into one that there is: only one of them")
+    plan = undo.prepare_into(here, options.name, options.into)
+    if options.dry_run:
+        for sentence in plan.sentences():
+            say(sentence)
+        return 0
+    undo.execute_into(here, plan, say)
+    say(f"The disk {plan.entry} is the last disk of {plan.instance} now.")
+    return 0
+
+
 def _trash_empty(here: Here, options: argparse.Namespace) -> int:
     from zfsganeti import undo
 
     must_be_master(here)
     if options.expired:
-        return _give_up(here)
+        return _give_up(here, options)
     found, problems = undo.entries_by_node(here)
     doomed = [(node, entry) for node, entries in found.items() for entry in entries if not options.entry or entry["entry"] in options.entry]
     missing = ", ".join(sorted(set(options.entry) - {entry["entry"] for _node, entry in doomed}))
@@ -415,16 +427,35 @@ def _trash_empty(here: Here, options: argparse.Namespace) -> int:
     return status
 
 
-def _give_up(here: Here) -> int:
-    status = 0
-    for node, result in here.call_all("trash-give-up").items():
-        if isinstance(result, ZfsGanetiError):
-            complain(one_line(result))
-            status = result.exit_code
-            continue
-        for entry in result["gone"]:
-            say(f"{node}: {entry} is gone")
-        for entry in result["kept"]:
-            complain(f"{node}: {entry}")
-            status = 6
-    return status
+def _give_up(here: Here, options: argparse.Namespace) -> int:
+    if options.entry or options.with_snapshots:
+        raise BadInput("trash empty --expired: takes neither entries nor --with-snapshots, it destroys what has had its time")
+    doomed, status = {}, 0
+    for node, found in here.call_all("trash-doomed").items():
+        if isinstance(found, ZfsGanetiError):
+            complain(one_line(found))
+            status = found.exit_code
+        elif found:
+            doomed[node] = [entry["entry"] for entry in found]
+            for entry in found:
+                say(f"  {node}: {entry['entry']} ({human(entry['used'])})")
+    if not doomed:
+        say("Nothing in the trash has had its time.")
+        return status
+    if not options.yes and not confirm("Destroy this for good?"):
+        say("Nothing was changed.")
+        return 1
+    return max(status, *(_give_up_on(here, node, entries) for node, entries in doomed.items()))
+
+
+def _give_up_on(here: Here, node: str, entries: list[str]) -> int:
+    try:
+        result = here.call(node, "trash-give-up", entries=entries)
+    except ZfsGanetiError as error:
+        complain(one_line(error))
+        return error.exit_code
+    for entry in result["gone"]:
+        say(f"{node}: {entry} is gone")
+    for entry in result["kept"]:
+        complain(f"{node}: {entry}")
+    return 6 if result["kept"] else 0

@@ -41,6 +41,11 @@ def until(zfs: Backend, root: str) -> float:
     return (_known(zfs, root) or (0.0, 0.0))[1]
 
 
+def foresee(zfs: Backend, root: str, now: float, keep: float) -> float:
+    """Return before which time nothing expires, as a look at this moment would find; nothing is changed."""
+    return tick(*(_known(zfs, root) or (0.0, 0.0)), now, keep)[1]
+
+
 def look(zfs: Backend, root: str, now: float, keep: float) -> float:
     """It is known that expiry was looked at; return before which time nothing expires."""
     known = _known(zfs, root)

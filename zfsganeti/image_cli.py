@@ -278,7 +278,8 @@ def _copy(here: Here, options: argparse.Namespace) -> int:
     others = [image for place in here.places() if place.datastore != options.datastore for image in place.images.all()]
     image = newest(others, options.name)
     if image is None:
-        raise Missing(f"image {options.name} in any other datastore of this node", "gnt-zfs image list shows what is here")
+        near = meant(options.name, [image.name for image in others], "gnt-zfs image list shows what is here")
+        raise Missing(f"image {options.name} in any other datastore of this node", near)
     with Meter(image.name) as meter:
         made = transfer.copy_image(here, image, options.datastore, meter)
     say(f"{image.name} is in {here.at(options.datastore).root.name} {'now' if made else 'already'}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zfsganeti.colours import Bad, Odd
 from zfsganeti.errors import ZfsGanetiError, human, one_line
 from zfsganeti.holders import holders
-from zfsganeti.terminal import complain, day, print_json, say, table
+from zfsganeti.terminal import day, left_out, print_json, say, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,9 +22,8 @@ SHOWN = (  # to programs, as the man page promises it
 
 
 def list_images(here: Here, options: argparse.Namespace) -> int:
-    found, problems = everywhere(here) if options.all_nodes else ({here.node: here.call(here.node, "images")}, [])
-    for problem in problems:
-        complain(problem)
+    found, problems = _asked(here) if options.all_nodes else ({here.node: here.call(here.node, "images")}, [])
+    status = left_out(problems, here.ssconf.offline_nodes if options.all_nodes else [], "its images are")
     rows = sorted(
         ({**image, "node": node, "state": _state(image)} for node, images in found.items() for image in images),
         key=lambda row: (row["name"], row["node"]),
@@ -32,14 +31,14 @@ def list_images(here: Here, options: argparse.Namespace) -> int:
     arrivals = _arrivals(here, None if options.all_nodes else [here.node], rows)
     if options.json:
         print_json([{key: row[key] for key in SHOWN} for row in [*rows, *({**NOT_WHOLE, **each} for each in arrivals)]])
-        return 3 if problems else 0
+        return status
     if not rows and not arrivals:
         say(f"There is no image {'on any node' if options.all_nodes else 'on this node'}: gnt-zfs image import makes one.")
     elif options.all_nodes:
         say(_table_of_nodes(rows, arrivals))
     else:
         say(_table_of_images(rows, arrivals))
-    return 3 if problems else 0
+    return status
 
 
 # what programs are told of an image that is in no catalogue now, beside what is known of it
@@ -50,9 +49,14 @@ NOT_WHOLE: dict[str, Any] = {
 
 
 def everywhere(here: Here) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """Return the images of the nodes that answer, and a line for each other one, whether it is expected to or not."""
+    found, problems = _asked(here)
+    return found, [*problems, *(f"{node} is offline: its images are not shown" for node in here.ssconf.offline_nodes)]
+
+
+def _asked(here: Here) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     answers = here.call_all("images")
     problems = [one_line(answer) for answer in answers.values() if isinstance(answer, ZfsGanetiError)]
-    problems += [f"{node} is offline: its images are not shown" for node in here.ssconf.offline_nodes]
     return {node: answer for node, answer in answers.items() if not isinstance(answer, ZfsGanetiError)}, problems
 
 

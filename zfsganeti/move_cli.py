@@ -15,7 +15,7 @@ from zfsganeti.terminal import Meter, command, complain, confirm, must_be_master
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from zfsganeti.here import Here
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from zfsganeti.retreat import Back, Gone
 
 INTERRUPTED = 130
+PARALLEL = 2
+UNWANTED = "nothing was changed: the answer was no"
+OF_A_MOVE = ("max_downtime", "bwlimit", "no_start", "keep_source", "presync_only", "full", "parallel", "json")  # and of no way back
 
 
 def move_parser(commands: Any) -> None:
@@ -43,7 +46,7 @@ def move_parser(commands: Any) -> None:
     made.add_argument("--presync-only", action="store_true", help="send what can be sent while it runs, and leave the rest for later")
     made.add_argument("--full", action="store_true", help="send all of a clone to a node without its image; it is no clone there")
     made.add_argument("--abort", action="store_true", help="go back: nothing is left of a move that has not switched yet")
-    made.add_argument("--parallel", type=_parallel, default=2, metavar="N", help="with --from: how many at a time (default: 2)")
+    made.add_argument("--parallel", type=_parallel, metavar="N", help="with --from: how many at a time (default: 2)")
     made.add_argument("--json", action="store_true", help="for programs")
     made.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
@@ -73,6 +76,8 @@ def _move(here: Here, options: argparse.Namespace) -> int:
     )
     if options.leaving:
         return _evacuate(here, options, wanted)
+    if options.parallel is not None:
+        raise BadInput("move --parallel: goes with --from alone")
     if len(options.word) != 2:
         raise BadInput("move: say INSTANCE and NODE, such as gnt-zfs move web1 node3")
     return _one(here, options, wanted)
@@ -84,6 +89,8 @@ def _abort(here: Here, options: argparse.Namespace) -> int:
 
     if len(options.word) != 1 or options.leaving:
         raise BadInput("move --abort: say INSTANCE alone")
+    if ignored := [name for name, given in vars(options).items() if name in OF_A_MOVE and given]:
+        raise BadInput(f"move --abort: has no --{ignored[0].replace('_', '-')}")
     told = _told(options)
     try:
         name = find_instance(here.master.instances(), options.word[0]).name
@@ -120,11 +127,32 @@ def _told(options: argparse.Namespace) -> Callable[[str], None]:
 
 
 def _one(here: Here, options: argparse.Namespace, wanted: Options) -> int:
+    from zfsganeti import move
+
+    result = move.Result(options.word[0], "", options.word[1])
+    try:
+        return _alone(here, options, wanted, result)
+    except ZfsGanetiError as error:
+        result.problem = one_line(error)
+        raise
+    except OSError as error:
+        result.problem = one_line(of_system(error))
+        raise
+    except KeyboardInterrupt:
+        result.problem = "interrupted"
+        raise
+    finally:
+        if options.json:
+            print_json([result.as_json()])
+
+
+def _alone(here: Here, options: argparse.Namespace, wanted: Options, result: Result) -> int:
+    """The result says what became of the one instance, as far as it came."""
     from zfsganeti import move, moving
     from zfsganeti.disks import find_instance
 
     told = _told(options)
-    name = find_instance(here.master.instances(), options.word[0]).name
+    result.instance = name = find_instance(here.master.instances(), options.word[0]).name
     with moving.alone(name), Meter(name) as meter:
 
         def between(text: str) -> None:
@@ -132,16 +160,16 @@ def _one(here: Here, options: argparse.Namespace, wanted: Options) -> int:
             told(text)
 
         one = move.Move(here, name, options.word[1], wanted, between, meter)
+        result.source, result.target, one.result = one.source, one.target, result
         for sentence in one.prepare():
             told(sentence)
         if options.dry_run:
             return 0
         if not options.yes and not confirm("Do this?"):
-            say("Nothing was changed.")
+            result.problem = UNWANTED
+            told("Nothing was changed.")
             return 1
-        result = one.run()
-    if options.json:
-        print_json([result.as_json()])
+        one.run()
     return 0
 
 
@@ -155,22 +183,45 @@ def _evacuate(here: Here, options: argparse.Namespace, wanted: Options) -> int:
     leaving = [move.full_name(node, here.ssconf.nodes) for node in options.leaving]
     targets = [move.full_name(node, here.ssconf.nodes) for node in options.word]
     instances = move.of_nodes(here, leaving)
-    if not instances:
+    with _all_told([move.Result(one.name, one.primary, "") for one in instances], options):
+        chosen = move.spread(here, instances, targets, leaving) if instances else {}
+    if not chosen:
         told(f"{', '.join(leaving)}: there is nothing to move")
+        if options.json:
+            print_json([])
         return 0
-    chosen = move.spread(here, instances, targets, leaving)
     results = [_planned(here, name, target, wanted, told) for name, target in chosen.items()]
     found, interrupted = [result for result, _one in results], False
     if not options.dry_run:
-        if not options.yes and not confirm(f"Move these {len(results)} instances?"):
-            say("Nothing was changed.")
+        with _all_told(found, options):
+            agreed = options.yes or confirm(f"Move these {len(results)} instances?")
+        if not agreed:
+            told("Nothing was changed.")
+            _tell_all(found, UNWANTED, options)
             return 1
-        interrupted = _side_by_side([(result, one) for result, one in results if one is not None], options.parallel)
+        interrupted = _side_by_side([(result, one) for result, one in results if one is not None], options.parallel or PARALLEL)
     if options.json:
         print_json([result.as_json() for result in found])
     else:
         say(_table(found, "would be moved" if options.dry_run else "sent ahead" if options.presync_only else "moved"))
     return INTERRUPTED if interrupted else next((result.status for result in found if result.status), 0)
+
+
+@contextlib.contextmanager
+def _all_told(results: Sequence[Result], options: argparse.Namespace) -> Iterator[None]:
+    """What ends here before anything has begun is told to programs as the problem of each instance."""
+    try:
+        yield
+    except ZfsGanetiError as error:
+        _tell_all(results, one_line(error), options)
+        raise
+
+
+def _tell_all(results: Sequence[Result], problem: str, options: argparse.Namespace) -> None:
+    for result in results:
+        result.problem = result.problem or problem
+    if options.json:
+        print_json([result.as_json() for result in results])
 
 
 def _planned(here: Here, name: str, target: str, wanted: Options, told: Callable[[str], None]) -> tuple[Result, Move | None]:

@@ -22,13 +22,33 @@ SYNONYMS: dict[str, dict[str, tuple[str, ...]]] = {
         "remove": ("gnt-instance remove",),
         "rm": ("gnt-instance remove",),
         "delete": ("gnt-instance remove", "image delete", "snapshot delete"),
+        "destroy": ("gnt-instance remove", "image delete", "snapshot delete"),
+        "purge": ("trash empty",),
         "add": ("gnt-instance add",),
         "migrate": ("move",),
         "failover": ("move",),
+        "repair": ("check --repair",),
+        "fix": ("check --repair",),
+        "version": ("--version",),
+        "ls": ("list",),
     },
-    "gnt-zfs image": {"remove": ("delete",), "rm": ("delete",), "add": ("import",), "download": ("import",)},
-    "gnt-zfs snapshot": {"remove": ("delete",), "rm": ("delete",), "take": ("create",), "restore": ("rollback",), "revert": ("rollback",)},
-    "gnt-zfs trash": {"undo": ("restore",), "undelete": ("restore",), "delete": ("empty",), "remove": ("empty",), "purge": ("empty",)},
+    "gnt-zfs image": {
+        **dict.fromkeys(("remove", "rm", "destroy", "purge"), ("delete",)),
+        **dict.fromkeys(("add", "download"), ("import",)),
+        "create": ("import", "save"),
+        "ls": ("list",),
+    },
+    "gnt-zfs snapshot": {
+        **dict.fromkeys(("remove", "rm", "destroy", "purge"), ("delete",)),
+        **dict.fromkeys(("restore", "revert"), ("rollback",)),
+        "take": ("create",),
+        "ls": ("list",),
+    },
+    "gnt-zfs trash": {
+        **dict.fromkeys(("undo", "undelete"), ("restore",)),
+        **dict.fromkeys(("delete", "remove", "rm", "destroy", "purge"), ("empty",)),
+        "ls": ("list",),
+    },
 }
 
 

@@ -357,15 +357,19 @@ class Rollback:
 
     def abort(self) -> None:
         """Every disk holds what it held before, with all its snapshots; Refused when newer ones were destroyed already."""
-        stage = self._stage()
-        if stage in (DISCARD, DONE):
-            why = "what was newer is destroyed already" if stage == DISCARD else "its disks are back already"
-            raise Refused(self.state.instance, why, "the same command without --abort finishes it")
-        if stage == DECIDED:
+        if self.must_be_undoable() == DECIDED:
             first = self.parts[0]
             name = beside(first.name)
             self._mark(first, name if self._get(name, first) is not None else first.name, UNDONE, new=True)
         self.backward()
+
+    def must_be_undoable(self) -> str:
+        """Return how far it is, which is not so far that it cannot be taken back."""
+        stage = self._stage()
+        if stage in (DISCARD, DONE):
+            why = "what was newer is destroyed already" if stage == DISCARD else "its disks are back already"
+            raise Refused(self.state.instance, why, "the same command without --abort finishes it")
+        return stage
 
     def backward(self) -> None:
         for part in self.parts:
@@ -443,14 +447,29 @@ def look(here: Here, request: Mapping[str, Any]) -> tuple[str, list[Part], Plan]
 
 
 def ask(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a rollback would do, and whether it is one that was interrupted."""
+    """Return what a rollback would do, or with `abort` its taking back, and whether it is one that was interrupted."""
     instance, parts = parts_of(here, request)
     state = state_of(here, instance, [part.short for part in parts])
+    if request.get("abort") is True:
+        return _ask_back(here, instance, state)
     if state is not None:
         return {"snapshot": state.snapshot, "interrupted": True, "sentences": [], "newer": []}
     _instance, _parts, made = look(here, request)
     newer = [f"{past.name}@{snap.short}" for past in made.pasts for snap in past.newer(made.snapshot)]
     return {"snapshot": made.snapshot, "interrupted": False, "sentences": made.sentences(), "newer": newer}
+
+
+def _ask_back(here: Here, instance: str, state: State | None) -> dict[str, Any]:
+    if state is None:
+        raise _nothing_to_abort(instance)
+    parts = state.parts(here)
+    Rollback(state, parts).must_be_undoable()
+    sentences = [f"{part.name} holds again what it held before the rollback, with all its snapshots" for part in parts]
+    return {"snapshot": state.snapshot, "interrupted": True, "sentences": sentences, "newer": []}
+
+
+def _nothing_to_abort(instance: str) -> Missing:
+    return Missing(f"a rollback of {instance} that was interrupted", "there is nothing to take back")
 
 
 def execute(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -466,7 +485,7 @@ def execute(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
             if request.get("discard") is True:  # what it would destroy was not shown yet
                 return {"snapshot": state.snapshot, "kept": [], "aborted": False, "again": True}
         elif request.get("abort") is True:
-            raise Missing(f"a rollback of {instance} that was interrupted")
+            raise _nothing_to_abort(instance)
         _instance, parts, made = look(here, request)
         newer = [f"{past.name}@{snap.short}" for past in made.pasts for snap in past.newer(made.snapshot)]
         if made.discard and newer != request.get("newer"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from zfsganeti.colours import Odd
-from zfsganeti.errors import Unavailable, ZfsGanetiError, human, one_line
-from zfsganeti.terminal import command, complain, confirm, day, group, must_be_master, print_json, say, table
+from zfsganeti.errors import BadInput, Unavailable, ZfsGanetiError, human, one_line
+from zfsganeti.terminal import command, confirm, day, group, left_out, must_be_master, print_json, say, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,25 +88,25 @@ def _list(here: Here, options: argparse.Namespace) -> int:
     must_be_master(here)
     every = here.master.instances()
     chosen = [_instance(here, options.instance)] if options.instance else list(every.values())
+    chosen = [instance for instance in chosen if options.instance or _is_ours(instance)]
     rows: list[dict[str, Any]] = []
-    status = 0
-    for node in sorted({instance.primary for instance in chosen} - set(here.ssconf.offline_nodes)):
-        questions = [asked(instance) for instance in chosen if instance.primary == node and (options.instance or _is_ours(instance))]
-        found, problems = _histories(here, node, questions)
+    problems: list[str] = []
+    away = set(here.ssconf.offline_nodes)
+    for node in sorted({instance.primary for instance in chosen} - away):
+        found, lacking = _histories(here, node, [asked(instance) for instance in chosen if instance.primary == node])
         rows += found
-        for problem in problems:
-            complain(problem)
-            status = 3
-    for instance in chosen:
-        if instance.primary in here.ssconf.offline_nodes:
-            complain(f"{instance.primary} is offline: the snapshots of {instance.name} are not shown")
-            status = 3
+        problems += lacking
+    missed = sorted({instance.primary for instance in chosen} & away)
+    if options.instance:  # whoever asks for this one expects an answer
+        problems += [f"{node} is offline: the snapshots of {chosen[0].name} are not shown" for node in missed]
+        missed = []
+    status = left_out(problems, missed, "the snapshots of its instances are")
     rows.sort(key=lambda row: (row["instance"], row["created"], row["snapshot"]))
     if options.json:
         print_json([{key: row[key] for key in KEPT} for row in rows])
     elif rows:
         say(_table(rows))
-    else:
+    elif not problems:
         say("There is no snapshot: gnt-zfs snapshot create takes one.")
     return status
 
@@ -153,8 +153,8 @@ def _state(row: Mapping[str, Any]) -> str:
 
 
 def _plan_of(here: Here, instance: Instance, request: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Return what a rollback would do; Unavailable while the instance runs, which one that is half back does not, whatever Ganeti wants."""
-    running = instance.admin_state == "up" and not options.dry_run
+    """Return what is to be done; Unavailable while the instance runs, which one that is half back does not, whatever Ganeti wants."""
+    running = instance.admin_state == "up" and not options.dry_run and not options.abort
     way_out = f"gnt-instance stop {instance.name}"
     try:
         plan: dict[str, Any] = here.call(instance.primary, "rollback-plan", seconds=SECONDS, **request)
@@ -170,31 +170,39 @@ def _plan_of(here: Here, instance: Instance, request: Mapping[str, Any], options
 def _rollback(here: Here, options: argparse.Namespace) -> int:
     from zfsganeti.snapshots import asked
 
+    if options.abort and options.discard:
+        raise BadInput("snapshot rollback: --abort keeps what is newer and --discard destroys it: only one of them")
     instance = _instance(here, options.instance)
-    request = {**asked(instance), "snapshot": options.snapshot, "discard": options.discard}
-    if not options.abort:
-        plan = _plan_of(here, instance, request, options)
-        if plan["interrupted"]:
-            say(f"A rollback of {instance.name} to {plan['snapshot']} was interrupted.")
-        for sentence in plan["sentences"]:
-            say(sentence)
-        if options.dry_run:
-            return 0
-        if not options.yes and not confirm(f"Take {instance.name} back to {plan['snapshot']}?"):
-            say("Nothing was changed.")
-            return 1
-        request["newer"] = plan["newer"]
-    done = here.call(instance.primary, "rollback", seconds=SECONDS, **request, abort=options.abort, record=instance.record())
+    request = {**asked(instance), "snapshot": options.snapshot, "discard": options.discard, "abort": options.abort}
+    plan = _plan_of(here, instance, request, options)
+    if plan["interrupted"]:
+        say(f"A rollback of {instance.name} to {plan['snapshot']} was interrupted.")
+    for sentence in plan["sentences"]:
+        say(sentence)
+    if options.dry_run:
+        return 0
+    if not options.yes and not confirm(_question(instance.name, plan["snapshot"], options)):
+        say("Nothing was changed.")
+        return 1
+    done = here.call(instance.primary, "rollback", seconds=SECONDS, **request, newer=plan["newer"], record=instance.record())
     if done["again"]:
         return _rollback(here, options)
+    _say_where(instance.name, done)
+    return 0
+
+
+def _question(instance: str, snapshot: str, options: argparse.Namespace) -> str:
+    return f"Take the rollback of {instance} to {snapshot} back?" if options.abort else f"Take {instance} back to {snapshot}?"
+
+
+def _say_where(instance: str, done: Mapping[str, Any]) -> None:
     if done["aborted"]:
-        say(f"{instance.name} is as it was before its rollback to {done['snapshot']}.")
-        return 0
-    say(f"{instance.name} is back at {done['snapshot']}: gnt-instance start {instance.name}")
+        say(f"{instance} is as it was before its rollback to {done['snapshot']}.")
+        return
+    say(f"{instance} is back at {done['snapshot']}: gnt-instance start {instance}")
     if done["kept"]:
         entry = done["kept"][0]
         say(f"What it was is in the trash: gnt-zfs trash restore {entry} --as ANOTHER-NAME makes an instance of it.")
-    return 0
 
 
 def _delete(here: Here, options: argparse.Namespace) -> int:

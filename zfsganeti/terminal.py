@@ -59,15 +59,33 @@ def confirm(question: str) -> bool:
     """Tell whether the person at the terminal agrees; without a terminal nobody does."""
     if not sys.stdin.isatty():
         raise BadInput("nobody can be asked, standard input is no terminal: --yes does it without asking")
+    _prompt(f"{question} [y/N] ")
     try:
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        return input("").strip().lower() in ("y", "yes")
     except EOFError:
         return False
+
+
+def _prompt(text: str) -> None:
+    """A question is where a person sees it, which is not among what a program or a file gets."""
+    if sys.stdout.isatty() and not (sys.stderr is not None and sys.stderr.isatty()):
+        print(text, end="", flush=True)
+    else:
+        explain(text, end="")
 
 
 def complain(text: str) -> None:
     """A line says what the command could not do, or had to leave out, and goes on without."""
     _tell(text, "gnt-zfs", colours.YELLOW)
+
+
+def left_out(problems: Sequence[str], offline: Sequence[str], what: str) -> int:
+    """What a list lacks is said; return its exit status: of a node that is offline for the cluster nobody expects anything."""
+    for node in offline:
+        complain(f"{node} is offline: {what} not shown")
+    for problem in problems:
+        complain(problem)
+    return Unavailable.exit_code if problems else 0
 
 
 def fail(text: str, who: str = "gnt-zfs") -> None:
@@ -80,12 +98,12 @@ def _tell(text: str, who: str, colour: str) -> None:
         explain(f"{colours.painted(f'{who}:', colour, sys.stderr)} {text}")
 
 
-def explain(text: str) -> None:
+def explain(text: str, end: str = "\n") -> None:
     """Lines say on standard error what could have been typed."""
     if getattr(sys, "stderr", None) is None:  # it was closed, and print would take standard output for it
         return
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(text, end=end, file=sys.stderr, flush=True)
     except OSError:  # nobody listens: the exit status says it all
         say_no_more(sys.stderr)
 

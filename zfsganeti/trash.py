@@ -267,19 +267,34 @@ class Trash:
             os.rmdir(f"{self.store.root.path}/{TRASH}/{entry}")
         return found.used
 
-    def give_up(self) -> tuple[list[str], list[str]]:
-        """What is expired, and the oldest while the root is short of space, is gone; return those and what refused to go."""
-        entries = [(entry.entry, entry.removed, entry.used) for entry in self.entries() if not entry.restoring and not entry.kept]
+    def give_up(self, only: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
+        """What is expired, and the oldest while the root is short of space, is gone; return those and what refused to go.
+
+        With `only` it is what of these is so still.
+        """
         gone, kept = [], []
-        now, days = self.store.now(), self.store.config.trash_days
-        until = clock.look(self.zfs, self.store.root.name, now, days * DAY)
-        for entry in plan_giving_up(entries, now=now, days=days, missing=self._missing(), until=until):
+        days = self.store.config.trash_days
+        until = clock.look(self.zfs, self.store.root.name, self.store.now(), days * DAY)
+        for entry in self._doomed(until):
+            if only is not None and entry not in only:
+                continue
             try:
                 self.destroy(entry)
                 gone.append(entry)
             except (Busy, Foreign) as error:
                 kept.append(f"{entry}: {error.why}")
         return gone, kept
+
+    def doomed(self) -> list[Entry]:
+        """Return what would be given up now."""
+        until = clock.foresee(self.zfs, self.store.root.name, self.store.now(), self.store.config.trash_days * DAY)
+        names = self._doomed(until)
+        return [entry for entry in self.entries() if entry.entry in names]
+
+    def _doomed(self, until: float) -> list[str]:
+        entries = [(entry.entry, entry.removed, entry.used) for entry in self.entries() if not entry.restoring and not entry.kept]
+        days = self.store.config.trash_days
+        return plan_giving_up(entries, now=self.store.now(), days=days, missing=self._missing(), until=until)
 
     def _missing(self) -> int:
         """Return how many bytes the root lacks to have its share of the whole pool available; negative when it has more."""

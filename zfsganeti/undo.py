@@ -44,15 +44,36 @@ class Restore:
         return [*self.changes, made, f"put {self.entry} in the place of its empty disks on {self.node}"]
 
 
+@dataclass(frozen=True)
+class Into:
+    """What a restore into another instance will do: which entry of which node, as which disk, by which command."""
+
+    node: str
+    entry: str
+    instance: str
+    disk: int
+    token: str
+    command: tuple[str, ...]
+
+    def sentences(self) -> list[str]:
+        return [f"{self.entry} on {self.node} becomes disk {self.disk} of {self.instance}", " ".join(self.command)]
+
+
 def entries_by_node(here: Here) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """Return what is in every online node's trash, and a line for each node that could not say."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found, problems = reports(here)
+    return {node: report["trash"] for node, report in found.items()}, problems
+
+
+def reports(here: Here) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return what every online node reports, and a line for each that could not say all; one without a root has nothing to say."""
+    found: dict[str, dict[str, Any]] = {}
     problems = []
     for node, answer in here.call_all("report").items():
         if isinstance(answer, ZfsGanetiError):
             problems.append(one_line(answer))
             continue
-        found[node] = answer["trash"]
+        found[node] = answer
         if answer["root_problem"] and not answer["rootless"]:
             problems.append(f"{node}: {answer['root_problem']}")
     return found, problems
@@ -173,27 +194,31 @@ def reserved(here: Here, node: str, volumes: Sequence[tuple[str, str]]) -> Itera
             here.call(node, "trash-release", entry=entry)
 
 
-def restore_into(here: Here, wanted: str, instance: str, say: Callable[[str], None]) -> tuple[str, str]:
-    """One removed disk is another instance's additional disk, on the same node; return which entry it was, and the instance's name."""
+def prepare_into(here: Here, wanted: str, instance: str) -> Into:
+    """Return the plan of one removed disk's way to another instance, on the same node; nothing is changed."""
     node, entry = locate(here, wanted, disk=True)
     found = next(found for found in here.call(node, "report")["trash"] if found["entry"] == entry)
     target = find_instance(here.master.instances(), instance)
-    instance = target.name
     if not found["volume"] or target.template != ganeti.EXT:
-        raise Refused(entry, f"is not a -t ext disk, or {instance} has none", "only those can be put into another instance")
+        raise Refused(entry, f"is not a -t ext disk, or {target.name} has none", "only those can be put into another instance")
     if target.primary != node:
-        raise Refused(entry, f"is on {node}, {instance} on {target.primary}", f"gnt-zfs move {instance} {node}")
+        raise Refused(entry, f"is on {node}, {target.name} on {target.primary}", f"gnt-zfs move {target.name} {node}")
     token = f"{entry}@{secrets.token_hex(8)}"
     own = {"datastore": found["datastore"]} if found.get("datastore") else {}
     asked = ganeti.asked_of_disk(
         {"volume": found["volume"], "size": found["size"], "mode": "rw", "name": None, "parameters": own, "token": token}
     )
-    say(f"adding the disk to {instance}")
-    with reserved(here, node, [(entry, token)]):
-        run("gnt-instance", "modify", "--disk", f"add:{ganeti.parameters(asked)}", instance, seconds=800)
-    forget_tokens(instance, [len(target.disks)])
-    _settle(here, instance)
-    return entry, instance
+    command = ("gnt-instance", "modify", "--disk", f"add:{ganeti.parameters(asked)}", target.name)
+    return Into(node, entry, target.name, len(target.disks), token, command)
+
+
+def execute_into(here: Here, plan: Into, say: Callable[[str], None]) -> None:
+    """The removed disk is the instance's last one."""
+    say(f"adding the disk to {plan.instance}")
+    with reserved(here, plan.node, [(plan.entry, plan.token)]):
+        run(*plan.command, seconds=800)
+    forget_tokens(plan.instance, [plan.disk])
+    _settle(here, plan.instance)
 
 
 def _execute_files(here: Here, plan: Restore, say: Callable[[str], None]) -> None:

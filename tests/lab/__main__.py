@@ -143,12 +143,12 @@ def table(options: argparse.Namespace) -> None:
         "# What the lab has seen",
         "",
         "Written by `make lab-table` after `make test` and `make lab-rest`: every story, on real Ganeti and real ZFS, how it ended when it",
-        "was last told on each generation, and of which commit; `-` was not told since this is kept.",
+        "was last told on each generation, and of which commit; `-` was not told there since this is kept.",
         "",
         f"| story | {' | '.join(image.GENERATIONS)} |",
         f"|---|{'---|' * len(image.GENERATIONS)}",
     ]
-    for row in sorted({row for found in told.values() for row in found}):
+    for row in sorted({*_collected(), *(row for found in told.values() for row in found)}):
         lines.append(f"| {row} | {' | '.join(told[generation].get(row, '-') for generation in image.GENERATIONS)} |")
     options.file.parent.mkdir(exist_ok=True)
     options.file.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -156,6 +156,13 @@ def table(options: argparse.Namespace) -> None:
 
 def _row(story: str) -> str:
     return story.removeprefix("test_").replace("_", " ")
+
+
+def _collected() -> set[str]:
+    """Return the row of every story that there is, told or not."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", str(ROOT / "tests/lab")]
+    said = host.run(*command, cwd=ROOT, env={**os.environ, "ZFSGANETI_STORIES": "all"})
+    return {_row(line.partition("::")[2]) for line in said.splitlines() if "::" in line}
 
 
 def _rows(page: str) -> dict[str, dict[str, str]]:

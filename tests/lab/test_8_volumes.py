@@ -140,7 +140,7 @@ def test_other_kinds_of_disks_become_volumes_and_back(lab: Lab) -> None:
     assert lab.sums("shape") == [wanted]
     lab.run("gnt-instance modify -t ext -e provider=zfs shape")
     assert lab.volume_sums("shape") == [wanted]
-    command = "gnt-backup export -n node2.example.com --noshutdown shape"
+    command = "gnt-backup export --noshutdown -n node2.example.com shape"
     lab.run("gnt-instance start shape")
     if lab.generation == "bookworm":
         lab.run(command)

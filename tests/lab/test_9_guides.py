@@ -74,6 +74,7 @@ def test_two_fresh_machines_become_a_cluster_with_an_instance_from_an_image(fres
     for node in fresh_machines:
         node.run(f"cat > /root/{package.name}", stdin=package.read_bytes())
     nodes["node1"].run(IMAGE)
+    nodes["node2"].run("hostnamectl set-hostname node2.example.com")
     said = {}
     for name, command in typed(told("getting-started")):
         if command.startswith("gnt-node add"):
@@ -132,6 +133,25 @@ def test_a_pool_on_a_logical_volume_as_the_guide_says(lab: Lab) -> None:
         lab.node3.run(command.replace("500G", "1G").replace("vg0", "ganeti"))
     assert lab.node3.run("zpool list -H -o health zfs").strip() == "ONLINE"
     lab.node3.run("zpool destroy zfs && lvremove --yes ganeti/zfs")
+    lab.well()
+
+
+@pytest.mark.on()
+def test_what_the_guides_say_of_the_machine_can_be_typed(lab: Lab) -> None:
+    assert "zfs-dkms" in lab.node2.run("apt policy zfs-dkms")
+    lab.add("web1")
+    sums = lab.fill("web1")
+    lab.run("gnt-job list --running")
+    job = lab.run("gnt-job list --no-headers -o id").split()[-1]
+    assert f"Job ID: {job}" in lab.run(f"gnt-job info {job}")
+    lab.fails(f"gnt-job cancel {job}")  # which has ended
+
+    # all state is on the datasets, whoever is the master
+    lab.node2.run("gnt-cluster master-failover")
+    assert lab.node2.run("gnt-zfs check") == "All is well on 3 nodes.\n"
+    assert "web1" in lab.node2.run("gnt-zfs list")
+    lab.run("gnt-cluster master-failover")
+    assert lab.sums("web1") == sums
     lab.well()
 
 

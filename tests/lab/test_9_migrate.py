@@ -55,6 +55,11 @@ def test_disks_of_another_provider_become_ours(lab: Lab, other_provider: str) ->
     assert "otherzfs" in lab.run("gnt-instance info --all")
     lab.well()  # what is another's is no matter of ours
 
+    # as on a node where the other one is called zfs: its copy names the files that lead back to it
+    lab.node2.run("mkdir -p /tmp/extstorage/zfs && echo '. /srv/ganeti/extstorage/zfs/config' > /tmp/extstorage/zfs/create")
+    lab.node2.run("touch /tmp/extstorage/zfs/attach; cd /tmp/extstorage && cp -a zfs oldzfs")
+    assert lab.node2.run("cd /tmp/extstorage && grep -rlI extstorage/zfs oldzfs") == "oldzfs/create\n"
+
     said = type_all(lab, told("migrating").partition(OTHER_PROVIDERS)[2])
     assert "otherzfs" in said["gnt-storage diagnose"]
     assert "otherzfs" not in lab.run("gnt-instance info --all")

@@ -147,10 +147,12 @@ def test_the_package_comes_and_goes_beside_running_instances(lab: Lab, debs: tup
 
     # purged, only settings are gone
     for node in lab.nodes:
-        node.run("dpkg --purge zfsganeti")
+        node.run("apt-get purge zfsganeti --yes" if node is lab.node3 else "dpkg --purge zfsganeti")
         node.run("test ! -e /etc/zfsganeti.conf && test ! -e /var/lib/zfsganeti")
     instances.run_on()
     verified(lab, but="ext1")
+    lab.node3.run(f"zfs unmount tank/vm && ! touch {DIRECTORY}/stray && chattr -i /zfs/vm && touch {DIRECTORY}/stray")
+    lab.node3.run(f"rm {DIRECTORY}/stray; zfs mount tank/vm")
 
     # another provider of that name is not written over
     lab.node3.run(f"mkdir -p {PROVIDER} && echo '#!/bin/sh' > {PROVIDER}/attach")

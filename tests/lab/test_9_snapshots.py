@@ -68,7 +68,7 @@ def test_files_go_back_and_forth(lab: Lab) -> None:
     lab.run(f"gnt-zfs snapshot rollback --yes before {newest}")
     assert lab.sums("before") == second
     lab.run("gnt-instance remove -f before")
-    lab.run("gnt-zfs trash empty --yes --with-snapshots")
+    lab.run("gnt-zfs trash empty --with-snapshots --yes")
 
     # or what is newer goes for good
     lab.node2.run("zfs snapshot zfs/vm/web1@autosnap_2026-11-02_00:00:00_daily")
@@ -112,7 +112,8 @@ def test_volumes_go_back_together_or_not_at_all(lab: Lab) -> None:
     lab.node2.run(f"python3 /root/half.py {second_volume}; rm /root/half.py")
     assert "a rollback to gnt-one was interrupted" in lab.fails("gnt-instance start ext1")
     assert "ext1: its rollback to gnt-one was not finished (--repair does it)" in lab.fails("gnt-zfs check")
-    assert "is as it was before its rollback to gnt-one" in lab.run("gnt-zfs snapshot rollback --abort ext1 one")
+    assert "holds again what it held" in lab.run("gnt-zfs snapshot rollback --abort --dry-run ext1 one")
+    assert "is as it was before its rollback to gnt-one" in lab.run("gnt-zfs snapshot rollback --abort --yes ext1 one")
     assert lab.volume_sums("ext1") == later
     assert snapshots(lab, second_volume) == ["gnt-one", "gnt-two"]
     lab.well()

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from zfsganeti.cli import main, parser
-from zfsganeti.errors import Missing, Unavailable, ZfsGanetiError
+from zfsganeti.errors import BadInput, Missing, Unavailable, ZfsGanetiError
 from zfsganeti.here import Here
 
 HOUSE = Path(__file__).parents[2]
@@ -68,6 +68,22 @@ def test_nothing_goes_while_it_is_not_known_what_is_meant(silent: bool, named: l
         cluster.run("trash", "empty", "--yes", *named)
     assert str(caught.value) == said
     assert cluster.destroyed == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("web1 --json", "adopt --json: goes with --list alone"),
+        ("--list web1", "adopt --list: shows all, and takes no instance such as web1"),
+        ("--abort --verify web1", "adopt --abort: has no --verify"),
+        ("--commit -t ext web1", "adopt --commit: has no --disk-template"),
+        ("--rollback --offline web1", "adopt --rollback: has no --offline"),
+    ],
+)
+def test_no_word_is_ignored(typed: str, said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        Cluster(silent=False).run("adopt", *typed.split())
+    assert str(caught.value) == said
 
 
 def test_a_reader_that_has_gone_is_no_error_to_talk_about() -> None:

@@ -211,6 +211,9 @@ def test_an_image_is_copied_by_hand_and_by_itself(
     with pytest.raises(Missing, match="image debian-14 in any other datastore of this node"):
         options = parser().parse_args(["image", "copy", "debian-14", "--datastore", "ssd"])
         options.run(here, options)
+    with pytest.raises(Missing, match=r"image debina-13 in any other datastore of this node .*: did you mean debian-13\?"):
+        options = parser().parse_args(["image", "copy", "debina-13"])
+        options.run(here, options)
     with pytest.raises(BadInput, match="datastore tape: there are ssd"):
         options = parser().parse_args(["image", "pull", "debian-13", "--datastore", "tape"])
         options.run(here, options)

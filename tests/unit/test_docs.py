@@ -129,7 +129,14 @@ def test_a_page_bears_the_day_of_the_last_commit(monkeypatch: pytest.MonkeyPatch
 
 
 LISTED = """cat() { case $1 in *instance_list) echo web1 web2;; *node_list) echo node1.example.com node2.example.com;; esac; }
-gnt-zfs() { printf '%s\\n' "INSTANCE  ENTRY" "web3  web3:20261101T000000Z" "web3  web3:20261102T000000Z"; }
+gnt-zfs() {
+  case "$*" in
+    "trash list") printf '%s\\n' "INSTANCE  ENTRY" "web3  web3:20261101T000000Z" "web3  web3:20261102T000000Z" ;;
+    "image list") printf '%s\\n' "IMAGE  SIZE" "debian-12:1  2G" "debian-13  2G" ;;
+    "image list --all-nodes") printf '%s\\n' "IMAGE  SIZE" "debian-12:2  2G" ;;
+    "snapshot list web1") printf '%s\\n' "INSTANCE  SNAPSHOT" "web1  gnt-upgrade" ;;
+  esac
+}
 """
 
 
@@ -165,6 +172,18 @@ def test_completion_knows_commands_verbs_and_options() -> None:
         (("snapshot", "create", "web"), ["web1", "web2"]),
         (("disk", "swap", "web2"), ["web2"]),
         (("help", "tr"), ["trash"]),
+        (("help", "trash", "re"), ["restore"]),
+        (("help", "trash", "restore", ""), []),
+        (("trash", "empty", "web"), ["web3:20261101T000000Z", "web3:20261102T000000Z"]),
+        (("trash", "empty", "web3", ":"), ["20261101T000000Z", "20261102T000000Z"]),
+        (("trash", "empty", "web3", ":", "20261102"), ["20261102T000000Z"]),
+        (("trash", "empty", "web3", ":", "20261102T000000Z", "web"), ["web3:20261101T000000Z", "web3:20261102T000000Z"]),
+        (("image", "show", "de"), ["debian-12:1", "debian-13"]),
+        (("image", "pull", "de"), ["debian-12:2"]),
+        (("image", "import", "de"), []),
+        (("snapshot", "rollback", "w"), ["web1", "web2"]),
+        (("snapshot", "rollback", "web1", "g"), ["gnt-upgrade"]),
+        (("snapshot", "delete", "--yes", "web1", ""), ["--help", "--any", "--yes", "gnt-upgrade"]),
     ],
 )
 def test_completion_offers_what_there_is(words: tuple[str, ...], offered: list[str]) -> None:

@@ -108,6 +108,74 @@ def test_what_has_come_of_a_gone_instance_is_asked_for(
     assert rig.knots["node2"].datasets() == [".moving"]
 
 
+@pytest.mark.parametrize("word", ["--json", "--presync-only", "--full", "--no-start", "--keep-source", "--bwlimit=5", "--parallel=2"])
+def test_a_way_back_has_no_words_of_a_way_there(rig: Rig, word: str) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    with pytest.raises(BadInput, match=f"^move --abort: has no {word.partition('=')[0]}$"):
+        typed(rig, "--abort", "--yes", word, "web1")
+
+
+def test_one_move_is_not_made_side_by_side(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    with pytest.raises(BadInput, match="move --parallel: goes with --from alone"):
+        typed(rig, "--yes", "--parallel", "3", "web1", "node2")
+    assert rig.ganeti.data["web1"]["primary"] == "node1"
+
+
+# programs
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_programs_get_a_list_of_a_dry_run(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    assert typed(rig, "--json", "--dry-run", "web1", "node3") == 0
+    (row,) = told(capsys)
+    assert (row["instance"], row["source"], row["target"], row["moved"], row["problem"]) == ("web1", "node1", "node3", 0, "")
+
+
+def test_programs_get_a_list_of_what_failed(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    rig.ganeti.add("web1", "file", "node1", FILES)
+    rig.ganeti.fails.add("modify")
+    with pytest.raises(CommandFailed):
+        typed(rig, "--json", "--yes", "web1", "node3")
+    (row,) = told(capsys)
+    assert row["problem"].startswith("gnt-instance modify")
+    assert row["moved"] > 0
+    rig.ganeti.closed = {"node3": "is drained"}
+    with pytest.raises(Unavailable):
+        typed(rig, "--json", "--yes", "web1", "node3")
+    (row,) = told(capsys)
+    assert (row["source"], row["target"]) == ("", "node3")
+    assert row["problem"].startswith("node3: is drained")
+
+
+def test_programs_get_a_list_of_a_node_without_instances(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed(rig, "--json", "--from", "node3") == 0
+    assert told(capsys) == []
+
+
+@pytest.mark.parametrize("words", [("web2", "node3"), ("--from", "node2", "node3")], ids=["one", "many"])
+def test_questions_do_not_get_into_what_programs_read(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    three(rig)
+    with pytest.raises(BadInput, match="nobody can be asked"):
+        typed(rig, "--json", *words)
+    assert all(row["problem"].startswith("nobody can be asked") for row in told(capsys))
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.stdin, "isatty", lambda: True)
+        patched.setattr(sys.stdin, "readline", lambda *_size: "n\n")
+        assert typed(rig, "--json", *words) == 1
+    said = capsys.readouterr()
+    assert [row["problem"] for row in json.loads(said.out)] == ["nothing was changed: the answer was no"] * (1 if len(words) == 2 else 3)
+    assert "? [y/N] " in said.err
+    assert said.err.endswith("Nothing was changed.\n")
+
+
 # terminals that are gone
 
 

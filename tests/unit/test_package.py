@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-DEBIAN = Path(__file__).parents[2] / "debian"
+from zfsganeti import __version__
+
+HOUSE = Path(__file__).parents[2]
+DEBIAN = HOUSE / "debian"
 PROVIDER = "/usr/share/ganeti/extstorage/zfs"
 
 
@@ -31,7 +36,7 @@ class Scripts:
 
     def run(self, name: str, *arguments: str) -> tuple[int, str]:
         text = (DEBIAN / name).read_text(encoding="utf-8")
-        for place in ("/usr/share/", "/var/log/", "/var/lib/", "/etc/", "/run/"):
+        for place in ("/usr/share/", "/usr/lib/", "/usr/local/", "/srv/", "/var/log/", "/var/lib/", "/etc/", "/run/"):
             text = text.replace(place, f"{self.root}{place}")
         # only root may give files away
         text = text.replace("-o root -g root ", "")
@@ -106,7 +111,15 @@ def test_an_upgrade_leaves_the_patch_in(scripts: Scripts) -> None:
     assert scripts.asked() == ""
 
 
-@pytest.mark.parametrize("arguments", [("configure", ""), ("triggered", "/usr/share/ganeti")])
+ARGUMENTS = [
+    ("configure", ""),
+    ("triggered", "/usr/share/ganeti"),
+    ("abort-remove",),
+    ("abort-deconfigure", "in-favour", "x", "1"),
+]
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS)
 def test_the_package_is_configured_whatever_is_wrong(scripts: Scripts, arguments: tuple[str, ...]) -> None:
     (scripts.root / "var/log/ganeti").mkdir(parents=True)
     assert scripts.run("postinst", *arguments) == (0, "")
@@ -122,4 +135,91 @@ def test_what_ganeti_logs_the_provider_into_is_roots(scripts: Scripts) -> None:
     assert scripts.run("postinst", "configure", "")[0] == 0
     place = scripts.root / "var/log/ganeti/extstorage"
     assert place.stat().st_mode & 0o777 == 0o750
-    assert "install -d -o root -g root -m 750 /var/log/ganeti/extstorage\n" in (DEBIAN / "postinst").read_text(encoding="utf-8")
+    assert "install -d -o root -g root -m 750 /var/log/ganeti/extstorage ||\n" in (DEBIAN / "postinst").read_text(encoding="utf-8")
+
+
+def test_a_place_for_logs_that_cannot_be_made_leaves_the_package_configured(scripts: Scripts) -> None:
+    place = scripts.root / "var/log/ganeti/extstorage"
+    place.parent.mkdir(parents=True)
+    place.symlink_to("/nonexistent/elsewhere")
+    status, said = scripts.run("postinst", "configure", "")
+    assert status == 0
+    assert said.splitlines()[-1] == f"zfsganeti: see to it that {place} is a directory, gnt-zfs setup makes it"
+    assert scripts.asked() == "patch renew\n"
+
+
+@pytest.mark.parametrize("other", ["", "usr/share/ganeti", "usr/local/lib/ganeti", "srv/ganeti"])
+def test_a_purge_leaves_what_another_provider_needs(scripts: Scripts, other: str) -> None:
+    logs = scripts.root / "var/log/ganeti/extstorage"
+    logs.mkdir(parents=True)
+    (scripts.root / "usr/share/ganeti/extstorage").mkdir(parents=True)
+    if other:
+        (scripts.root / other / "extstorage/rbd").mkdir(parents=True)
+    assert scripts.run("postrm", "remove") == (0, "")
+    assert logs.exists()
+    assert scripts.run("postrm", "purge") == (0, "")
+    assert logs.exists() == bool(other)
+
+
+def test_a_purge_leaves_logs(scripts: Scripts) -> None:
+    logs = scripts.root / "var/log/ganeti/extstorage"
+    logs.mkdir(parents=True)
+    (logs / "attach.log").touch()
+    assert scripts.run("postrm", "purge") == (0, "")
+    assert (logs / "attach.log").exists()
+
+
+# what is in it
+
+
+def shipped() -> set[str]:
+    """Return the files of the checkout that the package has below /usr/share/doc/zfsganeti, at the same places."""
+    patterns = (DEBIAN / "docs").read_text(encoding="utf-8").split()
+    for line in (DEBIAN / "install").read_text(encoding="utf-8").splitlines():
+        what, _space, where = line.partition(" ")
+        assert where == f"usr/share/doc/zfsganeti/{Path(what).parent}"
+        patterns.append(what)
+    return {str(path.relative_to(HOUSE)) for pattern in patterns for path in HOUSE.glob(pattern)}
+
+
+def test_links_lead_somewhere_in_the_package_as_well() -> None:
+    known = shipped()
+    pages = sorted(name for name in known if name.endswith(".md"))
+    assert len(pages) > 10
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)\)", (HOUSE / page).read_text(encoding="utf-8")):
+            assert os.path.normpath(Path(page).parent / target) in known, f"{target} of {page}"
+
+
+def test_nothing_is_in_it_twice() -> None:
+    assert not (DEBIAN / "examples").exists()
+    names = (DEBIAN / "docs").read_text(encoding="utf-8").split()
+    assert len(names) == len(set(names))
+
+
+def test_the_service_makes_no_mount_namespace() -> None:
+    """Any of these gives the process mounts of its own, and what it mounts would be seen by nobody else."""
+    private = (
+        *("BindPaths", "BindReadOnlyPaths", "DynamicUser", "ExecPaths", "ExtensionDirectories", "ExtensionImages", "InaccessiblePaths"),
+        *("MountAPIVFS", "MountFlags", "MountImages", "NoExecPaths", "PrivateDevices", "PrivateIPC", "PrivateMounts", "PrivateNetwork"),
+        *("PrivatePIDs", "PrivateTmp", "PrivateUsers", "ProcSubset", "ProtectControlGroups", "ProtectHome", "ProtectKernelLogs"),
+        *("ProtectKernelModules", "ProtectKernelTunables", "ProtectProc", "ProtectSystem", "ReadOnlyPaths", "ReadWritePaths"),
+        *("RootDirectory", "RootImage", "TemporaryFileSystem"),
+    )
+    given = re.findall(r"^(\w+)=", (DEBIAN / "zfsganeti.service").read_text(encoding="utf-8"), re.MULTILINE)
+    assert "ExecStart" in given
+    assert set(given).isdisjoint(private)
+
+
+def test_the_version_is_in_one_place() -> None:
+    """Only the change log names versions besides, and those that were released."""
+    version = re.compile(rf"(?<![\w.]){re.escape(__version__)}(?![\w.])")
+    named = [path for path in HOUSE.iterdir() if path.is_file() and path.suffix in (".toml", ".cfg", ".md", ".py", "")]
+    named += [path for path in (*DEBIAN.iterdir(), *(HOUSE / "docs").rglob("*")) if path.is_file() and path.suffix not in (".svg", ".pyc")]
+    named += [*(HOUSE / "zfsganeti").glob("*.py")]
+    having = {
+        str(path.relative_to(HOUSE))
+        for path in named
+        if path.name != "changelog" and version.search(path.read_text(encoding="utf-8", errors="replace"))
+    }
+    assert having - {"CHANGELOG.md"} == {"zfsganeti/__init__.py"}

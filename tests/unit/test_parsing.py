@@ -35,6 +35,14 @@ from zfsganeti import cli, parsing
             "delete web1",
             "gnt-zfs: there is no command delete: did you mean gnt-instance remove or image delete or snapshot delete?",
         ),
+        ("image create a", "gnt-zfs image: there is no command create: did you mean import or save?"),
+        ("snapshot destroy web1 a", "gnt-zfs snapshot: there is no command destroy: did you mean delete?"),
+        ("trash rm a", "gnt-zfs trash: there is no command rm: did you mean empty?"),
+        ("fix", "gnt-zfs: there is no command fix: did you mean check --repair?"),
+        ("repair", "gnt-zfs: there is no command repair: did you mean check --repair?"),
+        ("version", "gnt-zfs: there is no command version: did you mean --version?"),
+        ("purge", "gnt-zfs: there is no command purge: did you mean trash empty?"),
+        ("destroy web1", "gnt-zfs: there is no command destroy: did you mean gnt-instance remove or image delete or snapshot delete?"),
         ("image remove a", "gnt-zfs image: there is no command remove: did you mean delete?"),
         ("help imaeg", "gnt-zfs: there is no command imaeg: did you mean image?"),
         ("image show a b", "gnt-zfs image show: b is a word too many: gnt-zfs image show --help shows how"),
@@ -73,5 +81,9 @@ def test_help_is_a_command_as_well(typed: str, usage: str, capsys: pytest.Captur
 
 @pytest.mark.parametrize("words", [words for known in parsing.SYNONYMS.values() for words in known.values()])
 def test_synonyms_are_no_commands_of_their_own_and_lead_to_such(words: tuple[str, ...]) -> None:
-    known = {name for name, _made in generate.commands()} | {"gnt-instance remove", "gnt-instance add"}
-    assert {word for word in words if not any(f" {name}".endswith(f" {word}") for name in known)} == set()
+    made = {**dict(generate.commands()), "": cli.parser()}
+    known = {*made, "gnt-instance remove", "gnt-instance add"}
+    for word in words:
+        command, _space, option = word.rpartition(" ") if "--" in word else (word, "", "")
+        assert any(f" {name}".endswith(f" {command}") for name in known), word
+        assert not option or option in made[command]._option_string_actions, word

@@ -493,7 +493,9 @@ def test_what_runs_does_not_go_back_and_an_offline_node_is_told(
     with pytest.raises(Missing):  # Ganeti calls up what it was told to start and could not: taking back is not for what runs
         typed(master, "rollback", "--abort", name, "upgrade")
     master.ssconf.offline_nodes.append("node1")
-    assert typed(master, "list") == 3
+    assert typed(master, "list") == 0
+    assert "node1 is offline: the snapshots of its instances are not shown" in capsys.readouterr().err
+    assert typed(master, "list", name) == 3
     assert f"node1 is offline: the snapshots of {name} are not shown" in capsys.readouterr().err
     vars(master.ssconf)["master"] = "node2"
     with pytest.raises(Unavailable, match="works on the master node only, which is node2"):
