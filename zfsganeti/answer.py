@@ -258,7 +258,7 @@ def _image_save(here: Here, request: dict[str, Any]) -> Any:
 def _image_push(here: Here, request: dict[str, Any]) -> Any:
     """A peer has the image that it asked for."""
     from zfsganeti import transfer
-    from zfsganeti.images import GOLDEN
+    from zfsganeti.image import GOLDEN
 
     peer, place = _text(request, "node"), here.at(str(request.get("datastore", "")))
     image = place.images.resolve(_text(request, "image"), pull=False)  # a peer wants it, and this node need not get it

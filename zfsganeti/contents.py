@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
-    from zfsganeti.images import Image, Images
+    from zfsganeti.image import Image
+    from zfsganeti.images import Images
     from zfsganeti.volumes import Volumes
     from zfsganeti.zfs import Dataset
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zfsganeti.errors import BadInput, Foreign, Missing, Refused, ZfsGanetiError, one_line
-from zfsganeti.images import newest
+from zfsganeti.image import newest
 from zfsganeti.names import check_image, means, meant
 
 TYPE_CHECKING = False
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zfsganeti.here import Here
-    from zfsganeti.images import Image
+    from zfsganeti.image import Image
 
 
 def places(here: Here, datastore: str | None) -> list[Here]:

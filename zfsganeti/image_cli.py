@@ -7,8 +7,8 @@ import os
 from zfsganeti.errors import BadInput, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
 from zfsganeti.holders import holders, to_use
+from zfsganeti.image import GOLDEN
 from zfsganeti.image_list import everywhere, having, list_images, rows_of, show
-from zfsganeti.images import GOLDEN
 from zfsganeti.names import check_image, means, meant
 from zfsganeti.parsing import mib
 from zfsganeti.terminal import Meter, command, complain, confirm, day, group, must_be_master, say
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from zfsganeti.images import Image
+    from zfsganeti.image import Image
 
 POLL_SECONDS = 1.0
 SAVE_SECONDS = 86400.0  # a copy of a whole disk; the peer ends it when it fails
@@ -273,7 +273,7 @@ def _pull(here: Here, options: argparse.Namespace) -> int:
 def _copy(here: Here, options: argparse.Namespace) -> int:
     """The newest that the name means, of this node's other datastores."""
     from zfsganeti import transfer
-    from zfsganeti.images import newest
+    from zfsganeti.image import newest
 
     others = [image for place in here.places() if place.datastore != options.datastore for image in place.images.all()]
     image = newest(others, options.name)

@@ -16,7 +16,8 @@ import struct
 from zfsganeti.datasets import DISK, IMAGES, NEVER_CHANGED
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Unavailable, human
 from zfsganeti.files import data_ranges
-from zfsganeti.images import Image, Images
+from zfsganeti.image import Image
+from zfsganeti.images import Images
 from zfsganeti.names import check_image, means
 from zfsganeti.zfs import Dataset
 

@@ -23,7 +23,8 @@ from zfsganeti import exports, files, formats, images
 from zfsganeti.contents import find_directory, parse_parameters
 from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Full, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.images import FORMAT, Image, Images, newest
+from zfsganeti.image import FORMAT, Image, newest
+from zfsganeti.images import Images
 from zfsganeti.names import check_image, family
 from zfsganeti.volumes import Volumes
 
