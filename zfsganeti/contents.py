@@ -10,7 +10,7 @@ import os
 from zfsganeti.config import compression, recordsize
 from zfsganeti.datasets import DETACH, IMAGE, INTENT
 from zfsganeti.errors import BadInput, BadName, Missing, Refused, human, of_command
-from zfsganeti.names import check_image
+from zfsganeti.names import check_image, means
 from zfsganeti.process import query
 
 TYPE_CHECKING = False
@@ -160,7 +160,7 @@ class Content:
 
     def is_begun(self, dataset: Dataset) -> bool:
         """Tell whether a volume is the image that a create that was killed has taken for itself."""
-        return self.outlives and dataset.marks.get(IMAGE) == self.parameters["image"]
+        return self.outlives and IMAGE in dataset.marks and means(self.parameters["image"], dataset.marks[IMAGE])
 
     def begin(self, volume: str, size: int) -> None:
         """The volume's dataset exists, marked as one that is being made unless it needs no more than its size."""

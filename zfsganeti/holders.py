@@ -31,15 +31,16 @@ def holders(here: Here, name: str, datastore: str | None = None) -> list[Here]:
     if not found and others:
         raise others[0]
     if not found:
-        for place in looked:
-            place.images.check_not_lent(name)
         raise _missing(here, name, looked, datastore)
     return found
 
 
 def _missing(here: Here, name: str, looked: list[Here], datastore: str | None) -> Missing:
+    """Return what is said of a name that no image has; Busy when it is, or means, one that an instance has for itself."""
     known = [image.name for place in looked for image in place.images.all()]
     alike = [other for other in known if means(name, other)]
+    for place in looked:
+        place.images.check_not_lent(name) if alike else place.images.check_none_lent(name)
     shows = "gnt-zfs image list --all-nodes shows who has which" if datastore is None else "gnt-zfs image list shows what is where"
     near = f"there is {', '.join(dict.fromkeys(alike))}" if alike else meant(name, known, shows)
     return Missing(f"image {name} {where(here, datastore)}", near)
@@ -58,7 +59,7 @@ def to_use(here: Here, name: str, datastore: str | None = None) -> tuple[Here, I
     image = newest([image for images in known.values() for image in images], name)
     if image is None:
         for place in looked:
-            place.images.check_not_lent(name)
+            place.images.check_none_lent(name)
         unused = [image.name for images in known.values() for image in images if means(name, image.name)]
         if unused:
             raise Refused(f"image {unused[-1]}", "is retired", f"gnt-zfs image restore {unused[-1]} first")

@@ -132,8 +132,8 @@ class Images:
     def must(self, name: str) -> Image:
         image = self.find(name)
         if image is None:
-            self.check_not_lent(name)
             alike = [other.name for other in self.all() if means(name, other.name)]
+            self.check_not_lent(name) if alike else self.check_none_lent(name)
             near = meant(name, [other.name for other in self.all()], "gnt-zfs image list shows what is here")
             raise Missing(f"image {name} on this node", f"there is {', '.join(alike)}" if alike else near)
         return image
@@ -144,7 +144,7 @@ class Images:
         known = self.all()
         image = newest(known, name)
         if image is None:
-            self.check_not_lent(name)
+            self.check_none_lent(name)
             unused = [other.name for other in known if means(name, other.name)]
             if unused:
                 raise Refused(f"image {unused[-1]}", "is retired", f"gnt-zfs image restore {unused[-1]} lets disks be made of it")
@@ -208,6 +208,12 @@ class Images:
         owner = self.lent().get(name)
         if owner:
             raise Busy(f"image {name}", f"is used by {owner} alone", f"it is back when the disk of {owner} is removed")
+
+    def check_none_lent(self, wanted: str) -> None:
+        """No image that the name means, of whatever version, is one which comes back when an instance is removed."""
+        for name in self.lent():
+            if means(wanted, name):
+                self.check_not_lent(name)
 
     # making
 

@@ -37,6 +37,7 @@ LEVELS = {
             "roots",
             "volumes",
             "contents",
+            "image",
             "images",
             "exports",
             "holders",

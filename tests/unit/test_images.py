@@ -450,6 +450,35 @@ def test_a_lent_image_does_not_overwrite_one_of_its_name(bench: Bench) -> None:
     assert bench.names() == ["debian-12", "other"]
 
 
+def test_a_lent_version_is_told_of_by_the_name_of_all(bench: Bench) -> None:
+    bench.make("data:1")
+    bench.images.set_lendable("data:1", True)
+    bench.use(image="data", use="persistent")
+    for attempt in (bench.images.resolve, bench.images.must):
+        with pytest.raises(Busy) as caught:
+            attempt("data")
+        assert str(caught.value) == "image data:1: is used by web1 alone: it is back when the disk of web1 is removed"
+    with pytest.raises(Missing):
+        bench.images.must("data:2")
+    bench.make("data:2")
+    with pytest.raises(Missing, match="there is data:2"):
+        bench.images.must("data")
+
+
+@pytest.mark.parametrize("again", ["data", "data:1", "debian-12"])
+def test_a_create_that_is_repeated_never_destroys_the_image_that_it_has_taken(bench: Bench, again: str) -> None:
+    bench.make("data:1")
+    bench.make()
+    for name in ("data:1", "debian-12"):
+        bench.images.set_lendable(name, True)
+    bench.create(image="data", use="persistent")
+    bench.node.fake.destroy_snapshots([f"zfs/vm/{DISK0}@golden"])  # by a removal that was killed
+    bench.create(image=again, use="persistent")
+    taken = {"debian-12": "debian-12"}.get(again, "data:1")
+    assert bench.node.marks(f"zfs/vm/{DISK0}")[IMAGE] == taken
+    assert bench.names() == [name for name in ("data:1", "debian-12") if name != taken]
+
+
 # other contents
 
 
