@@ -232,7 +232,12 @@ def _images(here: Here, _request: dict[str, Any]) -> Any:
     if not here.has_root():
         return []
     return [
-        {**image.as_json(), "goes": place.images.goes_at(image) if image.deleted else 0, "datastore": place.datastore}
+        {
+            **image.as_json(),
+            "goes": place.images.goes_at(image) if image.deleted else 0,
+            "stuck": place.images.stuck(image),
+            "datastore": place.datastore,
+        }
         for place in here.places()
         for image in place.images.all()
     ]

@@ -110,7 +110,7 @@ def _change(place: Here, name: str, request: dict[str, Any]) -> dict[str, Any]:
     """It is done in one datastore; return what the image is there now."""
     images, wanted = place.images, _text(request, "change")
     if wanted == "delete":
-        if images.delete(name, now=request.get("now") is True):
+        if images.delete(name, now=request.get("now") is True, with_snapshots=request.get("with_snapshots") is True):
             return {"gone": True}
     elif wanted == "rename":
         images.rename(name, _text(request, "new"))

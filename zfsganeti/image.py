@@ -19,6 +19,7 @@ PROVENANCE = (IMAGE, SIZE, SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED)  # what 
 IMAGE_MARKS = (*PROVENANCE, CLUSTER, RETIRED, DELETED, LENDABLE, VOLUME, INSTANCE)
 GOLDEN = "golden"
 AT_ONCE = "now"  # after the time at which an image was deleted: it is not kept for the days of the trash
+WITH_SNAPSHOTS = "with-snapshots"  # there as well: those that are not ours go with it
 
 
 class Image:
@@ -36,10 +37,15 @@ class Image:
         self.source, self.format = marks.get(SOURCE, ""), marks.get(FORMAT, "")
         self.checksum, self.content = marks.get(CHECKSUM, ""), marks.get(CONTENT, "")
         self.imported = int(marks.get(IMPORTED) or 0)
-        deleted, _blank, how = marks.get(DELETED, "").partition(" ")
-        self.deleted, self.at_once = int(deleted or 0), how == AT_ONCE
+        deleted, *how = marks.get(DELETED, "").split(" ")
+        self.deleted, self.at_once, self.with_snapshots = int(deleted or 0), AT_ONCE in how, WITH_SNAPSHOTS in how
         self.retired = RETIRED in marks or bool(self.deleted)
         self.lendable = LENDABLE in marks
+
+    @property
+    def deletion(self) -> str:
+        """What the mark of a deleted image says: since when, and how it goes."""
+        return " ".join([str(self.deleted), *([AT_ONCE] if self.at_once else []), *([WITH_SNAPSHOTS] if self.with_snapshots else [])])
 
     @property
     def snapshot(self) -> str:

@@ -69,6 +69,7 @@ def image_parser(commands: Any) -> None:
     made.add_argument(
         "--now", action="store_true", help="do not keep it for the days of the trash, not even when its last clone goes later"
     )
+    made.add_argument("--with-snapshots", action="store_true", help="snapshots that somebody took of it go with it")
     made.add_argument("-y", "--yes", action="store_true", help="do not ask")
     made = _one(
         verbs, "verify", _verify, "compare an image with the checksum of what it held when it was made", "gnt-zfs image verify debian-12"
@@ -410,10 +411,11 @@ def _delete(here: Here, options: argparse.Namespace) -> int:
             for row in alike
             if not row["clones"]
         ]
-        if doomed and not confirm(f"Destroy {options.name} on {', '.join(doomed)} for good?"):
+        also = " and its snapshots" if options.with_snapshots else ""
+        if doomed and not confirm(f"Destroy {options.name}{also} on {', '.join(doomed)} for good?"):
             say("Nothing was changed.")
             return 1
-    return _change(here, options, "delete", lambda image: _deleted(options, image), now=options.now)
+    return _change(here, options, "delete", lambda image: _deleted(options, image), now=options.now, with_snapshots=options.with_snapshots)
 
 
 def _deleted(options: argparse.Namespace, image: Mapping[str, Any]) -> str:

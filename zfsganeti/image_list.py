@@ -111,6 +111,8 @@ def _table_of_images(rows: Sequence[Mapping[str, Any]], arrivals: Sequence[Mappi
 
 
 def _state(row: Mapping[str, Any]) -> str:
+    if row.get("stuck"):
+        return Odd(f"cannot go: {row['stuck']}")
     if row["deleted"]:
         return Odd("goes with its clones" if row["clones"] else f"goes {day(row['goes'])}")
     return Odd("retired") if row["retired"] else "ready"

@@ -17,13 +17,8 @@ from zfsganeti.datasets import (
     DISK,
     IMAGE,
     IMAGES,
-    INSTANCE,
-    INTENT,
-    OPENED,
     PARTIAL,
-    RECORD,
     SIZE,
-    VOLUME,
     locked,
 )
 from zfsganeti.errors import (
@@ -42,7 +37,6 @@ from zfsganeti.errors import (
 )
 from zfsganeti.files import checksum_asked, content_digest, copy_sparse
 from zfsganeti.image import (
-    AT_ONCE,
     CHECKSUM,
     CONTENT,
     DELETED,
@@ -50,12 +44,12 @@ from zfsganeti.image import (
     GOLDEN,
     IMAGE_MARKS,
     IMPORTED,
-    LENDABLE,
     RETIRED,
     SOURCE,
     Image,
     newest,
 )
+from zfsganeti.lending import Lending
 from zfsganeti.names import check_dataset, check_image, check_image_fits, family, means, meant
 from zfsganeti.zfs import Dataset
 
@@ -93,7 +87,7 @@ def _kept_until(partial: Dataset) -> int:
     return max(partial.creation, int(partial.marks.get(IMPORTED) or 0)) + PARTIAL_SECONDS
 
 
-class Images:
+class Images(Lending):
     """The catalogue of one node's root."""
 
     def __init__(self, store: Store, streams: Streams | None = None) -> None:
@@ -197,24 +191,6 @@ class Images:
         except Unavailable:
             return True
 
-    def lent(self) -> dict[str, str]:
-        """Return the instances, or else the volumes, that have an image for themselves, by its name."""
-        found = self.zfs.datasets(self.store.root.name, depth=1, marks=IMAGE_MARKS)
-        ours = [each for each in found if self._is_ours(each) and each.marks.get(VOLUME) == each.short]
-        return {each.marks[IMAGE]: each.marks.get(INSTANCE) or each.short for each in ours}
-
-    def check_not_lent(self, name: str) -> None:
-        """The name is not that of an image which comes back when an instance is removed."""
-        owner = self.lent().get(name)
-        if owner:
-            raise Busy(f"image {name}", f"is used by {owner} alone", f"it is back when the disk of {owner} is removed")
-
-    def check_none_lent(self, wanted: str) -> None:
-        """No image that the name means, of whatever version, is one which comes back when an instance is removed."""
-        for name in self.lent():
-            if means(wanted, name):
-                self.check_not_lent(name)
-
     # making
 
     def make(self, name: str, source: str, fill: Callable[[str], Mapping[str, str]]) -> Image:
@@ -261,6 +237,9 @@ class Images:
 
     def _alone(self, name: str, seconds: float = LOOK_SECONDS) -> contextlib.AbstractContextManager[None]:
         return locked(lock_name(name), seconds=seconds, what=f"image {name}")
+
+    def _changed(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return self._alone(name, LOCK_SECONDS)
 
     def _used(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Others may read the image or make clones of it at the same time, but nobody changes it."""
@@ -419,59 +398,13 @@ class Images:
         with self._used(image.name):  # not while it is being lent or renamed
             self.zfs.clone(image.snapshot, dataset, marks, properties)
 
-    def check_lendable(self, image: Image) -> None:
-        """The image may be lent to one instance: the administrator says so, and nothing is a clone of it.
-
-        Whoever may add instances could otherwise write into what others make their disks of.
-        """
-        if not image.lendable:
-            raise Refused(f"image {image.name}", "is not meant to be used persistently", f"gnt-zfs image lend {image.name} allows it")
-        if image.clones:
-            count = f"{len(image.clones)} disks are clones" if len(image.clones) > 1 else "a disk is a clone"
-            why = f"{count} of it, such as {image.clones[0].rsplit('/', 1)[1]}"
-            raise Busy(f"image {image.name}", why, "gnt-zfs image save makes another image to be used persistently")
-
-    def lend(self, image: Image, dataset: str, marks: Mapping[str, str], properties: Mapping[str, object]) -> None:
-        """The image itself is the dataset, marked with its name so that `take_back` knows it; the catalogue has it no longer."""
-        native = {name: str(value) for name, value in properties.items()}
-        with self._alone(image.name, LOCK_SECONDS):
-            self.check_lendable(self.must(image.name))
-            self._unmount(image)
-            self.zfs.set(image.dataset, {**marks, IMAGE: image.name, "readonly": "off", "canmount": "on", **native})
-            self.zfs.rename(image.dataset, dataset)
-
-    def take_back(self, dataset: Dataset, size: int) -> None:
-        """What was lent, unmounted by now, is the image again, with a golden snapshot of what it holds."""
-        name = dataset.marks[IMAGE]
-        with self._alone(name, LOCK_SECONDS):
-            if self.zfs.get(self.dataset(name)) is not None:
-                raise Refused(
-                    f"image {name}", f"exists again, and {dataset.name} was to become it", f"gnt-zfs image rename {name} NEW first"
-                )
-            self.zfs.destroy_snapshots([f"{dataset.name}@{GOLDEN}"])
-            source = f"left by {dataset.marks[INSTANCE]}" if INSTANCE in dataset.marks else ""
-            self.zfs.set(dataset.name, {SIZE: str(size), "refreservation": "0", **({SOURCE: source} if source else {})})
-            # the mark of the volume that it was stays, or this could not be repeated
-            stale = [mark for mark in (INSTANCE, INTENT, OPENED, RECORD) if mark in dataset.marks]
-            self.zfs.clear(dataset.name, [*stale, CONTENT, CHECKSUM])
-            self._crown(dataset.name)
-            self.zfs.rename(dataset.name, self.dataset(name))
-
-    def set_lendable(self, name: str, lendable: bool) -> None:
-        """One instance at a time may use the image itself, or none any more."""
-        image = self.must(name)
-        if lendable:
-            self.zfs.set(image.dataset, {LENDABLE: "yes"})
-        else:
-            self.zfs.clear(image.dataset, [LENDABLE])
-
     # changing
 
     def rename(self, name: str, new: str) -> None:
         """The image bears the new name; its clones go on as they are."""
         if name == new:
             raise BadInput(f"image {name}: is called so already")
-        with self._alone(name, LOCK_SECONDS), self._alone(check_image_fits(new, self.store.root.name)):
+        with self._changed(name), self._alone(check_image_fits(new, self.store.root.name)):
             self.check_not_lent(new)
             image = self.must(name)
             if self.find(new) is not None:
@@ -487,25 +420,54 @@ class Images:
 
     def restore(self, name: str) -> None:
         """An image that was retired or deleted is as before."""
-        with self._alone(name, LOCK_SECONDS):
+        with self._changed(name):
             self.zfs.clear(self.must(name).dataset, [RETIRED, DELETED])
 
-    def delete(self, name: str, *, now: bool = False) -> bool:
-        """The image goes when its last clone has gone and, unless `now`, the days of the trash are over; True when it is gone already."""
-        with self._alone(name, LOCK_SECONDS):
-            image = self.must(name)
-            now = now or image.at_once
-            if not image.deleted or now != image.at_once:
-                when = image.deleted or int(self.store.now())
-                self.zfs.set(image.dataset, {DELETED: f"{when} {AT_ONCE}" if now else str(when)})
-            if image.clones or not (now or self.store.config.trash_days == 0):
-                return False
-            self._destroy(image)
-            return True
+    def delete(self, name: str, *, now: bool = False, with_snapshots: bool = False) -> bool:
+        """The image goes when its last clone has gone and, unless `now`, the days of the trash are over; True when it is gone already.
 
-    def _destroy(self, image: Image) -> None:
-        self._unmount(image)
-        self.zfs.destroy(image.dataset, image.marks, also=GOLDEN, seconds=self.store.config.busy_seconds)
+        Refused, and it is as before, when it has snapshots of others, unless they are to go `with_snapshots`.
+        """
+        with self._changed(name):
+            image = self.must(name)
+            image.at_once, image.with_snapshots = now or image.at_once, with_snapshots or image.with_snapshots
+            self._check_snapshots(image)
+            goes = not image.clones and (image.at_once or self.store.config.trash_days == 0)
+            if goes:
+                self._unmount(image)
+                self._destroy(image, only_check=True)
+            image.deleted = image.deleted or int(self.store.now())
+            self.zfs.set(image.dataset, {DELETED: image.deletion})
+            if goes:
+                self._destroy(image)
+            return goes
+
+    def _check_snapshots(self, image: Image) -> None:
+        """The image has no snapshots of others, such as somebody took while an instance had it for itself, or they may go."""
+        names = [name.partition("@")[2] for name, _created, _used in self.zfs.snapshots(image.dataset, depth=1)]
+        others = [name for name in names if name != GOLDEN and not name.startswith(self.zfs.ours)]
+        if others and not image.with_snapshots:
+            count = "1 snapshot" if len(others) == 1 else f"{len(others)} snapshots"
+            way_out = f"gnt-zfs image delete {image.name} --with-snapshots lets {'it' if len(others) == 1 else 'them'} go with it"
+            raise Busy(f"image {image.name}", f"has {count} that somebody took, such as {others[-1]}", way_out)
+
+    def stuck(self, image: Image) -> str:
+        """Return why a deleted image that should have gone by now has not, '' for any other."""
+        if not image.deleted or image.clones or self.goes_at(image) > self.store.now():
+            return ""
+        try:
+            self._check_snapshots(image)
+            self._destroy(image, only_check=True)
+        except ZfsGanetiError as error:
+            return error.why if isinstance(error, Refused) else str(error)
+        return ""
+
+    def _destroy(self, image: Image, *, only_check: bool = False) -> None:
+        """The image is gone, or only could be."""
+        if not only_check:
+            self._unmount(image)
+        strangers, seconds = image.with_snapshots, self.store.config.busy_seconds
+        self.zfs.destroy(image.dataset, image.marks, also=GOLDEN, strangers=strangers, seconds=seconds, only_check=only_check)
 
     def _unmount(self, image: Image) -> None:
         self.store.unmount_elsewhere(image.dataset)

@@ -39,6 +39,7 @@ LEVELS = {
             "contents",
             "image",
             "images",
+            "lending",
             "exports",
             "holders",
             "disks",

@@ -126,14 +126,26 @@ def test_a_node_that_fails_keeps_no_other_from_it(cluster: Cluster, capsys: pyte
     cluster.silent = {"node3"}
     peer = cluster.nodes["node2"]
     peer.images.clone(peer.images.must("debian-12"), "zfs/vm/web1", {})
-    peer.fake.snapshot(["zfs/vm/.images/debian-12@autosnap"])
     cluster.nodes["node1"].fake.snapshot(["zfs/vm/.images/debian-12@autosnap"])
     assert cluster.type("delete", "debian-12", "--all-nodes", "--now", "--yes") == 6
     said = capsys.readouterr()
     assert said.out.startswith("node2: debian-12 has 1 clone, such as web1: it goes as soon as the last of them has gone; ")
-    assert "node1: dataset zfs/vm/.images/debian-12: has 1 snapshots that are not ours, such as autosnap" in said.err
+    assert "node1: image debian-12: has 1 snapshot that somebody took, such as autosnap: " in said.err
     assert "node3: does not answer" in said.err
-    assert cluster.having("debian-12", deleted=True) == ["node1", "node2"]
+    assert cluster.having("debian-12", deleted=True) == ["node2"]
+    assert cluster.type("delete", "debian-12", "--with-snapshots", "--now", "--yes") == 0
+    assert capsys.readouterr().out.startswith("debian-12 is gone.")
+
+
+def test_a_deleted_image_that_cannot_go_is_shown_as_such(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.type("delete", "debian-12")
+    here = cluster.nodes["node1"]
+    here.fake.snapshot(["zfs/vm/.images/debian-12@autosnap"])
+    here.fake.clock += 8 * 86400
+    capsys.readouterr()
+    for words in (("list",), ("show", "debian-12")):
+        cluster.type(*words)
+        assert "cannot go: has 1 snapshot that somebody took, such as autosnap" in capsys.readouterr().out
 
 
 def test_an_image_that_is_half_there_is_shown_and_told_of(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:

@@ -663,14 +663,61 @@ def test_an_export_that_fails_leaves_nothing(bench: Bench, tmp_path: Path, kind:
     assert os.listdir(out) == []
 
 
-def test_snapshots_of_others_keep_an_image(bench: Bench) -> None:
+@pytest.mark.parametrize("now", [False, True])
+def test_snapshots_of_others_keep_an_image_until_they_may_go_with_it(bench: Bench, now: bool) -> None:
+    lent(bench)
+    for short in ("gnt-before", "autosnap_daily"):
+        bench.node.fake.snapshot([f"zfs/vm/{DISK0}@{short}"])
+    bench.volumes.remove(DISK0)
+    with pytest.raises(Refused) as caught:
+        bench.images.delete("debian-12", now=now)
+    assert str(caught.value) == (
+        "image debian-12: has 2 snapshots that somebody took, such as autosnap_daily: "
+        "gnt-zfs image delete debian-12 --with-snapshots lets them go with it"
+    )
+    assert not bench.images.must("debian-12").retired, "it was refused, and the image is in use still"
+    assert bench.images.delete("debian-12", now=now, with_snapshots=True) is now
+    if not now:
+        bench.later(8 * DAY)
+        assert bench.images.stuck(bench.images.must("debian-12")) == ""
+        assert bench.images.sweep() == ["debian-12"]
+    assert bench.names() == []
+
+
+def test_a_deleted_image_that_cannot_go_says_why(bench: Bench) -> None:
     image = bench.make()
+    bench.images.delete("debian-12")
     bench.node.fake.snapshot([f"{image.dataset}@autosnap_daily"])
-    with pytest.raises(Busy):
-        bench.images.delete("debian-12", now=True)
+    assert bench.images.stuck(bench.images.must("debian-12")) == "", "it is not to go yet"
     bench.later(8 * DAY)
     assert bench.images.sweep() == []
-    assert bench.names() == ["debian-12"]
+    assert bench.images.stuck(bench.images.must("debian-12")) == "has 1 snapshot that somebody took, such as autosnap_daily"
+    bench.images.delete("debian-12", with_snapshots=True)
+    assert bench.images.sweep() == ["debian-12"]
+
+
+@pytest.mark.parametrize("killed", [0, 1, 2])
+def test_an_image_comes_back_when_something_is_a_clone_of_what_it_was(bench: Bench, killed: int) -> None:
+    lent(bench)
+    bench.node.fake.clone(f"zfs/vm/{DISK0}@golden", "zfs/vm/web2", {})
+    bench.write(b"changed")
+    if killed:
+        bench.images._uncrown(f"zfs/vm/{DISK0}")
+    if killed > 1:
+        bench.node.fake.snapshot([f"zfs/vm/{DISK0}@golden"])
+    bench.later(10)
+    bench.volumes.remove(DISK0)
+    image = bench.images.must("debian-12")
+    assert image.clones == []
+    assert bench.node.fake.snapshot_files(image.snapshot)["disk.raw"].startswith(b"changed")
+    (origin,) = [dataset.origin for dataset in bench.node.fake.datasets("zfs/vm/web2", depth=0)]
+    assert origin.startswith(f"{image.dataset}@zfsganeti-golden-")
+    with pytest.raises(Busy) as caught:
+        bench.images.delete("debian-12", now=True)
+    assert str(caught.value) == f"dataset {image.dataset}: has the clone zfs/vm/web2"
+    assert not bench.images.must("debian-12").retired
+    bench.node.fake.destroy("zfs/vm/web2", {})
+    assert bench.images.delete("debian-12", now=True)
 
 
 # killed at every point
