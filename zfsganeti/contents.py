@@ -27,6 +27,7 @@ CREATE = "create"  # the intent of a disk that is being made
 MIB = 1 << 20
 FILL_LIMIT = 1 << 30  # bytes: Ganeti waits 900 s for a disk
 FORMAT_SECONDS = 600
+SWAP_LEAST = 40 << 10  # ten pages, for mkswap(8); what is less than one page it takes for all that there is
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -39,7 +40,12 @@ def size(text: str) -> int:
 
 
 def _swap(text: str) -> int | bool:
-    return text == "yes" if text in ("yes", "no") else size(text)
+    if text in ("yes", "no"):
+        return text == "yes"
+    asked = size(text)
+    if asked < SWAP_LEAST:
+        raise ValueError(f"{text!r} is too little, {human(SWAP_LEAST)} is the least")
+    return asked
 
 
 def _switch(text: str) -> bool:

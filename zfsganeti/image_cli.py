@@ -203,7 +203,10 @@ def _push(here: Here, options: argparse.Namespace) -> int:
 
     here, image = to_use(here, options.name, options.datastore)
     online = [node for node in here.ssconf.nodes if node not in here.ssconf.offline_nodes]
-    peers = [_full(node, online) for node in options.node] or [node for node in online if node != here.node]
+    peers = list(dict.fromkeys(_full(node, online) for node in options.node)) or [node for node in online if node != here.node]
+    if not peers:
+        say(f"There is no other node online: {image.name} was sent to none.")
+        return 0
     with Meter(image.name) as meter:
         results = transfer.push(
             here,

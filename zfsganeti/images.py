@@ -155,7 +155,8 @@ class Images(Lending):
         from zfsganeti.process import background
 
         known = self.store.config.datastores.items()
-        background("image", "pull", name, *(word for each, root in known if root == self.store.root.name for word in ("--datastore", each)))
+        mine = next((each for each, root in known if root == self.store.root.name), "")  # none is the root, which is to be named as well
+        background("image", "pull", name, "--datastore", mine)
         return "it is being brought here now if another node has it: gnt-zfs image list on this node shows how far it is"
 
     def _on_its_way(self, name: str) -> str:
@@ -415,8 +416,8 @@ class Images(Lending):
 
     def retire(self, name: str) -> None:
         """No disk is made of the image any more; it stays."""
-        image = self.must(name)
-        self.zfs.set(image.dataset, {RETIRED: f"{self.store.now():.0f}"})
+        with self._changed(name):
+            self.zfs.set(self.must(name).dataset, {RETIRED: f"{self.store.now():.0f}"})
 
     def restore(self, name: str) -> None:
         """An image that was retired or deleted is as before."""

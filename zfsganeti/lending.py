@@ -103,8 +103,9 @@ class Lending:
 
     def set_lendable(self, name: str, lendable: bool) -> None:
         """One instance at a time may use the image itself, or none any more."""
-        image = self.must(name)
-        if lendable:
-            self.zfs.set(image.dataset, {LENDABLE: "yes"})
-        else:
-            self.zfs.clear(image.dataset, [LENDABLE])
+        with self._changed(name):
+            image = self.must(name)
+            if lendable:
+                self.zfs.set(image.dataset, {LENDABLE: "yes"})
+            else:
+                self.zfs.clear(image.dataset, [LENDABLE])

@@ -202,7 +202,7 @@ def test_an_image_that_is_fetched_is_not_fetched_twice(cluster: Cluster, monkeyp
         with pytest.raises(Missing) as caught:
             there.images.resolve("debian-12")
         assert "it is being brought here now if another node has it" in str(caught.value)
-    assert started == [("image", "pull", "debian-12")] * 2
+    assert started == [("image", "pull", "debian-12", "--datastore", "")] * 2
     cluster.nodes["node1"].net.cut = [3000]
     assert cluster.type("push", "debian-12", "node3") == 3
     with there.images._alone("debian-12"), pytest.raises(Missing, match="it is arriving"):
@@ -295,6 +295,16 @@ def test_pushes_to_several_nodes_are_one_line() -> None:
     progress("node3.example.com", 2, 10)
     progress("node2.example.com", 10, 10)
     assert told == [("to node2, node3", 1, 10), ("to node2, node3", 3, 20), ("to node2, node3", 12, 20)]
+
+
+def test_a_push_names_each_node_once_and_says_when_there_is_none(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    there = cluster.nodes["node3"]
+    there.fake.mount(there.root.name, there.root.path)
+    assert cluster.type("push", "debian-12", "node3", "node3") == 0
+    assert re.fullmatch(r"node3 has debian-12, \S+ sent\n", capsys.readouterr().out)
+    cluster.nodes["node1"].ssconf.offline_nodes[:] = ["node2", "node3"]
+    assert cluster.type("push", "debian-12") == 0
+    assert capsys.readouterr().out == "There is no other node online: debian-12 was sent to none.\n"
 
 
 def test_what_is_meant_and_what_has_it_is_said(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:

@@ -526,6 +526,8 @@ def test_nothing_outside_the_listed_directories_is_read(tmp_path: Path) -> None:
         ({"use": "copy"}, "disk parameter use: says how an image is used, and image is not given"),
         ({"image": "a", "use": "link"}, "disk parameter use: 'link' is none of clone, copy, persistent"),
         ({"swap": "4"}, "disk parameter swap: '4' is no size such as 512M or 4G"),
+        ({"swap": "1K"}, "disk parameter swap: '1K' is too little, 40.0K is the least"),
+        ({"swap": "39K"}, "disk parameter swap: '39K' is too little, 40.0K is the least"),
         ({"swap": "-1G"}, "disk parameter swap: '-1G' is no size such as 512M or 4G"),
     ],
 )
@@ -534,6 +536,7 @@ def test_contradictions_are_refused(given_: dict[str, str], said: str) -> None:
         parse_parameters(given_)
     assert str(caught.value) == said
     assert parse_parameters({"swap": "4G"}) == {"swap": 4 << 30}
+    assert parse_parameters({"swap": "40K"}) == {"swap": 40 << 10}
 
 
 # retiring and deleting
@@ -616,6 +619,8 @@ def test_two_read_an_image_at_once_and_nobody_changes_it_meanwhile(bench: Bench,
             lambda: bench.images.delete("debian-12", now=True),
             lambda: bench.images.rename("debian-12", "new"),
             lambda: bench.images.lend(image, "zfs/vm/x", {}, {}),
+            lambda: bench.images.retire("debian-12"),
+            lambda: bench.images.set_lendable("debian-12", True),
         ):
             with pytest.raises(Unavailable) as caught:
                 change()
