@@ -16,7 +16,7 @@ import pytest
 from tests.node import CLUSTER_NAME
 from tests.unit.test_images import holding
 from tests.unit.test_transfer import Peer
-from zfsganeti import answer, exports, image_cli, process, variants
+from zfsganeti import answer, exports, image_cli, process, transfer, variants
 from zfsganeti.cli import parser
 from zfsganeti.datasets import CLUSTER, INSTANCE, VOLUME
 from zfsganeti.errors import Busy, Missing, Refused, Unavailable, ZfsGanetiError
@@ -297,11 +297,19 @@ def test_pushes_to_several_nodes_are_one_line() -> None:
     assert told == [("to node2, node3", 1, 10), ("to node2, node3", 3, 20), ("to node2, node3", 12, 20)]
 
 
-def test_a_push_names_each_node_once_and_says_when_there_is_none(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    there = cluster.nodes["node3"]
-    there.fake.mount(there.root.name, there.root.path)
-    assert cluster.type("push", "debian-12", "node3", "node3") == 0
-    assert re.fullmatch(r"node3 has debian-12, \S+ sent\n", capsys.readouterr().out)
+def test_a_push_names_each_node_once_and_says_when_there_is_none(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def push(_here: Any, peers: list[str], *_what: Any, **_how: Any) -> dict[str, Any]:
+        asked.extend(peers)
+        return {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "push", push)
+        assert cluster.type("push", "debian-12", "node3", "node2", "node3") == 0
+    assert asked == ["node3", "node2"]
     cluster.nodes["node1"].ssconf.offline_nodes[:] = ["node2", "node3"]
     assert cluster.type("push", "debian-12") == 0
     assert capsys.readouterr().out == "There is no other node online: debian-12 was sent to none.\n"
