@@ -35,6 +35,16 @@ def holders(here: Here, name: str, datastore: str | None = None) -> list[Here]:
     return found
 
 
+def named(here: Here, name: str, datastore: str | None = None) -> str:
+    """Return which image is meant by somebody who looks at one: that of exactly this name, else the newest version, retired ones last."""
+    check_image(name)
+    known = [image for place in places(here, datastore) for image in place.images.all()]
+    if any(image.name == name for image in known):
+        return name
+    versions = [image for image in known if means(name, image.name)]
+    return max(versions, key=lambda image: (not image.retired, image.imported, image.name)).name if versions else name
+
+
 def _missing(here: Here, name: str, looked: list[Here], datastore: str | None) -> Missing:
     """Return what is said of a name that no image has; Busy when it is, or means, one that an instance has for itself."""
     known = [image.name for place in looked for image in place.images.all()]
@@ -78,6 +88,8 @@ def change(here: Here, request: dict[str, Any]) -> list[dict[str, Any]]:
     name, datastore = _text(request, "image"), request.get("datastore")
     if datastore is not None and not isinstance(datastore, str):
         raise BadInput("request: datastore must be a text")
+    if request.get("change") == "drop":
+        return _drop(here, name, datastore)
     found = holders(here, name, datastore)
     if request.get("change") == "rename":
         _check_free(here, _text(request, "new"), found)
@@ -90,6 +102,14 @@ def change(here: Here, request: dict[str, Any]) -> list[dict[str, Any]]:
                 raise
             answers.append({"error": one_line(error), "code": error.exit_code, "datastore": place.datastore})
     return answers
+
+
+def _drop(here: Here, name: str, datastore: str | None) -> list[dict[str, Any]]:
+    """What has come of an image that is not whole is gone from each datastore."""
+    found = [place for place in places(here, datastore) if any(each["name"] == name for each in place.images.arriving())]
+    for place in found:
+        place.images.drop_half_made(name)
+    return [{"gone": True, "datastore": place.datastore} for place in found]
 
 
 def _text(request: dict[str, Any], key: str) -> str:

@@ -316,6 +316,13 @@ class Images(Lending):
         with contextlib.suppress(OSError):
             os.rmdir(self._partial_home(name))
 
+    def drop_half_made(self, name: str) -> None:
+        """Nothing is left of an image that was to be made or received here; Busy while somebody is at work on that."""
+        if self._is_worked_on(name):
+            raise Busy(f"image {name}", "is being made or received at this moment", "gnt-zfs image list shows how far it is")
+        with self._alone(name):
+            self._drop(name)
+
     def watch(self, name: str) -> Callable[[int], None]:
         """Return what is told how many bytes were written; it stops that before the root is full, and marks that it goes on."""
         seen, marked = 0, self.store.now()

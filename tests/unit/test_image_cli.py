@@ -19,7 +19,7 @@ from tests.unit.test_transfer import Peer
 from zfsganeti import answer, exports, image_cli, process, transfer, variants
 from zfsganeti.cli import parser
 from zfsganeti.datasets import CLUSTER, INSTANCE, VOLUME
-from zfsganeti.errors import Busy, Missing, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.errors import BadInput, Busy, Missing, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.terminal import Meter
 
 NODES = ["node1", "node2", "node3"]
@@ -313,6 +313,53 @@ def test_a_push_names_each_node_once_and_says_when_there_is_none(
     cluster.nodes["node1"].ssconf.offline_nodes[:] = ["node2", "node3"]
     assert cluster.type("push", "debian-12") == 0
     assert capsys.readouterr().out == "There is no other node online: debian-12 was sent to none.\n"
+
+
+@pytest.mark.parametrize("words", [("show",), ("verify",), ("export",)])
+def test_one_looks_at_the_newest_unless_one_is_called_so(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str]
+) -> None:
+    here = cluster.nodes["node1"]
+    for name in ("debian-13:1", "debian-13:2", "debian-13:3", "debian-12:9"):
+        cluster.make("node1", name)
+        here.fake.clock += 10
+    here.images.retire("debian-13:3")
+    for wanted, meant in (("debian-13", "debian-13:2"), ("debian-13:1", "debian-13:1"), ("debian-12", "debian-12")):
+        more = [str(tmp_path / f"{wanted}.raw")] if words == ("export",) else []
+        if words == ("verify",):
+            with pytest.raises(BadInput, match=f"^image {meant}: its checksum was not recorded$"):
+                cluster.type(*words, wanted)
+            continue
+        assert cluster.type(*words, wanted, *more) == 0
+        assert re.search(rf"(^image: +| holds ){meant}( as raw\.)?$", capsys.readouterr().out, re.MULTILINE)
+    here.images.retire("debian-13:1")
+    here.images.retire("debian-13:2")
+    assert cluster.type("show", "debian-13") == 0
+    assert "debian-13:3" in capsys.readouterr().out
+    assert cluster.type("delete", "debian-13") == 4
+
+
+def test_what_has_come_of_an_image_that_is_not_whole_can_be_destroyed(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = cluster.nodes["node1"]
+
+    def unreachable(_home: str) -> dict[str, str]:
+        with pytest.raises(ZfsGanetiError, match="is being made or received at this moment") as caught:
+            cluster.type("delete", "debian-13", "--yes")
+        assert caught.value.exit_code == 6
+        raise Unavailable("example.com", "cannot be reached")
+
+    with pytest.raises(Unavailable):
+        here.images.make("debian-13", "http://example.com/x", unreachable)
+    assert [each["name"] for each in here.images.arriving()] == ["debian-13"]
+    monkeypatch.setattr(image_cli, "confirm", lambda _question: False)
+    assert cluster.type("delete", "debian-13") == 1
+    assert capsys.readouterr().out == "Nothing was changed.\n"
+    assert cluster.type("delete", "debian-13", "--yes") == 0
+    assert capsys.readouterr().out == "What has come of debian-13 is gone.\n"
+    assert here.images.arriving() == []
+    assert cluster.type("delete", "debian-13", "--yes") == 4
 
 
 def test_what_is_meant_and_what_has_it_is_said(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
