@@ -506,10 +506,19 @@ def _detach(here: Here, options: argparse.Namespace) -> int:
     if not options.wait:
         say(f"{', '.join(wanted)} on {instance.primary}: being copied in the background; the rest is done when {instance.name} is stopped.")
         return 0
+    before = _replaced(here, instance.primary, wanted)
     said = here.call(instance.primary, "detach-work", seconds=SAVE_SECONDS, patience=int(SAVE_SECONDS))
     left = {name: why for name, why in said.items() if name in wanted and why}
     for name, why in left.items():
         complain(f"{instance.primary}: {name}: {why}")
     if not left:
         say(f"{instance.name} shares blocks with nothing any more.")
+    for entry in _replaced(here, instance.primary, wanted) - before:
+        way_out = f"gnt-zfs trash empty {entry} --with-snapshots destroys it"
+        say(f"What it was is in the trash with its snapshots, and shares blocks still: {way_out}.")
     return 6 if left else 0
+
+
+def _replaced(here: Here, node: str, names: Sequence[str]) -> set[str]:
+    """Return the entries of a node's trash that were removed under one of these names."""
+    return {each["entry"] for each in here.call(node, "report")["trash"] if each["entry"].rpartition(":")[0] in names}

@@ -377,3 +377,25 @@ def test_what_is_meant_and_what_has_it_is_said(cluster: Cluster, capsys: pytest.
         assert re.search(r"^debian-12 .* used by web1 alone$", capsys.readouterr().out, re.MULTILINE)
     with pytest.raises(Busy, match="^image debian-12: is used by web1 alone: it is back when the disk of web1 is removed$"):
         images.delete("debian-12")
+
+
+@pytest.mark.parametrize("snapshots", [False, True])
+def test_who_waits_for_a_detach_is_told_where_the_snapshots_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, snapshots: bool
+) -> None:
+    older, made = "web1:20261001T000000Z", "web1:20261101T000000Z"
+    trash = [{"entry": "other:20261101T000000Z"}, {"entry": older}]
+
+    def call(_node: str, verb: str, **_request: Any) -> Any:
+        if verb == "detach-work" and snapshots:
+            trash.append({"entry": made})
+        return {"detach": ["web1"], "detach-work": {"web1": ""}, "report": {"trash": list(trash)}}[verb]
+
+    web1 = SimpleNamespace(name="web1", primary="node1", disks=[SimpleNamespace(template="file", volume="")])
+    here: Any = SimpleNamespace(call=call, master=SimpleNamespace(instances=lambda: {"web1": web1}))
+    monkeypatch.setattr(image_cli, "must_be_master", lambda _here: None)
+    options = parser().parse_args(["detach", "web1", "--wait"])
+    assert options.run(here, options) == 0
+    said = "What it was is in the trash with its snapshots, and shares blocks still: "
+    more = [f"{said}gnt-zfs trash empty {made} --with-snapshots destroys it."] if snapshots else []
+    assert capsys.readouterr().out.splitlines() == ["web1 shares blocks with nothing any more.", *more]
