@@ -314,6 +314,19 @@ class FakeZfs:
         for own in moved:
             del origin.snapshots[own]
 
+    @changing
+    def rename_snapshot(self, name: str, new: str) -> None:
+        (dataset, short), (other, wanted) = check_snapshot(name).split("@"), check_snapshot(new).split("@")
+        filesystem = self._must(dataset)
+        if short not in filesystem.snapshots:
+            raise Missing(f"dataset {name}")
+        if other != dataset or wanted in filesystem.snapshots:
+            raise CommandFailed(f"zfs rename {new}", 1, f"cannot rename {name}")
+        filesystem.snapshots = {wanted if own == short else own: snapshot for own, snapshot in filesystem.snapshots.items()}
+        for each in self._filesystems.values():
+            if each.origin == (filesystem, short):
+                each.origin = (filesystem, wanted)
+
     def holds(self, names: Iterable[str]) -> dict[str, list[str]]:
         found = {}
         for name in map(check_snapshot, names):

@@ -240,7 +240,12 @@ def _images(here: Here, _request: dict[str, Any]) -> Any:
     if not here.has_root():
         return []
     return [
-        {**image.as_json(), "goes": place.images.goes_at(image) if image.deleted else 0, "datastore": place.datastore}
+        {
+            **image.as_json(),
+            "goes": place.images.goes_at(image) if image.deleted else 0,
+            "stuck": place.images.stuck(image),
+            "datastore": place.datastore,
+        }
         for place in here.places()
         for image in place.images.all()
     ]
@@ -266,7 +271,7 @@ def _image_save(here: Here, request: dict[str, Any]) -> Any:
 def _image_push(here: Here, request: dict[str, Any]) -> Any:
     """A peer has the image that it asked for."""
     from zfsganeti import transfer
-    from zfsganeti.images import GOLDEN
+    from zfsganeti.image import GOLDEN
 
     peer, place = _text(request, "node"), here.at(str(request.get("datastore", "")))
     image = place.images.resolve(_text(request, "image"), pull=False)  # a peer wants it, and this node need not get it

@@ -17,7 +17,7 @@ from zfsganeti.datasets import CLUSTER, IMAGES, INSTANCE, MARKS, MOVE, MOVING, V
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Conflict, Foreign, Missing, Refused, ZfsGanetiError, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
-from zfsganeti.images import GOLDEN
+from zfsganeti.image import GOLDEN
 from zfsganeti.moving import release
 from zfsganeti.names import PREFIX, check_dataset, check_fits
 from zfsganeti.route import LEASE_SECONDS, SETTINGS, Coming, is_pass, tag_until

@@ -6,11 +6,13 @@ A disk with content is marked until that is whole, so that what a create that wa
 from __future__ import annotations
 
 import os
+import stat
 
 from zfsganeti.config import compression, recordsize
 from zfsganeti.datasets import DETACH, IMAGE, INTENT
 from zfsganeti.errors import BadInput, BadName, Missing, Refused, human, of_command
-from zfsganeti.names import check_image
+from zfsganeti.files import data_ranges
+from zfsganeti.names import check_image, means
 from zfsganeti.process import query
 
 TYPE_CHECKING = False
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
-    from zfsganeti.images import Image, Images
+    from zfsganeti.image import Image
+    from zfsganeti.images import Images
     from zfsganeti.volumes import Volumes
     from zfsganeti.zfs import Dataset
 
@@ -26,6 +29,9 @@ CREATE = "create"  # the intent of a disk that is being made
 MIB = 1 << 20
 FILL_LIMIT = 1 << 30  # bytes: Ganeti waits 900 s for a disk
 FORMAT_SECONDS = 600
+EXT4_BLOCK = 1024  # the smallest that mke2fs(8) chooses
+INODES_SHARE = 64  # of a disk one part at least is ext4's own: 256 bytes for every 16 KiB
+SWAP_LEAST = 40 << 10  # ten pages, for mkswap(8); what is less than one page it takes for all that there is
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -38,7 +44,12 @@ def size(text: str) -> int:
 
 
 def _swap(text: str) -> int | bool:
-    return text == "yes" if text in ("yes", "no") else size(text)
+    if text in ("yes", "no"):
+        return text == "yes"
+    asked = size(text)
+    if asked < SWAP_LEAST:
+        raise ValueError(f"{text!r} is too little, {human(SWAP_LEAST)} is the least")
+    return asked
 
 
 def _switch(text: str) -> bool:
@@ -159,7 +170,7 @@ class Content:
 
     def is_begun(self, dataset: Dataset) -> bool:
         """Tell whether a volume is the image that a create that was killed has taken for itself."""
-        return self.outlives and dataset.marks.get(IMAGE) == self.parameters["image"]
+        return self.outlives and IMAGE in dataset.marks and means(self.parameters["image"], dataset.marks[IMAGE])
 
     def begin(self, volume: str, size: int) -> None:
         """The volume's dataset exists, marked as one that is being made unless it needs no more than its size."""
@@ -215,11 +226,33 @@ def find_directory(allowed: Iterable[str], name: str) -> str:
     raise Missing(f"directory {name} to fill a disk with", way_out)
 
 
-def check_directory_fits(directory: str, size: int) -> None:
-    """What is in the directory fits on a disk of `size` bytes, and is copied in the time that Ganeti gives."""
-    total = sum(
-        os.lstat(f"{path}/{name}").st_blocks * 512 for path, directories, files in os.walk(directory) for name in (*directories, *files)
-    )
-    if total > min(size, FILL_LIMIT):
-        why = f"holds {human(total)}, a disk of {human(size)} takes {human(min(size, FILL_LIMIT))} at most"
-        raise Refused(directory, why, "gnt-zfs disk fill takes more" if size > total else "")
+def check_directory_fits(directory: str, size: int, limit: int = FILL_LIMIT) -> None:
+    """What is in the directory can fit on a disk of `size` bytes, and `limit` is copied in the time that Ganeti gives."""
+    total, most = directory_size(directory), min(size - size // INODES_SHARE, limit)
+    if total > most:
+        why = f"holds {human(total)}, a disk of {human(size)} takes {human(most)} at most"
+        raise Refused(directory, why, "gnt-zfs disk fill takes more" if size - size // INODES_SHARE > total else "")
+
+
+def directory_size(directory: str) -> int:
+    """Return the bytes of data in a directory's files, as ext4 keeps them: in whole blocks, and once for all names of a file."""
+    total, seen = 0, set()
+    for path, directories, files in os.walk(directory):
+        for name in (*directories, *files):
+            found = os.lstat(f"{path}/{name}")
+            if (found.st_dev, found.st_ino) not in seen:
+                total += -(-_data(f"{path}/{name}", found) // EXT4_BLOCK) * EXT4_BLOCK
+            if found.st_nlink > 1:
+                seen.add((found.st_dev, found.st_ino))
+    return total
+
+
+def _data(path: str, found: os.stat_result) -> int:
+    """Return how much of a file is no hole: what it occupies may be less, where it is compressed, or more."""
+    if not stat.S_ISREG(found.st_mode) or found.st_blocks * 512 >= found.st_size:
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return sum(end - start for start, end in data_ranges(descriptor, found.st_size))
+    finally:
+        os.close(descriptor)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 
-from zfsganeti.contents import make_filesystem, make_swap
+from zfsganeti.contents import check_directory_fits, make_filesystem, make_swap
 from zfsganeti.datasets import DISK, INTENT, REMOVED, SAVED, locked, refuse_half_back, refuse_moving
 from zfsganeti.errors import BadInput, Busy, Missing, Refused
 from zfsganeti.ganeti import check_name
+from zfsganeti.install import place
 from zfsganeti.names import check_image, meant
 from zfsganeti.process import holding
 from zfsganeti.volumes import check_volume
@@ -134,19 +135,31 @@ class Disk:
             self.store.zfs.destroy_snapshots([snapshot])
 
     def format(self, does: Callable[[str], None]) -> None:
-        """The disk, which nobody uses, holds something else; what it held is in a snapshot for as long as the trash keeps things."""
+        """The disk, which nobody uses, holds something else; what it held is in a snapshot for as long as the trash keeps things.
+
+        That is made in a file beside it, so that the disk is as it was when it cannot be.
+        """
         with self.alone():
             path = self.path
             if self.volume:
                 self.here.volumes.detach(self.volume)
-            users = holding([path])
-            if users:
-                raise Busy(self.title, f"is in use by {users[0]}", f"gnt-instance stop {self.instance}")
-            self.snapshot(REMOVED)
-            size = os.stat(path).st_size
-            os.truncate(path, 0)
-            os.truncate(path, size)
-            does(path)
+            self._must_be_unused(path)
+            new, kept = f"{path}.new", self.snapshot(REMOVED)
+            try:
+                make_empty(new, os.stat(path).st_size)
+                does(new)
+                self._must_be_unused(path)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(new)
+                self.store.zfs.destroy_snapshots([kept])
+                raise
+            place(new, path)
+
+    def _must_be_unused(self, path: str) -> None:
+        users = holding([path])
+        if users:
+            raise Busy(self.title, f"is in use by {users[0]}", f"gnt-instance stop {self.instance}")
 
     def make_swap(self) -> None:
         self.format(lambda path: make_swap(path, None))
@@ -155,4 +168,20 @@ class Disk:
         """The disk is a filesystem with the content of a directory of this node, given by its whole path: only root can ask this."""
         if not os.path.isabs(directory) or not os.path.isdir(directory):
             raise Missing(f"directory {directory} on this node")
-        self.format(lambda path: make_filesystem(path, directory))
+
+        def does(path: str) -> None:
+            check_directory_fits(directory, size := os.stat(path).st_size, size)
+            make_filesystem(path, directory)
+
+        self.format(does)
+
+
+def make_empty(path: str, size: int) -> None:
+    """There is a new file of that size at the path, all of it a hole; what one that was killed has left there is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(descriptor, size)
+    finally:
+        os.close(descriptor)

@@ -61,6 +61,10 @@ class History:
         """What the filesystem was a clone of is a clone of it instead, and it has the snapshots up to that point."""
         self._call(name, "lzc_promote", check_dataset(name).encode())
 
+    def rename_snapshot(self, name: str, new: str) -> None:
+        """The snapshot, of which there may be clones, has the other full name."""
+        self._command("zfs", "rename", check_snapshot(name), check_snapshot(new))
+
     def holds(self, names: Iterable[str]) -> dict[str, list[str]]:
         """Return the tags by which snapshots are held, by the full name of each that is."""
         wanted = [check_snapshot(name) for name in names]

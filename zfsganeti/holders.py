@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zfsganeti.errors import BadInput, Foreign, Missing, Refused, ZfsGanetiError, one_line
-from zfsganeti.images import newest
+from zfsganeti.image import newest
 from zfsganeti.names import check_image, means, meant
 
 TYPE_CHECKING = False
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zfsganeti.here import Here
-    from zfsganeti.images import Image
+    from zfsganeti.image import Image
 
 
 def places(here: Here, datastore: str | None) -> list[Here]:
@@ -31,15 +31,26 @@ def holders(here: Here, name: str, datastore: str | None = None) -> list[Here]:
     if not found and others:
         raise others[0]
     if not found:
-        for place in looked:
-            place.images.check_not_lent(name)
         raise _missing(here, name, looked, datastore)
     return found
 
 
+def named(here: Here, name: str, datastore: str | None = None) -> str:
+    """Return which image is meant by somebody who looks at one: that of exactly this name, else the newest version, retired ones last."""
+    check_image(name)
+    known = [image for place in places(here, datastore) for image in place.images.all()]
+    if any(image.name == name for image in known):
+        return name
+    versions = [image for image in known if means(name, image.name)]
+    return max(versions, key=lambda image: (not image.retired, image.imported, image.name)).name if versions else name
+
+
 def _missing(here: Here, name: str, looked: list[Here], datastore: str | None) -> Missing:
+    """Return what is said of a name that no image has; Busy when it is, or means, one that an instance has for itself."""
     known = [image.name for place in looked for image in place.images.all()]
     alike = [other for other in known if means(name, other)]
+    for place in looked:
+        place.images.check_not_lent(name) if alike else place.images.check_none_lent(name)
     shows = "gnt-zfs image list --all-nodes shows who has which" if datastore is None else "gnt-zfs image list shows what is where"
     near = f"there is {', '.join(dict.fromkeys(alike))}" if alike else meant(name, known, shows)
     return Missing(f"image {name} {where(here, datastore)}", near)
@@ -58,7 +69,7 @@ def to_use(here: Here, name: str, datastore: str | None = None) -> tuple[Here, I
     image = newest([image for images in known.values() for image in images], name)
     if image is None:
         for place in looked:
-            place.images.check_not_lent(name)
+            place.images.check_none_lent(name)
         unused = [image.name for images in known.values() for image in images if means(name, image.name)]
         if unused:
             raise Refused(f"image {unused[-1]}", "is retired", f"gnt-zfs image restore {unused[-1]} first")
@@ -77,6 +88,8 @@ def change(here: Here, request: dict[str, Any]) -> list[dict[str, Any]]:
     name, datastore = _text(request, "image"), request.get("datastore")
     if datastore is not None and not isinstance(datastore, str):
         raise BadInput("request: datastore must be a text")
+    if request.get("change") == "drop":
+        return _drop(here, name, datastore)
     found = holders(here, name, datastore)
     if request.get("change") == "rename":
         _check_free(here, _text(request, "new"), found)
@@ -89,6 +102,14 @@ def change(here: Here, request: dict[str, Any]) -> list[dict[str, Any]]:
                 raise
             answers.append({"error": one_line(error), "code": error.exit_code, "datastore": place.datastore})
     return answers
+
+
+def _drop(here: Here, name: str, datastore: str | None) -> list[dict[str, Any]]:
+    """What has come of an image that is not whole is gone from each datastore."""
+    found = [place for place in places(here, datastore) if any(each["name"] == name for each in place.images.arriving())]
+    for place in found:
+        place.images.drop_half_made(name)
+    return [{"gone": True, "datastore": place.datastore} for place in found]
 
 
 def _text(request: dict[str, Any], key: str) -> str:
@@ -109,7 +130,7 @@ def _change(place: Here, name: str, request: dict[str, Any]) -> dict[str, Any]:
     """It is done in one datastore; return what the image is there now."""
     images, wanted = place.images, _text(request, "change")
     if wanted == "delete":
-        if images.delete(name, now=request.get("now") is True):
+        if images.delete(name, now=request.get("now") is True, with_snapshots=request.get("with_snapshots") is True):
             return {"gone": True}
     elif wanted == "rename":
         images.rename(name, _text(request, "new"))

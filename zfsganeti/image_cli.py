@@ -6,9 +6,9 @@ import os
 
 from zfsganeti.errors import BadInput, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
-from zfsganeti.holders import holders, to_use
+from zfsganeti.holders import holders, named, places, to_use
+from zfsganeti.image import GOLDEN
 from zfsganeti.image_list import everywhere, having, list_images, rows_of, show
-from zfsganeti.images import GOLDEN
 from zfsganeti.names import check_image, means, meant
 from zfsganeti.parsing import mib
 from zfsganeti.terminal import Meter, command, complain, confirm, day, group, must_be_master, say
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from zfsganeti.images import Image
+    from zfsganeti.image import Image
 
 POLL_SECONDS = 1.0
+EITHER = "NAME or NAME:VERSION; where none is called NAME alone, its newest version"
 SAVE_SECONDS = 86400.0  # a copy of a whole disk; the peer ends it when it fails
 
 
@@ -43,7 +44,7 @@ def image_parser(commands: Any) -> None:
     made.add_argument("--all-nodes", action="store_true", help="who has which")
     made.add_argument("--json", action="store_true", help="for programs")
     made = command(verbs, "show", show, "show all that is known of one image", "gnt-zfs image show debian-12")
-    made.add_argument("name", help="NAME or NAME:VERSION, without a version the newest")
+    made.add_argument("name", help=EITHER)
     _datastore(made, "the one in this datastore (default: in each that has it)")
     made.add_argument("--json", action="store_true", help="for programs")
     made = _one(verbs, "rename", _rename, "give an image another name", "gnt-zfs image rename debian-12 debian-12:2026-11-01")
@@ -64,18 +65,23 @@ def image_parser(commands: Any) -> None:
     made.add_argument("--off", action="store_true", help="allow it no longer")
     _datastore(made, "only that of this datastore (default: of each that has it)")
     made = _one(
-        verbs, "delete", _delete, "let an image go, after its last clone and the days of the trash", "gnt-zfs image delete debian-11"
+        verbs,
+        "delete",
+        _delete,
+        "let an image go, after its last clone and the days of the trash; one that is not whole, at once",
+        "gnt-zfs image delete debian-11",
     )
     made.add_argument(
         "--now", action="store_true", help="do not keep it for the days of the trash, not even when its last clone goes later"
     )
+    made.add_argument("--with-snapshots", action="store_true", help="snapshots that somebody took of it go with it")
     made.add_argument("-y", "--yes", action="store_true", help="do not ask")
     made = _one(
         verbs, "verify", _verify, "compare an image with the checksum of what it held when it was made", "gnt-zfs image verify debian-12"
     )
     _datastore(made, "that of this datastore (default: of each that has it)")
     made = command(verbs, "export", _export, "write an image to a file", "gnt-zfs image export debian-12 /srv/debian-12.qcow2")
-    made.add_argument("name", help="which image")
+    made.add_argument("name", help=EITHER)
     made.add_argument("file", help="the file to make; one that ends in .qcow2 is made as qcow2, any other as raw")
     made.add_argument("--format", default="", choices=["raw", "qcow2"], help="what the file is to be")
     _datastore(made, "that of this datastore (default: of the first that has it)")
@@ -104,7 +110,7 @@ def detach_parser(commands: Any) -> None:
 
 def _one(verbs: Any, name: str, function: Any, text: str, example: str) -> argparse.ArgumentParser:
     made = command(verbs, name, function, text, example)
-    made.add_argument("name", help="which image")
+    made.add_argument("name", help=EITHER if name == "verify" else "which image")
     if name in CHANGES:
         made.add_argument("--all-nodes", action="store_true", help="on every node that has it (default: on this one)")
         _datastore(made, "only in this datastore (default: in each that has it)")
@@ -163,13 +169,14 @@ def _verify(here: Here, options: argparse.Namespace) -> int:
     """Of each datastore that has it: one may have lost what another one has."""
     from zfsganeti import exports
 
-    found, status = holders(here, options.name, options.datastore), 0
+    name, status = named(here, options.name, options.datastore), 0
+    found = holders(here, name, options.datastore)
     for place in found:
         which, there = _in_which(place.datastore, found), f" --datastore {place.datastore or repr('')}" if len(found) > 1 else ""
         try:
-            with Meter(options.name) as meter:
-                exports.verify(place.images, options.name, meter, there)
-            say(f"{which}{options.name} holds what it held when it was made.")
+            with Meter(name) as meter:
+                exports.verify(place.images, name, meter, there)
+            say(f"{which}{name} holds what it held when it was made.")
         except ZfsGanetiError as error:
             if len(found) == 1:
                 raise
@@ -187,9 +194,10 @@ def _export(here: Here, options: argparse.Namespace) -> int:
     from zfsganeti import exports
 
     kind = options.format or ("qcow2" if options.file.endswith(".qcow2") else "raw")
-    with Meter(options.name) as meter:
-        exports.export(holders(here, options.name, options.datastore)[0].images, options.name, os.path.abspath(options.file), kind, meter)
-    say(f"{options.file} holds {options.name} as {kind}.")
+    name = named(here, options.name, options.datastore)
+    with Meter(name) as meter:
+        exports.export(holders(here, name, options.datastore)[0].images, name, os.path.abspath(options.file), kind, meter)
+    say(f"{options.file} holds {name} as {kind}.")
     return 0
 
 
@@ -202,7 +210,10 @@ def _push(here: Here, options: argparse.Namespace) -> int:
 
     here, image = to_use(here, options.name, options.datastore)
     online = [node for node in here.ssconf.nodes if node not in here.ssconf.offline_nodes]
-    peers = [_full(node, online) for node in options.node] or [node for node in online if node != here.node]
+    peers = list(dict.fromkeys(_full(node, online) for node in options.node)) or [node for node in online if node != here.node]
+    if not peers:
+        say(f"There is no other node online: {image.name} was sent to none.")
+        return 0
     with Meter(image.name) as meter:
         results = transfer.push(
             here,
@@ -273,7 +284,7 @@ def _pull(here: Here, options: argparse.Namespace) -> int:
 def _copy(here: Here, options: argparse.Namespace) -> int:
     """The newest that the name means, of this node's other datastores."""
     from zfsganeti import transfer
-    from zfsganeti.images import newest
+    from zfsganeti.image import newest
 
     others = [image for place in here.places() if place.datastore != options.datastore for image in place.images.all()]
     image = newest(others, options.name)
@@ -401,7 +412,28 @@ def _lend(here: Here, options: argparse.Namespace) -> int:
     return 0
 
 
+def _half_made(here: Here, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return what has come here of an image that is not whole, nothing where there is one of that name."""
+    if any(image.name == options.name for place in places(here, options.datastore) for image in place.images.all()):
+        return []
+    found = here.call(here.node, "image-arrivals")
+    return [each for each in found if each["name"] == options.name and not each["owner"] and options.datastore in (None, each["datastore"])]
+
+
+def _drop(here: Here, options: argparse.Namespace, half: Sequence[Mapping[str, Any]]) -> int:
+    what = f"what has come of {options.name}"
+    if not options.yes and not confirm(f"Destroy {what} on {here.node} ({human(sum(each['used'] for each in half))}) for good?"):
+        say("Nothing was changed.")
+        return 1
+    here.call(here.node, "image-change", image=options.name, change="drop", datastore=options.datastore)
+    say(f"{what[0].upper()}{what[1:]} is gone.")
+    return 0
+
+
 def _delete(here: Here, options: argparse.Namespace) -> int:
+    half = [] if options.all_nodes else _half_made(here, options)
+    if half:
+        return _drop(here, options, half)
     if options.now and not options.yes:
         here_alone = None if options.all_nodes else {here.node: rows_of(here, options.name, options.datastore)}
         rows = here_alone or having(here, options.name, options.datastore)[0]
@@ -411,10 +443,11 @@ def _delete(here: Here, options: argparse.Namespace) -> int:
             for row in alike
             if not row["clones"]
         ]
-        if doomed and not confirm(f"Destroy {options.name} on {', '.join(doomed)} for good?"):
+        also = " and its snapshots" if options.with_snapshots else ""
+        if doomed and not confirm(f"Destroy {options.name}{also} on {', '.join(doomed)} for good?"):
             say("Nothing was changed.")
             return 1
-    return _change(here, options, "delete", lambda image: _deleted(options, image), now=options.now)
+    return _change(here, options, "delete", lambda image: _deleted(options, image), now=options.now, with_snapshots=options.with_snapshots)
 
 
 def _deleted(options: argparse.Namespace, image: Mapping[str, Any]) -> str:
@@ -474,10 +507,19 @@ def _detach(here: Here, options: argparse.Namespace) -> int:
     if not options.wait:
         say(f"{', '.join(wanted)} on {instance.primary}: being copied in the background; the rest is done when {instance.name} is stopped.")
         return 0
+    before = _replaced(here, instance.primary, wanted)
     said = here.call(instance.primary, "detach-work", seconds=SAVE_SECONDS, patience=int(SAVE_SECONDS))
     left = {name: why for name, why in said.items() if name in wanted and why}
     for name, why in left.items():
         complain(f"{instance.primary}: {name}: {why}")
     if not left:
         say(f"{instance.name} shares blocks with nothing any more.")
+    for entry in _replaced(here, instance.primary, wanted) - before:
+        way_out = f"gnt-zfs trash empty {entry} --with-snapshots destroys it"
+        say(f"What it was is in the trash with its snapshots, and shares blocks still: {way_out}.")
     return 6 if left else 0
+
+
+def _replaced(here: Here, node: str, names: Sequence[str]) -> set[str]:
+    """Return the entries of a node's trash that were removed under one of these names."""
+    return {each["entry"] for each in here.call(node, "report")["trash"] if each["entry"].rpartition(":")[0] in names}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zfsganeti.colours import Bad, Odd
 from zfsganeti.errors import ZfsGanetiError, human, one_line
-from zfsganeti.holders import holders
+from zfsganeti.holders import holders, named
 from zfsganeti.terminal import day, left_out, print_json, say, table
 
 TYPE_CHECKING = False
@@ -115,6 +115,8 @@ def _table_of_images(rows: Sequence[Mapping[str, Any]], arrivals: Sequence[Mappi
 
 
 def _state(row: Mapping[str, Any]) -> str:
+    if row.get("stuck"):
+        return Odd(f"cannot go: {row['stuck']}")
     if row["deleted"]:
         return Odd("goes with its clones" if row["clones"] else f"goes {day(row['goes'])}")
     return Odd("retired") if row["retired"] else "ready"
@@ -154,7 +156,7 @@ def having(here: Here, name: str, datastore: str | None) -> tuple[dict[str, list
 
 def show(here: Here, options: argparse.Namespace) -> int:
     """With two datastores that have it, programs are shown that of the first."""
-    rows = rows_of(here, options.name, options.datastore)
+    rows = rows_of(here, named(here, options.name, options.datastore), options.datastore)
     if options.json:
         print_json({key: rows[0][key] for key in SHOWN})
         return 0

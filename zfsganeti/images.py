@@ -17,13 +17,8 @@ from zfsganeti.datasets import (
     DISK,
     IMAGE,
     IMAGES,
-    INSTANCE,
-    INTENT,
-    OPENED,
     PARTIAL,
-    RECORD,
     SIZE,
-    VOLUME,
     locked,
 )
 from zfsganeti.errors import (
@@ -41,7 +36,21 @@ from zfsganeti.errors import (
     of_system,
 )
 from zfsganeti.files import checksum_asked, content_digest, copy_sparse
-from zfsganeti.names import PREFIX, check_dataset, check_image, check_image_fits, family, means, meant
+from zfsganeti.image import (
+    CHECKSUM,
+    CONTENT,
+    DELETED,
+    FORMAT,
+    GOLDEN,
+    IMAGE_MARKS,
+    IMPORTED,
+    RETIRED,
+    SOURCE,
+    Image,
+    newest,
+)
+from zfsganeti.lending import Lending
+from zfsganeti.names import check_dataset, check_image, check_image_fits, family, means, meant
 from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
@@ -54,13 +63,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]  # what is being done, bytes done, bytes in all or 0
 
-SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED, RETIRED, DELETED, LENDABLE = (
-    PREFIX + word for word in ("source", "sha256", "content", "format", "imported", "retired", "deleted", "lendable")
-)
-PROVENANCE = (IMAGE, SIZE, SOURCE, CHECKSUM, CONTENT, FORMAT, IMPORTED)  # what goes along when an image is sent to a peer
-IMAGE_MARKS = (*PROVENANCE, CLUSTER, RETIRED, DELETED, LENDABLE, VOLUME, INSTANCE)
-GOLDEN = "golden"
-AT_ONCE = "now"  # after the time at which an image was deleted: it is not kept for the days of the trash
 DAY = 86400
 PARTIAL_SECONDS = DAY  # how long after the last that was done for it a half-made image can be gone on with
 MARK_SECONDS = 3600  # who is at work on one says so this often
@@ -80,61 +82,12 @@ def lock_name(name: str) -> str:
     return f".image.{check_image(name)}"
 
 
-class Image:
-    """An image as it was when listed; sizes are bytes, times seconds since 1970."""
-
-    def __init__(self, dataset: Dataset, golden: Mapping[str, str]) -> None:
-        marks = dataset.marks
-        self.name, self.dataset = dataset.short, dataset.name  # the mark follows a rename a moment later
-        self.marks = {mark: marks[mark] for mark in (IMAGE, CLUSTER)}
-        self.provenance = {mark: marks[mark] for mark in PROVENANCE if mark in marks}
-        self.guid = golden["guid"]
-        self.clones = [clone for clone in golden["clones"].split(",") if clone not in ("", "-")]
-        self.size = int(marks.get(SIZE) or 0)
-        self.used, self.referenced, self.written = dataset.used, dataset.referenced, dataset.written
-        self.source, self.format = marks.get(SOURCE, ""), marks.get(FORMAT, "")
-        self.checksum, self.content = marks.get(CHECKSUM, ""), marks.get(CONTENT, "")
-        self.imported = int(marks.get(IMPORTED) or 0)
-        deleted, _blank, how = marks.get(DELETED, "").partition(" ")
-        self.deleted, self.at_once = int(deleted or 0), how == AT_ONCE
-        self.retired = RETIRED in marks or bool(self.deleted)
-        self.lendable = LENDABLE in marks
-
-    @property
-    def snapshot(self) -> str:
-        return f"{self.dataset}@{GOLDEN}"
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "guid": self.guid,
-            "size": self.size,
-            "used": self.used,
-            "referenced": self.referenced,
-            "clones": [clone.rsplit("/", 1)[1] for clone in self.clones],
-            "source": self.source,
-            "sha256": self.checksum,
-            "format": self.format,
-            "imported": self.imported,
-            "retired": self.retired,
-            "lendable": self.lendable,
-            "deleted": self.deleted,
-        }
-
-
 def _kept_until(partial: Dataset) -> int:
     """Return until when a half-made image can be gone on with, in seconds since 1970."""
     return max(partial.creation, int(partial.marks.get(IMPORTED) or 0)) + PARTIAL_SECONDS
 
 
-def newest(images: list[Image], wanted: str) -> Image | None:
-    """Return the image that a name means to somebody who wants a disk of it: without a version the newest, retired ones never."""
-    usable = [image for image in images if not image.retired]
-    matching = [image for image in usable if means(wanted, image.name)]
-    return max(matching, key=lambda image: (image.imported, image.name)) if matching else None
-
-
-class Images:
+class Images(Lending):
     """The catalogue of one node's root."""
 
     def __init__(self, store: Store, streams: Streams | None = None) -> None:
@@ -173,8 +126,8 @@ class Images:
     def must(self, name: str) -> Image:
         image = self.find(name)
         if image is None:
-            self.check_not_lent(name)
             alike = [other.name for other in self.all() if means(name, other.name)]
+            self.check_not_lent(name) if alike else self.check_none_lent(name)
             near = meant(name, [other.name for other in self.all()], "gnt-zfs image list shows what is here")
             raise Missing(f"image {name} on this node", f"there is {', '.join(alike)}" if alike else near)
         return image
@@ -185,7 +138,7 @@ class Images:
         known = self.all()
         image = newest(known, name)
         if image is None:
-            self.check_not_lent(name)
+            self.check_none_lent(name)
             unused = [other.name for other in known if means(name, other.name)]
             if unused:
                 raise Refused(f"image {unused[-1]}", "is retired", f"gnt-zfs image restore {unused[-1]} lets disks be made of it")
@@ -202,7 +155,8 @@ class Images:
         from zfsganeti.process import background
 
         known = self.store.config.datastores.items()
-        background("image", "pull", name, *(word for each, root in known if root == self.store.root.name for word in ("--datastore", each)))
+        mine = next((each for each, root in known if root == self.store.root.name), "")  # none is the root, which is to be named as well
+        background("image", "pull", name, "--datastore", mine)
         return "it is being brought here now if another node has it: gnt-zfs image list on this node shows how far it is"
 
     def _on_its_way(self, name: str) -> str:
@@ -237,18 +191,6 @@ class Images:
                 return False
         except Unavailable:
             return True
-
-    def lent(self) -> dict[str, str]:
-        """Return the instances, or else the volumes, that have an image for themselves, by its name."""
-        found = self.zfs.datasets(self.store.root.name, depth=1, marks=IMAGE_MARKS)
-        ours = [each for each in found if self._is_ours(each) and each.marks.get(VOLUME) == each.short]
-        return {each.marks[IMAGE]: each.marks.get(INSTANCE) or each.short for each in ours}
-
-    def check_not_lent(self, name: str) -> None:
-        """The name is not that of an image which comes back when an instance is removed."""
-        owner = self.lent().get(name)
-        if owner:
-            raise Busy(f"image {name}", f"is used by {owner} alone", f"it is back when the disk of {owner} is removed")
 
     # making
 
@@ -296,6 +238,9 @@ class Images:
 
     def _alone(self, name: str, seconds: float = LOOK_SECONDS) -> contextlib.AbstractContextManager[None]:
         return locked(lock_name(name), seconds=seconds, what=f"image {name}")
+
+    def _changed(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return self._alone(name, LOCK_SECONDS)
 
     def _used(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Others may read the image or make clones of it at the same time, but nobody changes it."""
@@ -370,6 +315,13 @@ class Images:
             self.zfs.destroy(partial, {CLUSTER: self.store.cluster}, also=GOLDEN, seconds=self.store.config.busy_seconds)
         with contextlib.suppress(OSError):
             os.rmdir(self._partial_home(name))
+
+    def drop_half_made(self, name: str) -> None:
+        """Nothing is left of an image that was to be made or received here; Busy while somebody is at work on that."""
+        if self._is_worked_on(name):
+            raise Busy(f"image {name}", "is being made or received at this moment", "gnt-zfs image list shows how far it is")
+        with self._alone(name):
+            self._drop(name)
 
     def watch(self, name: str) -> Callable[[int], None]:
         """Return what is told how many bytes were written; it stops that before the root is full, and marks that it goes on."""
@@ -454,59 +406,13 @@ class Images:
         with self._used(image.name):  # not while it is being lent or renamed
             self.zfs.clone(image.snapshot, dataset, marks, properties)
 
-    def check_lendable(self, image: Image) -> None:
-        """The image may be lent to one instance: the administrator says so, and nothing is a clone of it.
-
-        Whoever may add instances could otherwise write into what others make their disks of.
-        """
-        if not image.lendable:
-            raise Refused(f"image {image.name}", "is not meant to be used persistently", f"gnt-zfs image lend {image.name} allows it")
-        if image.clones:
-            count = f"{len(image.clones)} disks are clones" if len(image.clones) > 1 else "a disk is a clone"
-            why = f"{count} of it, such as {image.clones[0].rsplit('/', 1)[1]}"
-            raise Busy(f"image {image.name}", why, "gnt-zfs image save makes another image to be used persistently")
-
-    def lend(self, image: Image, dataset: str, marks: Mapping[str, str], properties: Mapping[str, object]) -> None:
-        """The image itself is the dataset, marked with its name so that `take_back` knows it; the catalogue has it no longer."""
-        native = {name: str(value) for name, value in properties.items()}
-        with self._alone(image.name, LOCK_SECONDS):
-            self.check_lendable(self.must(image.name))
-            self._unmount(image)
-            self.zfs.set(image.dataset, {**marks, IMAGE: image.name, "readonly": "off", "canmount": "on", **native})
-            self.zfs.rename(image.dataset, dataset)
-
-    def take_back(self, dataset: Dataset, size: int) -> None:
-        """What was lent, unmounted by now, is the image again, with a golden snapshot of what it holds."""
-        name = dataset.marks[IMAGE]
-        with self._alone(name, LOCK_SECONDS):
-            if self.zfs.get(self.dataset(name)) is not None:
-                raise Refused(
-                    f"image {name}", f"exists again, and {dataset.name} was to become it", f"gnt-zfs image rename {name} NEW first"
-                )
-            self.zfs.destroy_snapshots([f"{dataset.name}@{GOLDEN}"])
-            source = f"left by {dataset.marks[INSTANCE]}" if INSTANCE in dataset.marks else ""
-            self.zfs.set(dataset.name, {SIZE: str(size), "refreservation": "0", **({SOURCE: source} if source else {})})
-            # the mark of the volume that it was stays, or this could not be repeated
-            stale = [mark for mark in (INSTANCE, INTENT, OPENED, RECORD) if mark in dataset.marks]
-            self.zfs.clear(dataset.name, [*stale, CONTENT, CHECKSUM])
-            self._crown(dataset.name)
-            self.zfs.rename(dataset.name, self.dataset(name))
-
-    def set_lendable(self, name: str, lendable: bool) -> None:
-        """One instance at a time may use the image itself, or none any more."""
-        image = self.must(name)
-        if lendable:
-            self.zfs.set(image.dataset, {LENDABLE: "yes"})
-        else:
-            self.zfs.clear(image.dataset, [LENDABLE])
-
     # changing
 
     def rename(self, name: str, new: str) -> None:
         """The image bears the new name; its clones go on as they are."""
         if name == new:
             raise BadInput(f"image {name}: is called so already")
-        with self._alone(name, LOCK_SECONDS), self._alone(check_image_fits(new, self.store.root.name)):
+        with self._changed(name), self._alone(check_image_fits(new, self.store.root.name)):
             self.check_not_lent(new)
             image = self.must(name)
             if self.find(new) is not None:
@@ -517,30 +423,59 @@ class Images:
 
     def retire(self, name: str) -> None:
         """No disk is made of the image any more; it stays."""
-        image = self.must(name)
-        self.zfs.set(image.dataset, {RETIRED: f"{self.store.now():.0f}"})
+        with self._changed(name):
+            self.zfs.set(self.must(name).dataset, {RETIRED: f"{self.store.now():.0f}"})
 
     def restore(self, name: str) -> None:
         """An image that was retired or deleted is as before."""
-        with self._alone(name, LOCK_SECONDS):
+        with self._changed(name):
             self.zfs.clear(self.must(name).dataset, [RETIRED, DELETED])
 
-    def delete(self, name: str, *, now: bool = False) -> bool:
-        """The image goes when its last clone has gone and, unless `now`, the days of the trash are over; True when it is gone already."""
-        with self._alone(name, LOCK_SECONDS):
-            image = self.must(name)
-            now = now or image.at_once
-            if not image.deleted or now != image.at_once:
-                when = image.deleted or int(self.store.now())
-                self.zfs.set(image.dataset, {DELETED: f"{when} {AT_ONCE}" if now else str(when)})
-            if image.clones or not (now or self.store.config.trash_days == 0):
-                return False
-            self._destroy(image)
-            return True
+    def delete(self, name: str, *, now: bool = False, with_snapshots: bool = False) -> bool:
+        """The image goes when its last clone has gone and, unless `now`, the days of the trash are over; True when it is gone already.
 
-    def _destroy(self, image: Image) -> None:
-        self._unmount(image)
-        self.zfs.destroy(image.dataset, image.marks, also=GOLDEN, seconds=self.store.config.busy_seconds)
+        Refused, and it is as before, when it has snapshots of others, unless they are to go `with_snapshots`.
+        """
+        with self._changed(name):
+            image = self.must(name)
+            image.at_once, image.with_snapshots = now or image.at_once, with_snapshots or image.with_snapshots
+            self._check_snapshots(image)
+            goes = not image.clones and (image.at_once or self.store.config.trash_days == 0)
+            if goes:
+                self._unmount(image)
+                self._destroy(image, only_check=True)
+            image.deleted = image.deleted or int(self.store.now())
+            self.zfs.set(image.dataset, {DELETED: image.deletion})
+            if goes:
+                self._destroy(image)
+            return goes
+
+    def _check_snapshots(self, image: Image) -> None:
+        """The image has no snapshots of others, such as somebody took while an instance had it for itself, or they may go."""
+        names = [name.partition("@")[2] for name, _created, _used in self.zfs.snapshots(image.dataset, depth=1)]
+        others = [name for name in names if name != GOLDEN and not name.startswith(self.zfs.ours)]
+        if others and not image.with_snapshots:
+            count = "1 snapshot" if len(others) == 1 else f"{len(others)} snapshots"
+            way_out = f"gnt-zfs image delete {image.name} --with-snapshots lets {'it' if len(others) == 1 else 'them'} go with it"
+            raise Busy(f"image {image.name}", f"has {count} that somebody took, such as {others[-1]}", way_out)
+
+    def stuck(self, image: Image) -> str:
+        """Return why a deleted image that should have gone by now has not, '' for any other."""
+        if not image.deleted or image.clones or self.goes_at(image) > self.store.now():
+            return ""
+        try:
+            self._check_snapshots(image)
+            self._destroy(image, only_check=True)
+        except ZfsGanetiError as error:
+            return error.why if isinstance(error, Refused) else str(error)
+        return ""
+
+    def _destroy(self, image: Image, *, only_check: bool = False) -> None:
+        """The image is gone, or only could be."""
+        if not only_check:
+            self._unmount(image)
+        strangers, seconds = image.with_snapshots, self.store.config.busy_seconds
+        self.zfs.destroy(image.dataset, image.marks, also=GOLDEN, strangers=strangers, seconds=seconds, only_check=only_check)
 
     def _unmount(self, image: Image) -> None:
         self.store.unmount_elsewhere(image.dataset)

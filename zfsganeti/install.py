@@ -13,10 +13,11 @@ import os
 import stat
 import struct
 
-from zfsganeti.datasets import DISK, IMAGES, NEVER_CHANGED
-from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Unavailable, human
+from zfsganeti.datasets import DISK, IMAGE, IMAGES, NEVER_CHANGED
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, Unavailable, human
 from zfsganeti.files import data_ranges
-from zfsganeti.images import Image, Images
+from zfsganeti.image import GOLDEN, Image
+from zfsganeti.images import Images
 from zfsganeti.names import check_image, means
 from zfsganeti.zfs import Dataset
 
@@ -135,6 +136,8 @@ class Installer:
 
     def _install_device(self, instance: str, wanted: str, disk: str, *, again: bool) -> str:
         volume = self._volume(disk)
+        if volume is not None and IMAGE in volume.marks:
+            return self._installed_already(instance, wanted, volume.marks[IMAGE], again=again)
         if volume is not None and not again and volume.written <= NEVER_CHANGED and self._is_clone(volume, wanted):
             return f"disk 0 of {instance} is a clone of image {self._origin(volume)} already"
         images, image = self._resolve(wanted)
@@ -147,6 +150,14 @@ class Installer:
                 how = copy_data(reader, writer)
             os.fsync(writer)
         return f"disk 0 of {instance} is a copy of image {image.name} ({how})"
+
+    @staticmethod
+    def _installed_already(instance: str, wanted: str, held: str, *, again: bool) -> str:
+        """The disk is the image itself, which instances after this one are to have: nothing is copied over it."""
+        if means(wanted, held) and not again:
+            return f"disk 0 of {instance} is image {held} itself already"
+        way_out = f"gnt-zfs snapshot rollback {instance} {GOLDEN} takes it back to what it was lent with"
+        raise Refused(f"disk 0 of {instance}", f"is image {held} itself, which nothing is installed over", way_out)
 
     def _volume(self, disk: str) -> Dataset | None:
         """Return the dataset of the volume whose device this is, None for a device of another storage."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from zfsganeti.datasets import CLUSTER, IMAGES, KEPT_FREE_PERCENT, PARTIAL, locked
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Conflict, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.images import DELETED, GOLDEN, IMPORTED, PROVENANCE, RETIRED, lock_name
+from zfsganeti.image import DELETED, GOLDEN, IMPORTED, PROVENANCE, RETIRED
+from zfsganeti.images import lock_name
 from zfsganeti.names import check_dataset, check_image, check_image_fits
 from zfsganeti.node import read_answer
 from zfsganeti.streams import PROPERTIES, Snap, receive_command, send_command
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zfsganeti.here import Here, Verb
-    from zfsganeti.images import Image
+    from zfsganeti.image import Image
 
     Progress = Callable[[str, int, int], None]  # the peer, bytes moved, bytes there are about
 

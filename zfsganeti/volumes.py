@@ -149,7 +149,7 @@ class Volumes:
                 self.check_room(volume, size)
                 if not begun:
                     if existing is not None:
-                        self.destroy(volume)  # nothing was ever written to it, and it may have been made with other parameters
+                        self._clear_away(volume, existing)
                     content.begin(volume, size)
                     failed.callback(self._give_up, volume, content)
                 self.bring_home(volume)
@@ -158,6 +158,10 @@ class Volumes:
             device = self.devices.attach(volume, self.disk(volume))
             failed.pop_all()
         return device
+
+    def _clear_away(self, volume: str, dataset: Dataset) -> None:
+        """What a create that was killed has left is gone: nothing was ever written to it, and its parameters may have been others."""
+        self.remove(volume) if IMAGE in dataset.marks else self.destroy(volume)  # an image is older than the volume
 
     def _give_up(self, volume: str, content: Content) -> None:
         """Nothing is left of a volume whose making has failed."""

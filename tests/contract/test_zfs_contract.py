@@ -779,6 +779,22 @@ def reads(bench: Bench, name: str) -> bytes:
         bench.zfs.unmount(bench.path("reading"))
 
 
+def test_a_snapshot_that_is_called_otherwise_has_its_clones_still(bench: Bench) -> None:
+    name, clone = bench.make("web1"), bench.name("clone")
+    for short in ("a", "c"):
+        bench.zfs.snapshot([f"{name}@{short}"])
+    bench.zfs.clone(f"{name}@a", clone, {})
+    bench.zfs.rename_snapshot(f"{name}@a", f"{name}@b")
+    assert [found.partition("@")[2] for found, _created, _used in bench.zfs.snapshots(name, depth=1)] == ["b", "c"]
+    found = bench.zfs.get(clone)
+    assert found is not None
+    assert found.origin == f"{name}@b"
+    with pytest.raises(CommandFailed):
+        bench.zfs.rename_snapshot(f"{name}@b", f"{name}@c")
+    with pytest.raises(Missing):
+        bench.zfs.rename_snapshot(f"{name}@nothing", f"{name}@d")
+
+
 def test_a_promoted_clone_has_the_past_and_the_other_is_its_clone(bench: Bench) -> None:
     image = make_past(bench, "golden", short="image")
     name = bench.name("web1")

@@ -121,6 +121,29 @@ def test_one_instance_uses_an_image_itself(lab: Lab) -> None:
 
 
 @pytest.mark.on()
+def test_what_is_taken_of_a_lent_image_keeps_neither_its_disk_nor_it(lab: Lab) -> None:
+    lab.node2.run(SOURCE)
+    lab.node2.run("gnt-zfs image import data /tmp/disk.raw; gnt-zfs image lend data")
+    lab.add_ext("owner", disks=("65M,image=data,use=persistent",))
+    (volume,) = lab.volumes("owner")
+    wanted = content(lab, volume)
+    lab.node2.run(f"echo mine | dd of=/dev/zfsganeti/{volume} conv=notrunc status=none")
+    lab.run("gnt-instance deactivate-disks owner")
+    lab.run("gnt-zfs snapshot rollback --yes owner golden")
+    lab.run("gnt-instance activate-disks owner")
+    assert content(lab, volume) == wanted
+    lab.run("gnt-zfs snapshot create owner late")
+    lab.run("gnt-instance remove -f owner")
+    delete = "gnt-zfs image delete --now --yes data"
+    assert "has 1 snapshot that somebody took, such as gnt-late" in lab.node2.execute(f"{delete} 2>&1").stdout
+    assert "ready" in lab.node2.run("gnt-zfs image list")
+    assert "has the clone" in lab.node2.execute(f"{delete} --with-snapshots 2>&1").stdout, "what the rollback has put into the trash"
+    lab.run("gnt-zfs trash empty --yes --with-snapshots")
+    assert "data is gone" in lab.node2.run(f"{delete} --with-snapshots")
+    lab.well()
+
+
+@pytest.mark.on()
 def test_disks_and_images_in_another_datastore(lab: Lab) -> None:
     lab.node2.run(SOURCE)
     lab.node2.run("zfs create -o mountpoint=/fast zfs/fast")

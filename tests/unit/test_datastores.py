@@ -204,12 +204,19 @@ def test_an_image_is_copied_by_hand_and_by_itself(
     assert capsys.readouterr().out == "debian-12:1 is in zfs/fast now.\n"
     verb(here, "create", EXTP_IMAGE="debian-12", EXTP_DATASTORE="ssd")
     here.at("ssd").images.make("debian-13", "file:/x", golden)
+    with pytest.raises(Missing, match="it is being brought here now"):
+        verb(here, "create", DISK1, EXTP_IMAGE="debian-13")
+    options = parser().parse_args(list(started[1]))
+    assert options.run(here, options) == 0
+    assert capsys.readouterr().out == "debian-13 is in zfs/vm now.\n"
+    verb(here, "create", DISK1, EXTP_IMAGE="debian-13")
+    here.at("ssd").images.make("debian-14", "file:/x", golden)
     for said in ("now", "already"):
-        options = parser().parse_args(["image", "copy", "debian-13"])
+        options = parser().parse_args(["image", "copy", "debian-14"])
         assert options.run(here, options) == 0
-        assert capsys.readouterr().out == f"debian-13 is in zfs/vm {said}.\n"
-    with pytest.raises(Missing, match="image debian-14 in any other datastore of this node"):
-        options = parser().parse_args(["image", "copy", "debian-14", "--datastore", "ssd"])
+        assert capsys.readouterr().out == f"debian-14 is in zfs/vm {said}.\n"
+    with pytest.raises(Missing, match="image debian-15 in any other datastore of this node"):
+        options = parser().parse_args(["image", "copy", "debian-15", "--datastore", "ssd"])
         options.run(here, options)
     with pytest.raises(Missing, match=r"image debina-13 in any other datastore of this node .*: did you mean debian-13\?"):
         options = parser().parse_args(["image", "copy", "debina-13"])
@@ -321,7 +328,7 @@ def test_a_datastore_in_which_it_fails_keeps_no_other_from_it(both: Typing) -> N
     both.here.fake.snapshot(["zfs/vm/.images/debian-12@autosnap"])
     gone, kept = both("delete", "debian-12", "--now", "--yes")
     assert gone == "ssd: debian-12 is gone."
-    assert kept.startswith("gnt-zfs: the root: dataset zfs/vm/.images/debian-12: has 1 snapshots that are not ours, such as autosnap")
+    assert kept.startswith("gnt-zfs: the root: image debian-12: has 1 snapshot that somebody took, such as autosnap")
     assert both.status == 6
     both.here.fake.foreign("zfs/fast/.images/debian-12")
     assert both("retire", "debian-12") == ["No more disks are made of debian-12; gnt-zfs image restore debian-12 takes that back."]

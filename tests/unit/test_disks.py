@@ -10,8 +10,10 @@ import pytest
 
 from tests.fakeloop import FakeLoop
 from tests.node import Node
+from zfsganeti import contents, disks
+from zfsganeti.contents import directory_size
 from zfsganeti.disks import Disk, datasets_of, find_instance, locate, split
-from zfsganeti.errors import BadInput, BadName, Busy, Missing, Refused
+from zfsganeti.errors import BadInput, BadName, Busy, Missing, Refused, ZfsGanetiError
 from zfsganeti.exports import verify
 from zfsganeti.images import Images
 from zfsganeti.volumes import Volumes
@@ -88,6 +90,45 @@ def test_a_formatted_disk_has_its_size_and_what_it_held_is_kept(node: Node, tmp_
     for directory in ("files", str(tmp_path / "nothing")):
         with pytest.raises(Missing):
             disk.fill(directory)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_disk_is_as_it_was_when_it_cannot_be_formatted(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool) -> None:
+    disk = disk_of(node, b"data")
+    if killed:
+        Path(f"{disk.path}.new").write_bytes(b"rest")
+    before = {name: content for name, content in node.reads("web1").items() if name == "disk0"}
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "large").write_bytes(b"x" * 8 * MIB)
+    with pytest.raises(Refused) as caught:
+        disk.fill(str(tmp_path / "files"))
+    assert str(caught.value) == f"{tmp_path}/files: holds 8.00M, a disk of 8.00M takes 7.88M at most"
+    (tmp_path / "files" / "large").write_bytes(b"x" * (7 * MIB + MIB // 2))
+    with pytest.raises(ZfsGanetiError, match="mke2fs"):
+        disk.fill(str(tmp_path / "files"))
+
+    def interrupted(_path: str, _size: None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(disks, "make_swap", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        disk.make_swap()
+    assert node.reads("web1") == before
+    assert node.fake.snapshots("zfs/vm/web1") == []
+
+
+def test_what_is_compressed_or_sparse_counts_as_the_data_that_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "small").write_bytes(b"x")
+    (tmp_path / "again").hardlink_to(tmp_path / "below" / "small")
+    (tmp_path / "link").symlink_to("small")
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(64 * MIB)
+        file.seek(32 * MIB)
+        file.write(b"x" * MIB)
+    assert directory_size(str(tmp_path)) == MIB + 1024
+    monkeypatch.setattr(contents, "data_ranges", lambda _descriptor, size: [(0, size)])  # as of a file that ZFS has compressed
+    assert directory_size(str(tmp_path)) == 64 * MIB + 1024
 
 
 def test_a_disk_in_use_is_not_formatted(node: Node) -> None:

@@ -16,10 +16,10 @@ import pytest
 from tests.node import CLUSTER_NAME
 from tests.unit.test_images import holding
 from tests.unit.test_transfer import Peer
-from zfsganeti import answer, exports, image_cli, process, variants
+from zfsganeti import answer, exports, image_cli, process, transfer, variants
 from zfsganeti.cli import parser
 from zfsganeti.datasets import CLUSTER, INSTANCE, VOLUME
-from zfsganeti.errors import Busy, Missing, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.errors import BadInput, Busy, Missing, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.terminal import Meter
 
 NODES = ["node1", "node2", "node3"]
@@ -126,14 +126,26 @@ def test_a_node_that_fails_keeps_no_other_from_it(cluster: Cluster, capsys: pyte
     cluster.silent = {"node3"}
     peer = cluster.nodes["node2"]
     peer.images.clone(peer.images.must("debian-12"), "zfs/vm/web1", {})
-    peer.fake.snapshot(["zfs/vm/.images/debian-12@autosnap"])
     cluster.nodes["node1"].fake.snapshot(["zfs/vm/.images/debian-12@autosnap"])
     assert cluster.type("delete", "debian-12", "--all-nodes", "--now", "--yes") == 6
     said = capsys.readouterr()
     assert said.out.startswith("node2: debian-12 has 1 clone, such as web1: it goes as soon as the last of them has gone; ")
-    assert "node1: dataset zfs/vm/.images/debian-12: has 1 snapshots that are not ours, such as autosnap" in said.err
+    assert "node1: image debian-12: has 1 snapshot that somebody took, such as autosnap: " in said.err
     assert "node3: does not answer" in said.err
-    assert cluster.having("debian-12", deleted=True) == ["node1", "node2"]
+    assert cluster.having("debian-12", deleted=True) == ["node2"]
+    assert cluster.type("delete", "debian-12", "--with-snapshots", "--now", "--yes") == 0
+    assert capsys.readouterr().out.startswith("debian-12 is gone.")
+
+
+def test_a_deleted_image_that_cannot_go_is_shown_as_such(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.type("delete", "debian-12")
+    here = cluster.nodes["node1"]
+    here.fake.snapshot(["zfs/vm/.images/debian-12@autosnap"])
+    here.fake.clock += 8 * 86400
+    capsys.readouterr()
+    for words in (("list",), ("show", "debian-12")):
+        cluster.type(*words)
+        assert "cannot go: has 1 snapshot that somebody took, such as autosnap" in capsys.readouterr().out
 
 
 def test_an_image_that_is_half_there_is_shown_and_told_of(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,7 +202,7 @@ def test_an_image_that_is_fetched_is_not_fetched_twice(cluster: Cluster, monkeyp
         with pytest.raises(Missing) as caught:
             there.images.resolve("debian-12")
         assert "it is being brought here now if another node has it" in str(caught.value)
-    assert started == [("image", "pull", "debian-12")] * 2
+    assert started == [("image", "pull", "debian-12", "--datastore", "")] * 2
     cluster.nodes["node1"].net.cut = [3000]
     assert cluster.type("push", "debian-12", "node3") == 3
     with there.images._alone("debian-12"), pytest.raises(Missing, match="it is arriving"):
@@ -285,6 +297,71 @@ def test_pushes_to_several_nodes_are_one_line() -> None:
     assert told == [("to node2, node3", 1, 10), ("to node2, node3", 3, 20), ("to node2, node3", 12, 20)]
 
 
+def test_a_push_names_each_node_once_and_says_when_there_is_none(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def push(_here: Any, peers: list[str], *_what: Any, **_how: Any) -> dict[str, Any]:
+        asked.extend(peers)
+        return {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "push", push)
+        assert cluster.type("push", "debian-12", "node3", "node2", "node3") == 0
+    assert asked == ["node3", "node2"]
+    cluster.nodes["node1"].ssconf.offline_nodes[:] = ["node2", "node3"]
+    assert cluster.type("push", "debian-12") == 0
+    assert capsys.readouterr().out == "There is no other node online: debian-12 was sent to none.\n"
+
+
+@pytest.mark.parametrize("words", [("show",), ("verify",), ("export",)])
+def test_one_looks_at_the_newest_unless_one_is_called_so(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str]
+) -> None:
+    here = cluster.nodes["node1"]
+    for name in ("debian-13:1", "debian-13:2", "debian-13:3", "debian-12:9"):
+        cluster.make("node1", name)
+        here.fake.clock += 10
+    here.images.retire("debian-13:3")
+    for wanted, meant in (("debian-13", "debian-13:2"), ("debian-13:1", "debian-13:1"), ("debian-12", "debian-12")):
+        more = [str(tmp_path / f"{wanted}.raw")] if words == ("export",) else []
+        if words == ("verify",):
+            with pytest.raises(BadInput, match=f"^image {meant}: its checksum was not recorded$"):
+                cluster.type(*words, wanted)
+            continue
+        assert cluster.type(*words, wanted, *more) == 0
+        assert re.search(rf"(^image: +| holds ){meant}( as raw\.)?$", capsys.readouterr().out, re.MULTILINE)
+    here.images.retire("debian-13:1")
+    here.images.retire("debian-13:2")
+    assert cluster.type("show", "debian-13") == 0
+    assert "debian-13:3" in capsys.readouterr().out
+    assert cluster.type("delete", "debian-13") == 4
+
+
+def test_what_has_come_of_an_image_that_is_not_whole_can_be_destroyed(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = cluster.nodes["node1"]
+
+    def unreachable(_home: str) -> dict[str, str]:
+        with pytest.raises(ZfsGanetiError, match="is being made or received at this moment") as caught:
+            cluster.type("delete", "debian-13", "--yes")
+        assert caught.value.exit_code == 6
+        raise Unavailable("example.com", "cannot be reached")
+
+    with pytest.raises(Unavailable):
+        here.images.make("debian-13", "http://example.com/x", unreachable)
+    assert [each["name"] for each in here.images.arriving()] == ["debian-13"]
+    monkeypatch.setattr(image_cli, "confirm", lambda _question: False)
+    assert cluster.type("delete", "debian-13") == 1
+    assert capsys.readouterr().out == "Nothing was changed.\n"
+    assert cluster.type("delete", "debian-13", "--yes") == 0
+    assert capsys.readouterr().out == "What has come of debian-13 is gone.\n"
+    assert here.images.arriving() == []
+    assert cluster.type("delete", "debian-13", "--yes") == 4
+
+
 def test_what_is_meant_and_what_has_it_is_said(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     images = cluster.nodes["node1"].images
     cluster.make("node1", "debian-13:1")
@@ -300,3 +377,25 @@ def test_what_is_meant_and_what_has_it_is_said(cluster: Cluster, capsys: pytest.
         assert re.search(r"^debian-12 .* used by web1 alone$", capsys.readouterr().out, re.MULTILINE)
     with pytest.raises(Busy, match="^image debian-12: is used by web1 alone: it is back when the disk of web1 is removed$"):
         images.delete("debian-12")
+
+
+@pytest.mark.parametrize("snapshots", [False, True])
+def test_who_waits_for_a_detach_is_told_where_the_snapshots_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, snapshots: bool
+) -> None:
+    older, made = "web1:20261001T000000Z", "web1:20261101T000000Z"
+    trash = [{"entry": "other:20261101T000000Z"}, {"entry": older}]
+
+    def call(_node: str, verb: str, **_request: Any) -> Any:
+        if verb == "detach-work" and snapshots:
+            trash.append({"entry": made})
+        return {"detach": ["web1"], "detach-work": {"web1": ""}, "report": {"trash": list(trash)}}[verb]
+
+    web1 = SimpleNamespace(name="web1", primary="node1", disks=[SimpleNamespace(template="file", volume="")])
+    here: Any = SimpleNamespace(call=call, master=SimpleNamespace(instances=lambda: {"web1": web1}))
+    monkeypatch.setattr(image_cli, "must_be_master", lambda _here: None)
+    options = parser().parse_args(["detach", "web1", "--wait"])
+    assert options.run(here, options) == 0
+    said = "What it was is in the trash with its snapshots, and shares blocks still: "
+    more = [f"{said}gnt-zfs trash empty {made} --with-snapshots destroys it."] if snapshots else []
+    assert capsys.readouterr().out.splitlines() == ["web1 shares blocks with nothing any more.", *more]

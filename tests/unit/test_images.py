@@ -23,7 +23,8 @@ from zfsganeti import exports, files, formats, images
 from zfsganeti.contents import find_directory, parse_parameters
 from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Full, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.images import FORMAT, Image, Images, newest
+from zfsganeti.image import FORMAT, Image, newest
+from zfsganeti.images import Images
 from zfsganeti.names import check_image, family
 from zfsganeti.volumes import Volumes
 
@@ -449,6 +450,35 @@ def test_a_lent_image_does_not_overwrite_one_of_its_name(bench: Bench) -> None:
     assert bench.names() == ["debian-12", "other"]
 
 
+def test_a_lent_version_is_told_of_by_the_name_of_all(bench: Bench) -> None:
+    bench.make("data:1")
+    bench.images.set_lendable("data:1", True)
+    bench.use(image="data", use="persistent")
+    for attempt in (bench.images.resolve, bench.images.must):
+        with pytest.raises(Busy) as caught:
+            attempt("data")
+        assert str(caught.value) == "image data:1: is used by web1 alone: it is back when the disk of web1 is removed"
+    with pytest.raises(Missing):
+        bench.images.must("data:2")
+    bench.make("data:2")
+    with pytest.raises(Missing, match="there is data:2"):
+        bench.images.must("data")
+
+
+@pytest.mark.parametrize("again", ["data", "data:1", "debian-12"])
+def test_a_create_that_is_repeated_never_destroys_the_image_that_it_has_taken(bench: Bench, again: str) -> None:
+    bench.make("data:1")
+    bench.make()
+    for name in ("data:1", "debian-12"):
+        bench.images.set_lendable(name, True)
+    bench.create(image="data", use="persistent")
+    bench.node.fake.destroy_snapshots([f"zfs/vm/{DISK0}@golden"])  # by a removal that was killed
+    bench.create(image=again, use="persistent")
+    taken = {"debian-12": "debian-12"}.get(again, "data:1")
+    assert bench.node.marks(f"zfs/vm/{DISK0}")[IMAGE] == taken
+    assert bench.names() == [name for name in ("data:1", "debian-12") if name != taken]
+
+
 # other contents
 
 
@@ -468,7 +498,7 @@ def test_swap_and_a_filesystem_with_files(bench: Bench, tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         (tmp_path / "fill/rescue/big").write_bytes(b"x" * (9 * MIB))
         bench.volumes.create("small", 8 * MIB, {"fill": "rescue"})
-    assert "a disk of 8.00M takes 8.00M at most" in str(caught.value)
+    assert "a disk of 8.00M takes 7.88M at most" in str(caught.value)
     assert bench.node.datasets() == [DISK0, DISK1, "filled"]
 
 
@@ -496,6 +526,8 @@ def test_nothing_outside_the_listed_directories_is_read(tmp_path: Path) -> None:
         ({"use": "copy"}, "disk parameter use: says how an image is used, and image is not given"),
         ({"image": "a", "use": "link"}, "disk parameter use: 'link' is none of clone, copy, persistent"),
         ({"swap": "4"}, "disk parameter swap: '4' is no size such as 512M or 4G"),
+        ({"swap": "1K"}, "disk parameter swap: '1K' is too little, 40.0K is the least"),
+        ({"swap": "39K"}, "disk parameter swap: '39K' is too little, 40.0K is the least"),
         ({"swap": "-1G"}, "disk parameter swap: '-1G' is no size such as 512M or 4G"),
     ],
 )
@@ -504,6 +536,7 @@ def test_contradictions_are_refused(given_: dict[str, str], said: str) -> None:
         parse_parameters(given_)
     assert str(caught.value) == said
     assert parse_parameters({"swap": "4G"}) == {"swap": 4 << 30}
+    assert parse_parameters({"swap": "40K"}) == {"swap": 40 << 10}
 
 
 # retiring and deleting
@@ -586,6 +619,8 @@ def test_two_read_an_image_at_once_and_nobody_changes_it_meanwhile(bench: Bench,
             lambda: bench.images.delete("debian-12", now=True),
             lambda: bench.images.rename("debian-12", "new"),
             lambda: bench.images.lend(image, "zfs/vm/x", {}, {}),
+            lambda: bench.images.retire("debian-12"),
+            lambda: bench.images.set_lendable("debian-12", True),
         ):
             with pytest.raises(Unavailable) as caught:
                 change()
@@ -633,14 +668,61 @@ def test_an_export_that_fails_leaves_nothing(bench: Bench, tmp_path: Path, kind:
     assert os.listdir(out) == []
 
 
-def test_snapshots_of_others_keep_an_image(bench: Bench) -> None:
+@pytest.mark.parametrize("now", [False, True])
+def test_snapshots_of_others_keep_an_image_until_they_may_go_with_it(bench: Bench, now: bool) -> None:
+    lent(bench)
+    for short in ("gnt-before", "autosnap_daily"):
+        bench.node.fake.snapshot([f"zfs/vm/{DISK0}@{short}"])
+    bench.volumes.remove(DISK0)
+    with pytest.raises(Refused) as caught:
+        bench.images.delete("debian-12", now=now)
+    assert str(caught.value) == (
+        "image debian-12: has 2 snapshots that somebody took, such as autosnap_daily: "
+        "gnt-zfs image delete debian-12 --with-snapshots lets them go with it"
+    )
+    assert not bench.images.must("debian-12").retired, "it was refused, and the image is in use still"
+    assert bench.images.delete("debian-12", now=now, with_snapshots=True) is now
+    if not now:
+        bench.later(8 * DAY)
+        assert bench.images.stuck(bench.images.must("debian-12")) == ""
+        assert bench.images.sweep() == ["debian-12"]
+    assert bench.names() == []
+
+
+def test_a_deleted_image_that_cannot_go_says_why(bench: Bench) -> None:
     image = bench.make()
+    bench.images.delete("debian-12")
     bench.node.fake.snapshot([f"{image.dataset}@autosnap_daily"])
-    with pytest.raises(Busy):
-        bench.images.delete("debian-12", now=True)
+    assert bench.images.stuck(bench.images.must("debian-12")) == "", "it is not to go yet"
     bench.later(8 * DAY)
     assert bench.images.sweep() == []
-    assert bench.names() == ["debian-12"]
+    assert bench.images.stuck(bench.images.must("debian-12")) == "has 1 snapshot that somebody took, such as autosnap_daily"
+    bench.images.delete("debian-12", with_snapshots=True)
+    assert bench.images.sweep() == ["debian-12"]
+
+
+@pytest.mark.parametrize("killed", [0, 1, 2])
+def test_an_image_comes_back_when_something_is_a_clone_of_what_it_was(bench: Bench, killed: int) -> None:
+    lent(bench)
+    bench.node.fake.clone(f"zfs/vm/{DISK0}@golden", "zfs/vm/web2", {})
+    bench.write(b"changed")
+    if killed:
+        bench.images._uncrown(f"zfs/vm/{DISK0}")
+    if killed > 1:
+        bench.node.fake.snapshot([f"zfs/vm/{DISK0}@golden"])
+    bench.later(10)
+    bench.volumes.remove(DISK0)
+    image = bench.images.must("debian-12")
+    assert image.clones == []
+    assert bench.node.fake.snapshot_files(image.snapshot)["disk.raw"].startswith(b"changed")
+    (origin,) = [dataset.origin for dataset in bench.node.fake.datasets("zfs/vm/web2", depth=0)]
+    assert origin.startswith(f"{image.dataset}@zfsganeti-golden-")
+    with pytest.raises(Busy) as caught:
+        bench.images.delete("debian-12", now=True)
+    assert str(caught.value) == f"dataset {image.dataset}: has the clone zfs/vm/web2"
+    assert not bench.images.must("debian-12").retired
+    bench.node.fake.destroy("zfs/vm/web2", {})
+    assert bench.images.delete("debian-12", now=True)
 
 
 # killed at every point

@@ -28,6 +28,7 @@ from zfsganeti.install import Installer, can_share, clear, copy_data, dump, load
 from zfsganeti.volumes import Volumes
 
 NODE1, NODE2 = "node1.example.com", "node2.example.com"
+VOLUME = "0b1c0b5e-8f0c-4f2e-9d52-5a5e2b0f7c11.ext.disk0"
 FIRST, SECOND = "1.file.disk0", "2.file.disk1"
 ADD = {
     "GANETI_HOOKS_VERSION": "2",
@@ -444,6 +445,39 @@ def test_a_device_holds_the_same_bytes_whatever_it_held(
     assert content[:held] == source.read_bytes()
     assert content[held + 512 :] == b"\xff" * (size - held - 512)
     assert discarded == [(3000320, size - 3000320)]
+
+
+def lent(bench: Bench, name: str = "data:2") -> str:
+    """An instance has the newest `data` for itself; return its device."""
+    for version in ("data:1", name):
+        bench.images.make(version, "file:/x", holding(version.encode()))
+        bench.node.fake.clock += 1
+    bench.images.set_lendable(name, True)
+    bench.here.volumes.create(VOLUME, MIB, {"image": name, "use": "persistent"})
+    bench.here.volumes.set_instance(VOLUME, "web1")
+    return f"{loop.LINKS}/{VOLUME}"
+
+
+@pytest.mark.parametrize("wanted", ["data", "data:2"])
+def test_an_image_that_an_instance_has_for_itself_is_installed_already(bench: Bench, wanted: str) -> None:
+    disk = lent(bench)
+    before = bench.node.whole_state()
+    installer = Installer(bench.node.store, bench.here.volumes)
+    assert installer._install_device("web1", wanted, disk, again=False) == "disk 0 of web1 is image data:2 itself already"
+    assert bench.node.whole_state() == before
+
+
+@pytest.mark.parametrize(("wanted", "again"), [("data", True), ("data:2", True), ("data:1", False), ("debian-13", True)])
+def test_nothing_is_installed_over_an_image_that_an_instance_has_for_itself(bench: Bench, wanted: str, again: bool) -> None:
+    disk = lent(bench)
+    before = bench.node.whole_state()
+    with pytest.raises(Refused) as caught:
+        Installer(bench.node.store, bench.here.volumes)._install_device("web1", wanted, disk, again=again)
+    assert str(caught.value) == (
+        "disk 0 of web1: is image data:2 itself, which nothing is installed over: "
+        "gnt-zfs snapshot rollback web1 golden takes it back to what it was lent with"
+    )
+    assert bench.node.whole_state() == before
 
 
 def test_what_was_copied_is_told_from_what_may_be_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

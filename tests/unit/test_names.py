@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.node import Node
 from zfsganeti.datasets import COPIES, IMAGES, MOVING, OLD, PARTIAL, TRASH
 from zfsganeti.errors import BadName
-from zfsganeti.images import GOLDEN, LOOK
+from zfsganeti.image import GOLDEN
+from zfsganeti.images import LOOK
 from zfsganeti.names import (
     NEEDED_BYTES,
     SNAPSHOT_VOLUME,

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.killing import dies
+from tests.unit.test_images import GOLD, MIB, holding
 from tests.unit.test_snapshots import DISK0, DISK1, RECORDED, SIZE, Bench, names_of
 from zfsganeti.datasets import FORMER, FORMER_NAMES, INSTANCE, RECORD, REPLACED, ROLLBACK, former_names, pack_former
 from zfsganeti.errors import BadName, Busy, Foreign, Missing, Refused, ZfsGanetiError
@@ -223,6 +224,26 @@ def test_what_is_newer_is_in_the_trash_and_what_is_older_stays(bench: Bench, ins
     back(bench, instance)
     assert set(bench.reads()) == {"first"}
     assert {"third!", "fourth"} <= held(bench)
+
+
+@pytest.mark.parametrize("discard", [False, True])
+def test_a_lent_image_goes_back_to_what_it_was_lent_with_and_then_into_the_catalogue(bench: Bench, discard: bool) -> None:
+    bench.images.make("data", "file:/x", holding())
+    bench.images.set_lendable("data", True)
+    bench.volumes.create(DISK0, MIB, {"image": "data", "use": "persistent"})
+    bench.volumes.set_instance(DISK0, "ext1")
+    disk = Path(bench.volumes.disk(DISK0))
+    disk.write_bytes(b"changed".ljust(MIB))
+    bench.stop()
+    bench.fake.clock += 60
+    back(bench, {"instance": "ext1", "disks": [{"volume": DISK0, "file": DISK0, "size": MIB}]}, "golden", discard=discard)
+    assert disk.read_bytes().rstrip(b"\0") == GOLD
+    bench.volumes.remove(DISK0)
+    assert bench.images.must("data").clones == []
+    for entry in entries(bench):
+        assert bench.fake.files(entry.dataset.name)["disk.raw"].startswith(b"changed")
+        bench.ask("trash-destroy", entry=entry.entry)
+    assert bench.images.delete("data", now=True)
 
 
 def test_discarded_is_what_is_newer_and_nothing_else(bench: Bench, instance: dict[str, Any]) -> None:
