@@ -153,6 +153,15 @@ def next_step(
     return Incremental(history[common[-1]].name), history[common[-1] + 1].name
 
 
+def in_the_way(source: Sequence[Snap], target: Sequence[Snap] | None, short: str) -> Snap | None:
+    """Return the target's snapshot that bears the name of the one that comes next and is another one: ZFS receives none upon it.
+
+    Whoever takes snapshots on both nodes at the same times names them alike, and so does a move after one that was given up.
+    """
+    wanted = find(source, short)
+    return next((snap for snap in target or () if snap.name == short and snap.guid != wanted.guid), None)
+
+
 # another pass
 
 
