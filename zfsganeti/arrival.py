@@ -236,7 +236,8 @@ def facts(here: Here, request: dict[str, Any]) -> Any:
             continue
         place = here.at(datastore)
         found["stores"][datastore] = store_facts(place)
-        found["origins"].update(dict.fromkeys(_image_snapshots(place).values(), datastore))
+        for guid in _image_snapshots(place).values():
+            found["origins"].setdefault(guid, []).append(datastore)
     for name, datastore in wanted.items():
         if found["stores"][datastore] is not None:
             check_fits("dataset", name, here.at(datastore).root.name)

@@ -343,7 +343,7 @@ def _leg(instance: str, name: str, facts: Mapping[str, Any], source: str, target
         return Leg(name, facts["datastore"], "", "", max(0, own - there), there)
     if full:
         return Leg(name, facts["datastore"], "", facts["origin"], max(0, own + shared - there), there)
-    if target["origins"].get(facts["origin_guid"]) != facts["datastore"]:
+    if facts["datastore"] not in target["origins"].get(facts["origin_guid"], ()):
         image = facts["origin"].rpartition("/")[2].partition("@")[0]
         push = f"gnt-zfs image push {image} {target['node']} on {source} sends it first, or " if facts["of_image"] else ""
         what = f"image {image}" if facts["of_image"] else facts["origin"]

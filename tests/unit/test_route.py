@@ -326,11 +326,22 @@ def test_the_plan_is_told() -> None:
 
 
 def test_a_clone_stays_one_where_its_image_is() -> None:
-    plan = make_plan("web1", "ext", source(**CLONE), target(origins={"77": ""}), running=False)
+    plan = make_plan("web1", "ext", source(**CLONE), target(origins={"77": [""]}), running=False)
     assert (plan.legs[0].origin, plan.legs[0].size) == ("77", GIB)
     assert plan.sentences()[1:] == ["  web1: about 1.00G to send, and stays a clone of image debian-12", "it is stopped and stays so"]
     full = make_plan("web1", "ext", source(**CLONE), target(), running=False, full=True)
     assert (full.legs[0].origin, full.legs[0].size) == ("", 2 * GIB)
+
+
+def test_an_image_may_be_in_several_datastores_of_the_target() -> None:
+    there = target(origins={"77": ["", "ssd"]})
+    there["stores"]["ssd"] = there["stores"][""]
+    both = {"v0": dataset(**CLONE), "v1": dataset(**CLONE, datastore="ssd")}
+    plan = make_plan("web1", "ext", {**source(), "datasets": both}, there, running=False)
+    assert [(leg.datastore, leg.origin) for leg in plan.legs] == [("", "77"), ("ssd", "77")]
+    there["origins"] = {"77": ["ssd"]}
+    with pytest.raises(Refused, match="^v0 of web1: is a clone of image debian-12, which node2 lacks"):
+        make_plan("web1", "ext", {**source(), "datasets": both}, there, running=False)
 
 
 def test_what_is_there_already_is_not_counted_again() -> None:
