@@ -158,7 +158,7 @@ def _evacuate(here: Here, options: argparse.Namespace, wanted: Options) -> int:
     if not instances:
         told(f"{', '.join(leaving)}: there is nothing to move")
         return 0
-    chosen = move.spread(here, instances, targets, leaving)
+    chosen = move.spread(here, instances, targets, leaving, told)
     results = [_planned(here, name, target, wanted, told) for name, target in chosen.items()]
     found, interrupted = [result for result, _one in results], False
     if not options.dry_run:
