@@ -33,6 +33,8 @@ class FakeLvm:
         self.changed: dict[str, set[int]] = {}
         self.rooms: dict[str, int] = {}
         self.busy: list[str] = []
+        self.written: dict[str, int] = {}
+        self.counts = True
         self._count = 0
 
     def make(self, name: str, content: bytes) -> None:
@@ -55,6 +57,7 @@ class FakeLvm:
         with self.reaper.sparing(), open(f"{self.place}/{name}", "r+b") as file:
             file.seek(offset)
             file.write(data)
+        self.written[name] = self.written.get(name, 0) + len(data)
         for snapshot in [found for found in self.known.values() if found.origin == name]:
             chunks = self.changed[snapshot.name]
             chunks.update(range(offset // CHUNK, (offset + len(data) - 1) // CHUNK + 1))
@@ -102,5 +105,8 @@ class FakeLvm:
     def open_device(self, path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    def users(self, volume: Logical) -> list[str]:  # noqa: ARG002
+    def users(self, volume: Logical, *, below: bool = False) -> list[str]:  # noqa: ARG002
         return self.busy
+
+    def writes(self, volume: Logical) -> str:
+        return str(self.written.get(volume.name, 0)) if self.counts else ""

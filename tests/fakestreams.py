@@ -165,6 +165,8 @@ class FakeStreams(Streams):
                 raise receive_error(target, 1, "cannot receive resume stream: kernel state differs")
             guid, name = str(int(filesystem.token.split("-")[1], 16)), bytes.fromhex(filesystem.token.split("-")[3]).decode()
         else:
+            if filesystem is not None and words["from"]:
+                self._refuse_taken(target, filesystem, words["name"])
             origin = next((word.removeprefix("origin=") for word in command if word.startswith("origin=")), "")
             filesystem = self._begin(target, filesystem, words["from"], origin)
             guid, name = words["guid"], words["name"]
@@ -175,7 +177,13 @@ class FakeStreams(Streams):
         if not filesystem.half.endswith(b"END"):
             filesystem.token = f"1-{int(guid):x}-{len(filesystem.half):x}-{name.encode().hex()}"
             raise receive_error(target, 1, "cannot receive new filesystem stream: checksum mismatch or incomplete stream.\nPartially ...\n")
+        self._refuse_taken(target, filesystem, name)
         self._finish(filesystem, guid, name)
+
+    def _refuse_taken(self, target: str, filesystem: Filesystem, name: str) -> None:
+        """ZFS looks for the snapshot's name before anything else, and again at the end."""
+        if name in filesystem.snapshots:
+            raise receive_error(target, 1, f"cannot restore to {target}@{name}: destination already exists\n")
 
     def _begin(self, target: str, filesystem: Filesystem | None, base: str, origin: str) -> Filesystem:
         """A filesystem that a new stream goes into."""

@@ -319,6 +319,8 @@ def make_rig(place: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     monkeypatch.setattr(datasets, "LOCKS", str(place / "locks"))
     monkeypatch.setattr(departure, "WAIT_SECONDS", 0.0)
     monkeypatch.setattr(here, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(move, "LINK_SECONDS", 0.0)
+    monkeypatch.setattr(move, "AGAIN_SECONDS", 0.0)
     made = Rig(place)
     monkeypatch.setattr(move, "run", made.ganeti.gnt)
     return made

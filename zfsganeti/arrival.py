@@ -20,7 +20,7 @@ from zfsganeti.here import Here
 from zfsganeti.image import GOLDEN
 from zfsganeti.moving import release
 from zfsganeti.names import PREFIX, check_dataset, check_fits
-from zfsganeti.route import LEASE_SECONDS, SETTINGS, Coming, is_pass, tag_until
+from zfsganeti.route import LEASE_SECONDS, SETTINGS, Coming, expiry, is_pass, tag_until
 from zfsganeti.snapshots import COMMENT, check_comment
 from zfsganeti.streams import PROPERTIES, receive_command
 from zfsganeti.transfer import Place
@@ -84,11 +84,22 @@ class Arriving(Place):
         source, instance, guid = request.get("source"), request.get("instance"), request.get("origin", "")
         if source not in self.here.ssconf.nodes or not isinstance(guid, str) or not isinstance(request.get("wanted"), str):
             raise BadInput("request: source must be a node, origin and wanted GUIDs")
-        if self.snapshots(self.partial):
+        if snaps := self.snapshots(self.partial):
+            self._make_way(snaps, str(request.get("replaces") or ""))
             return receive_command(self.partial, {})
         mark = Coming(str(source), check_name(str(instance)), int(time.time()) + LEASE_SECONDS)
         origin = find_origin(self.here, guid) if guid and self.zfs.get(self.partial) is None else ""
         return receive_command(self.partial, {**PROPERTIES, **self.mark(), MOVE: mark.pack()}, origin=origin)
+
+    def _make_way(self, snaps: Sequence[Snap], guid: str) -> None:
+        """What has come has no snapshot of that GUID, which is none of the source's: its name is that of what comes next."""
+        for snap in snaps:
+            if guid and snap.guid == guid:
+                name = f"{self.partial}@{snap.name}"
+                for tag in self.zfs.held(self.partial).get(name, []):
+                    if expiry(tag) is not None:
+                        self.zfs.release(name, tag)
+                self.zfs.destroy_snapshots([name])
 
     def received(self, request: Mapping[str, Any]) -> Any:
         """What has come is held for as long as a lease lasts, what it replaces is not, and passes before it are gone.
@@ -225,7 +236,8 @@ def facts(here: Here, request: dict[str, Any]) -> Any:
             continue
         place = here.at(datastore)
         found["stores"][datastore] = store_facts(place)
-        found["origins"].update(dict.fromkeys(_image_snapshots(place).values(), datastore))
+        for guid in _image_snapshots(place).values():
+            found["origins"].setdefault(guid, []).append(datastore)
     for name, datastore in wanted.items():
         if found["stores"][datastore] is not None:
             check_fits("dataset", name, here.at(datastore).root.name)

@@ -48,18 +48,20 @@ from zfsganeti.route import (
     STOPPING,
     Leaving,
     expiry,
+    in_the_way,
     is_pass,
     next_pass,
     next_step,
     tag_until,
 )
 from zfsganeti.snapshots import COMMENT, OURS, is_comment
-from zfsganeti.streams import CHANGED, LINE_LIMIT, send_command
+from zfsganeti.streams import CHANGED, EXISTS, LINE_LIMIT, send_command
 from zfsganeti.transfer import ATTEMPTS, GO_ON, Abandon, Full, Incremental, Nothing, Push, Resume, find, snaps_of
 from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from zfsganeti.streams import Snap
     from zfsganeti.transfer import Step
 
 Tell = Callable[[dict[str, Any]], None]  # what is told while it goes on
@@ -146,6 +148,8 @@ class Shipment(Push):
         self.seconds = STALL_SECONDS
         self.known = texts_of(request, "known").get(name, "") if request.get("known") else ""
         self.ready: dict[str, Any] | None = None  # for the last pass: what the peer needs to know to be ready
+        self.replaces = ""  # the GUID of what the peer has under the name of what comes next
+        self.looked = 0  # how often the peer had something of that name that it had not told of
         self.room = 1 << 62  # what the peer cannot take it says itself
         self.patience = time.monotonic() + WAIT_SECONDS
 
@@ -160,6 +164,7 @@ class Shipment(Push):
             resumable = self.here.streams.resumable(token) if token else None
             partial = None if state["partial"] is None else snaps_of(state["partial"])
             step, short = next_step(self.source, partial, self.last.name, token=token, token_guid=resumable.guid if resumable else "")
+            step = self._make_way(step, partial, short)
             if isinstance(step, Nothing):
                 self._make_ready()
                 return self.last.guid
@@ -180,6 +185,21 @@ class Shipment(Push):
                     self._patiently("receive-abort")
             state = self._assumed(self.answer["newest"] if self.answer else "")
         raise Unavailable(self.what, f"is not there after {ATTEMPTS} attempts", GO_ON)
+
+    def _make_way(self, step: Step, partial: Sequence[Snap] | None, short: str) -> Step:
+        """The peer is told which snapshot of what has come there is in the way; one that is called otherwise here now stays.
+
+        Then what has come is given up, but not while the instance is down for all of it.
+        """
+        clash = in_the_way(self.source, partial, short) if short else None
+        self.replaces = clash.guid if clash is not None else ""
+        name = next((snap.name for snap in self.source if snap.guid == self.replaces), "")
+        if not name:
+            return step
+        if self.ready is not None:
+            why = f"has as {short} what is called {name} on {self.here.node} now"
+            raise Refused(self.what, why, f"gnt-zfs move --abort {self.instance}, then again")
+        return Abandon()
 
     def _look(self, short: str) -> None:
         """The source's snapshots are known up to one of them, but for those that somebody is at work with and then destroys."""
@@ -232,6 +252,7 @@ class Shipment(Push):
             "source": self.here.node,
             "instance": self.instance,
             "wanted": self.wanted.guid,
+            "replaces": self.replaces,
             "origin": self.origin_guid if isinstance(step, Full) else "",
             "ready": {"guid": self.last.guid, **self.ready} if told and self.ready is not None else None,
         }
@@ -255,6 +276,9 @@ class Shipment(Push):
                 return True  # it is not any more what it said to be
             if error.exit_code == Refused.exit_code and CHANGED in error.text:
                 return False
+            if error.exit_code == Refused.exit_code and EXISTS in error.text and self.looked < ATTEMPTS:
+                self.looked += 1
+                return True  # it has come to be since it was asked for
             if error.exit_code != Busy.exit_code or time.monotonic() > self.patience:
                 raise
         time.sleep(1)

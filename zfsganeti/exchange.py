@@ -13,6 +13,7 @@ from typing import Any
 from zfsganeti.adoption import (
     BACK,
     FILE,
+    PASSES,
     RATE,
     SHADOW,
     SMALL,
@@ -67,6 +68,7 @@ class Conduct:
         self.downtime: float | None = None
         self.kept_copy = False
         self.in_sync = False  # the halves of drbd were, right before the stop
+        self.seen: dict[int, str] = {}  # how much had been written to each old disk when it was compared
         self._read, self._seconds = 0, 0.0  # in all slices of the copy
         self._look_again()
 
@@ -103,14 +105,16 @@ class Conduct:
         self._name_new()
         self._must_know_disks()
         self.found.refuse_grown()
-        self._untag(BACK)
         if plan.live:
-            left = sum(self._fill(index, plan.rooms[index]) for index in range(len(plan.sizes)))
+            left = self._fill_all(plan)
             if self.found.places.up:
                 self.say(f"{self.name} will be down for about {downtime(left, self.rate):.0f} s")
-        self._exchange(self.found.new, self.found.old, copy=True, verify=verify)
+        # of a rollback that was interrupted the new disks have been written, and are no copy of the old ones any more
+        self._exchange(self.found.new, self.found.old, copy=not self.found.tags.back, verify=verify)
         self._call("adopt-drop", disks=self._lvs())
-        self._untag(START, *[f"{SYNCED}:{serial}" for serial in self.found.tags.synced])  # at last: until then the same command goes on
+        self._untag(
+            BACK, START, *[f"{SYNCED}:{serial}" for serial in self.found.tags.synced]
+        )  # at last: until then the same command goes on
         if verify:
             self._verify()
 
@@ -157,6 +161,25 @@ class Conduct:
             drbd["minor"] = minors[old.uuid]
         where = {"volume": new.volume, "file": new.path.rsplit("/", 1)[-1], "names": [self.shadow_name, self.name]}
         return {**self._lvs()[index], "disk": index, **drbd, **where}
+
+    def _fill_all(self, plan: Plan) -> int:
+        """The new disks are equal to snapshots of the old ones; return how many bytes have changed since, in all.
+
+        While one is copied, another one that was before is written to: what that has come to is looked at again.
+        """
+        count = len(plan.sizes)
+        left = [self._fill(index, plan.rooms[index]) for index in range(count)]
+        before = 0
+        for _again in range(PASSES if count > 1 else 0):
+            left = [self._call("adopt-changed", **self._disk(index)) for index in range(count)]
+            lost = min(left) < 0
+            stale = [index for index in range(count) if left[index] < 0 or left[index] > SMALL]
+            if not stale or (before and not lost and sum(left) * 4 >= before * 3):
+                break
+            before = 0 if lost else sum(left)
+            for index in stale:
+                left[index] = self._fill(index, plan.rooms[index])
+        return sum(left)
 
     def _fill(self, index: int, room: int) -> int:
         """The new disk is equal to a snapshot of the old one; return how many bytes have changed since, which are few."""
@@ -207,24 +230,29 @@ class Conduct:
             done = total if told["ended"] else min(told["offset"] if told["what"] == "all" else told["read"], total)
             self.progress(f"disk {index}", done, total)
 
-    def _finish(self) -> None:
-        """The new disks hold what the old ones, which nobody uses now, hold."""
+    def _finish(self, *, again: bool = False) -> None:
+        """The new disks hold what the old ones, which nobody uses now, hold; `again` looks whether they have been written since."""
         for index in range(len(self.found.old)):
-            disk, offset, read, written = self._disk(index), 0, 0, 0
+            disk, offset, read, written, writes = self._disk(index), 0, 0, 0, list[str]()
+            known = {"again": again, "seen": self.seen.get(index, "")}
             while True:
-                told = self._call("adopt-finish", **disk, offset=offset, patience=SLICE_SECONDS)
+                told = self._call("adopt-finish", **disk, **known, offset=offset, patience=SLICE_SECONDS)
                 offset, read, written = told["offset"], read + told["read"], written + told["written"]
+                writes.append(told["writes"])
                 self._tell(index, told)
                 if told["ended"]:
                     break
-            self.say(f"disk {index}: {human(read)} compared, {human(written)} written")
+            self.seen[index] = writes[0]
+            if read or not again:
+                self.say(f"disk {index}: {human(read)} compared, {human(written)} written{' that came in between' if again else ''}")
 
     # the exchange, both ways
 
     def _exchange(self, coming: tuple[str, ...], going: tuple[str, ...], *, copy: bool, verify: bool = False) -> None:
         """The instance has the disks that come, its shadow those that go, and it runs if it did."""
         self._must_know_disks()
-        self._remember_running(going)
+        if set(self.found.places.outer) & set(going):
+            self._remember_running()
         for _step in range(20):
             step = next_step(self.found.places, coming, going)
             if step is None:
@@ -234,18 +262,27 @@ class Conduct:
                 if verify and not self.kept_copy:
                     self._call("adopt-keep", **self._ours(self.name))
                     self.kept_copy = True
-            left = copy and bool(set(self.found.places.outer) & set(going))
-            if left and step.verb == "stop":
-                self._must_be_in_sync()
-            if left and step.verb == "detach":
-                if not (self.in_sync or self.found.was_in_sync):
-                    self._must_be_in_sync()
-                self._finish()
+            if step.verb == "stop":
+                self._remember_running()
+            if copy:
+                self._copy_before(step, left=bool(set(self.found.places.outer) & set(going)))
             self._do(step)
             self.found.look()
         else:
             raise Unavailable(self.name, "its disks are not where they were put", f"gnt-zfs adopt {self.name} tries again")
         self._settle(self.shadow_name, going)
+
+    def _copy_before(self, step: Step, *, left: bool) -> None:
+        """What the old disks hold, while they are `left` to the instance and once nobody can have them, is copied when it is time."""
+        if left and step.verb == "stop":
+            self._must_be_in_sync()
+        if left and step.verb == "detach":
+            if not (self.in_sync or self.found.was_in_sync):
+                self._must_be_in_sync()
+            self._finish()
+        if step.verb == "attach":
+            # Ganeti detaches disks of what runs, too: a start that came in between was stopped by now, and none comes any more
+            self._finish(again=True)
 
     def _untag(self, *tags: str) -> None:
         """The shadow has none of these tags."""
@@ -270,9 +307,9 @@ class Conduct:
             self._gnt("add-tags", self.shadow_name, new)
             self.found.look()
 
-    def _remember_running(self, going: tuple[str, ...]) -> None:
+    def _remember_running(self) -> None:
         """The shadow's tags say that the instance runs and is to run again, before it is stopped."""
-        if self.found.places.up and not self.found.tags.start and set(self.found.places.outer) & set(going):
+        if self.found.places.up and not self.found.tags.start:
             self._gnt("add-tags", self.shadow_name, START)
             self.found.look()
 

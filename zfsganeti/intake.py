@@ -43,7 +43,8 @@ if TYPE_CHECKING:
         def drop(self, snapshot: Logical) -> None: ...
         def changed_since(self, snapshot: Logical, size: int) -> tuple[int, set[int]]: ...
         def open_device(self, path: str) -> int: ...
-        def users(self, volume: Logical) -> list[str]: ...
+        def users(self, volume: Logical, *, below: bool = False) -> list[str]: ...
+        def writes(self, volume: Logical) -> str: ...
 
 
 VERIFIED = "adopted"  # after our prefix: a snapshot that is compared with the old disks
@@ -255,34 +256,40 @@ class Job:
         ranges = self._ranges(self.lvm.find(self.vg, self.lv).size, snapshots[todo.base])
         return -1 if ranges is None else length(ranges)
 
-    def finish(self, offset: int, seconds: float) -> dict[str, Any]:
-        """The target holds what the disk, which nobody uses, holds: done when it says so, else from the offset told on."""
+    def finish(self, offset: int, seconds: float, *, again: bool = False, seen: str = "") -> dict[str, Any]:
+        """The target holds what the disk, which nobody uses, holds: done when it says so, else from the offset told on.
+
+        It is done when it was `seen` so before. When it is looked at `again`, a target that was settled since has a life of its own.
+        """
         self._refuse_used()
         disk, snapshots = self.lvm.find(self.vg, self.lv), self.snapshots()
-        todo = plan(self.progress(), snapshots, 0)
-        source = os.open(disk.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(source)  # what is in memory changes chunks, too, once it is written
-        finally:
-            os.close(source)
+        _write_out(disk.path)
+        writes, mark = self.lvm.writes(disk), self.dataset().marks.get(self.mark, "")
+        if again and not offset and (not mark or (seen and seen == writes)):
+            return {**self._told(True, Copied(), 0), "writes": writes}
+        if not mark:
+            self.remember(Progress())
+        todo = plan(unpack(mark), snapshots, 0)
         told = self._ranges(disk.size, snapshots.get(todo.base) if todo else None)
         ranges = [(0, disk.size)] if told is None else told
         done = Copied(offset)
         ended = self._copy(disk, disk.path, ranges, done, seconds)
-        return self._told(ended, done, length(ranges), "changes" if length(ranges) < disk.size else "all")
+        return {**self._told(ended, done, length(ranges), "changes" if length(ranges) < disk.size else "all"), "writes": writes}
 
     def _refuse_used(self) -> None:
         disk = self.lvm.find(self.vg, self.lv)
         deadline = time.monotonic() + CLOSING_SECONDS
-        while found := [*self.lvm.users(disk), *self._users_of_drbd()]:
+        while found := [*self.lvm.users(disk, below=bool(self.size)), *self._users_of_drbd()]:
             if time.monotonic() > deadline:
                 raise Busy(f"{self.vg}/{self.lv}", f"is in use by {found[0]}", "stop it, then the same command goes on")
             time.sleep(0.2)
 
     def _users_of_drbd(self) -> list[str]:
-        """Return the processes that have the disk open through drbd: of those the LVM volume below knows nothing."""
+        """Return who has the disk open through drbd: of those the LVM volume below knows nothing."""
         device = DRBD_DEVICE.format(self.minor)
-        return holding([device]) if self.minor is not None and os.path.exists(device) else []
+        if self.minor is None or not os.path.exists(device):
+            return []
+        return [*holding([device]), *lvm.claims(os.stat(device).st_rdev)]
 
     def _told(self, ended: bool, done: Copied, total: int, what: str = "") -> dict[str, Any]:
         figures = {"offset": done.offset, "read": done.read, "written": done.written, "total": total}
@@ -305,6 +312,15 @@ class Job:
                 os.close(source)
                 os.close(target)
         return {"ended": done.offset >= size, "offset": done.offset, "total": size, "differs": -1 if where is None else where}
+
+
+def _write_out(path: str) -> None:
+    """Nothing of a device is in memory only: it changes chunks, too, and is counted, once it is written."""
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(source)
+    finally:
+        os.close(source)
 
 
 def grown(what: str, instance: str, wanted: int, size: int) -> Refused:
@@ -423,7 +439,8 @@ def _state(here: Here, request: dict[str, Any]) -> Any:
 def _finish(here: Here, request: dict[str, Any]) -> Any:
     job = Job(here, request)
     with locked(job.lock):
-        return job.finish(_number(request, "offset"), _number(request, "patience", SLICE_LIMIT))
+        again, seen = request.get("again") is True, str(request.get("seen") or "")
+        return job.finish(_number(request, "offset"), _number(request, "patience", SLICE_LIMIT), again=again, seen=seen)
 
 
 def _verify(here: Here, request: dict[str, Any]) -> Any:

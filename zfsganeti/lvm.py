@@ -8,6 +8,7 @@ origin, chunk of this volume) and the data chunks that those name; the pair afte
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -139,10 +140,73 @@ def free(vg: str) -> int:
     return int(_report(text, "vg")[0]["vg_free"])
 
 
-def users(volume: Logical) -> list[str]:
-    """Return the processes that have a volume open."""
-    wanted = os.stat(volume.path).st_rdev
-    return [describe(pid) for pid in processes() if any(status.st_rdev == wanted for _link, status in open_files(pid))]
+def users(volume: Logical, *, below: bool = False) -> list[str]:
+    """Return who has a volume open: processes, mounts, devices upon it; one `below` drbd may be held by that."""
+    device = os.stat(volume.path).st_rdev
+    found = [describe(pid) for pid in processes() if any(status.st_rdev == device for _link, status in open_files(pid))]
+    return found or claims(device) or ([] if below or _is_free(volume.path) else ["the kernel, perhaps as swap"])
+
+
+def claims(device: int, system: str = "/sys", mounts: str = "/proc/self/mountinfo") -> list[str]:
+    """Return what the kernel itself does with a device, of which no process knows: mounts, partitions mapped of it, loop devices."""
+    if not device:
+        return []
+    own = f"{os.major(device)}:{os.minor(device)}"
+    found = []
+    for line in _read(mounts).splitlines():
+        words, source = line.split(" "), line.rpartition(" - ")[2].split(" ")[1:2]
+        if words[2:3] == [own] or (source and _device(source[0]) == device):
+            found.append(f"the mount at {words[4]}")
+    for holder in _names(f"{system}/dev/block/{own}/holders"):
+        if not holder.startswith("drbd"):
+            mapped = _read(f"{system}/block/{holder}/dm/name").strip()
+            found.append(f"/dev/mapper/{mapped}" if mapped else f"/dev/{holder}")
+    for block in _names(f"{system}/block"):
+        if block.startswith("loop") and _device(_read(f"{system}/block/{block}/loop/backing_file").strip()) == device:
+            found.append(f"/dev/{block}")
+    return found
+
+
+def _is_free(path: str) -> bool:
+    """Tell whether nothing in the kernel has a device to itself."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno != errno.EBUSY
+    return True
+
+
+def _device(path: str) -> int:
+    """Return which device a path is, 0 for none."""
+    try:
+        return os.stat(path).st_rdev if path.startswith("/") else 0
+    except OSError:
+        return 0
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except OSError:
+        return []
+
+
+def writes(volume: Logical, system: str = "/sys", boot: str = "/proc/sys/kernel/random/boot_id") -> str:
+    """Return what is another text once more has been written to a volume, as far as that has left memory; '' when nobody counts."""
+    device = os.stat(volume.path).st_rdev
+    own = f"{system}/dev/block/{os.major(device)}:{os.minor(device)}"
+    counted = _read(f"{own}/stat").split()
+    if len(counted) < 7 or _read(f"{own}/queue/iostats").strip() != "1":
+        return ""
+    return " ".join((_read(boot).strip(), volume.uuid, *counted[6:7], *counted[13:14]))  # sectors written, sectors discarded
 
 
 def snapshot_name(name: str, number: int) -> str:

@@ -29,6 +29,8 @@ Say = Callable[[str], None]
 Meter = Callable[[str, int, int], None]
 
 GANETI_SECONDS = 900.0
+LINK_SECONDS = 60.0  # for a node that an instance, stopped, waits for
+AGAIN_SECONDS = 2.0
 FENCES = 3  # a start that comes in between lifts the fence
 
 
@@ -244,11 +246,12 @@ class Move:
             known=self.known,
             last=last,
         )
-        one = Pass(int(said["moved"]), float(said["seconds"]))
-        self.known = dict(said["guids"])
+        with understood(self.source):
+            one, written = Pass(int(said["moved"]), float(said["seconds"])), int(said["written"])
+            self.known = dict(said["guids"])
         self.result.passes.append(one)
         self.result.moved += one.moved
-        return one, int(said["written"]), dict(said["guids"])
+        return one, written, dict(self.known)
 
     def _expected(self, number: int) -> int:
         return self.plan.size if self.plan is not None and number == 1 else 0
@@ -260,12 +263,13 @@ class Move:
             began = self._stop()
             guids = self._fence_and_send()
             self._to_target()
-        except (ZfsGanetiError, OSError, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt) as error:
             self._go_back(error)
             raise
         with self._started_anyway():
-            self._make_sure(guids)
-            self._land(guids)
+            with self._landing():
+                self._make_sure(guids)
+                self._land(guids)
             self._start(began)
         self._give_up_source()
 
@@ -293,6 +297,34 @@ class Move:
             self._go_back(error)
             raise
 
+    @contextlib.contextmanager
+    def _landing(self) -> Iterator[None]:
+        """Whatever keeps it from landing, its start, which lets it land as well, is tried, and it is said where the instance is."""
+        try:
+            yield
+        except ZfsGanetiError as error:
+            self._go_back(error)
+            now = self.here.master.instances().get(self.name)
+            state = "runs" if now is not None and now.admin_state == "up" else "is stopped"
+            why, way_out = f"is on {self.target} now and {state} ({one_line(error)})", f"gnt-zfs move {self.name} {self.target} goes on"
+            kinds = {Unavailable.exit_code: Unavailable, Busy.exit_code: Busy}
+            raise kinds.get(error.exit_code, Refused)(self.name, why, way_out) from error
+
+    def _patiently(self, node: str, verb: str, **request: Any) -> Any:
+        """Ask a node, again and again for a while if it cannot be reached: the instance is down meanwhile."""
+        deadline = time.monotonic() + LINK_SECONDS
+        told = False
+        while True:
+            try:
+                return self.here.call(node, verb, **request)
+            except Unavailable as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not told:
+                    self.say(f"{self.name}: {one_line(error)}: it is tried again for {LINK_SECONDS:.0f} s")
+                told = True
+            time.sleep(AGAIN_SECONDS)
+
     def _is_up(self) -> bool:
         instance = self.here.master.instances().get(self.name)
         if instance is None or instance.primary != self.source:
@@ -309,12 +341,14 @@ class Move:
     def _go_back(self, error: BaseException) -> None:
         """The instance runs again if it ran, on the node that is its primary once no job of Ganeti's can change that any more."""
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
+        way_out = f"gnt-zfs move --abort {self.name} goes back, the same command goes on"
         try:
             self.here.wait_for_jobs(self.name, self.say, submitted=isinstance(error, Unavailable | KeyboardInterrupt))
             now = self.here.master.instances().get(self.name)
             if now is None or now.primary not in (self.source, self.target):
                 return
             back = now.primary == self.source
+            way_out = way_out if back else "the same command goes on"
             owed = self.ran and now.admin_state != "up" and (back or self.options.start)
             if back:
                 self.here.call(self.source, "move-lift", datasets=self.names, owed=owed)
@@ -322,7 +356,7 @@ class Move:
                 self.say(f"{self.name}: {why}: starting it {'again ' if back else ''}on {now.primary}")
                 gnt("startup", self.name)
         except (ZfsGanetiError, OSError) as worse:
-            self.say(f"{self.name}: {one_line(worse)}: gnt-zfs move --abort {self.name} goes back, the same command goes on")
+            self.say(f"{self.name}: {one_line(worse)}: {way_out}")
 
     def _to_target(self) -> None:
         """Ganeti has the target as primary."""
@@ -340,11 +374,12 @@ class Move:
         raise Busy(self.name, f"is written to again and again on {self.source}", "the same command goes on")
 
     def _broken(self, guids: Mapping[str, str]) -> str:
-        said = self.here.call(self.source, "move-check", guids=dict(guids))
-        return next((why for why in said.values() if why), "")
+        said = self._patiently(self.source, "move-check", guids=dict(guids))
+        with understood(self.source):
+            return next((why for why in said.values() if why), "")
 
     def _land(self, guids: Mapping[str, str]) -> None:
-        self.here.call(self.target, "move-land", instance=self.name, guids=dict(guids))
+        self._patiently(self.target, "move-land", instance=self.name, guids=dict(guids))
 
     def _start(self, began: float | None) -> None:
         """The instance runs on the target if it ran before, which is looked at and not believed."""
@@ -375,8 +410,9 @@ class Move:
     def _finish(self, rest: Rest) -> None:
         """A move whose mover was gone after the switch ends as if it had not been."""
         with self._started_anyway():
-            if rest.unlanded:
-                self._land(rest.unlanded if rest.lost else self._sent_again(rest.unlanded))
+            with self._landing():
+                if rest.unlanded:
+                    self._land(rest.unlanded if rest.lost else self._sent_again(rest.unlanded))
             if _state(self.name)[:1] != ["running"]:
                 self._start(None)
         if rest.lost:
@@ -395,6 +431,16 @@ class Move:
             guids = self._fence_and_send()
             self._make_sure(guids)
         return guids
+
+
+@contextlib.contextmanager
+def understood(node: str) -> Iterator[None]:
+    """What a node has answered is what is expected of it; Unavailable when it is not."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        why = f"gnt-zfs there answers in a way not known here ({one_line(error)})"
+        raise Unavailable(node, why, "install the same version on every node") from error
 
 
 def must_know(facts: Any) -> None:
@@ -440,21 +486,50 @@ def of_nodes(here: Here, nodes: Sequence[str]) -> list[ganeti.Instance]:
     return sorted((one for one in here.master.instances().values() if one.primary in nodes), key=lambda one: one.name)
 
 
-def spread(here: Here, instances: Sequence[ganeti.Instance], targets: Sequence[str], leaving: Sequence[str]) -> dict[str, str]:
-    """Return a target for each instance, of those given or of all other nodes: where a move has begun, or the one with most room left."""
-    room: dict[str, int] = {}
-    closed = {*here.ssconf.offline_nodes, *here.master.closed_nodes()}
-    for node in targets or [node for node in here.ssconf.nodes if node not in closed and node not in leaving]:
+def spread(
+    here: Here, instances: Sequence[ganeti.Instance], targets: Sequence[str], leaving: Sequence[str], say: Say = lambda _text: None
+) -> dict[str, str]:
+    """Return a target for each instance, of those given or of all other nodes: where a move has begun, or the one with most room left.
+
+    A node that does not answer gets none, which is said.
+    """
+    for node in targets:
         if node in leaving:
             raise BadInput(f"node {node}: is to be emptied and cannot take anything")
-        facts = here.call(node, "move-target", datasets={"x": ""})
-        if not facts["problem"]:
-            room[node] = facts["stores"][""]["available"]
+    closed = {*here.ssconf.offline_nodes, *here.master.closed_nodes()}
+    room = _rooms(here, targets or [node for node in here.ssconf.nodes if node not in closed and node not in leaving], say)
     chosen = {}
     for instance in instances:
-        found = here.call(instance.primary, "move-source", datasets=datasets_of(instance))["datasets"] if datasets_of(instance) else {}
-        known = [facts for facts in found.values() if facts is not None]
+        known = _known(here, instance)
         target = choose_target(room, [facts["move"] for facts in known])
         chosen[instance.name] = target
         room[target] -= sum(facts["used"] for facts in known)
     return chosen
+
+
+def _rooms(here: Here, nodes: Sequence[str], say: Say) -> dict[str, int]:
+    """Return how much room each of these nodes has for instances; the last one's error when none can take any."""
+    room, failed = dict[str, int](), list[ZfsGanetiError]()
+    for node in nodes:
+        try:
+            facts = here.call(node, "move-target", datasets={"x": ""})
+            must_know(facts)
+        except ZfsGanetiError as error:
+            failed.append(error)
+            say(f"{node}: nothing is moved there ({one_line(error).removeprefix(f'{node}: ')})")
+            continue
+        room[node] = facts["stores"][""]["available"]
+    if failed and not room:
+        raise failed[-1]
+    return room
+
+
+def _known(here: Here, instance: ganeti.Instance) -> list[Mapping[str, Any]]:
+    """Return what an instance's primary says of its datasets, nothing when it does not answer: the plan of its move says why."""
+    if not (names := datasets_of(instance)):
+        return []
+    try:
+        found = here.call(instance.primary, "move-source", datasets=names)["datasets"]
+    except ZfsGanetiError:
+        return []
+    return [facts for facts in found.values() if facts is not None]

@@ -184,7 +184,7 @@ def _evacuate(here: Here, options: argparse.Namespace, wanted: Options) -> int:
     targets = [move.full_name(node, here.ssconf.nodes) for node in options.word]
     instances = move.of_nodes(here, leaving)
     with _all_told([move.Result(one.name, one.primary, "") for one in instances], options):
-        chosen = move.spread(here, instances, targets, leaving) if instances else {}
+        chosen = move.spread(here, instances, targets, leaving, told) if instances else {}
     if not chosen:
         told(f"{', '.join(leaving)}: there is nothing to move")
         if options.json:

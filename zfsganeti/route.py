@@ -153,6 +153,15 @@ def next_step(
     return Incremental(history[common[-1]].name), history[common[-1] + 1].name
 
 
+def in_the_way(source: Sequence[Snap], target: Sequence[Snap] | None, short: str) -> Snap | None:
+    """Return the target's snapshot that bears the name of the one that comes next and is another one: ZFS receives none upon it.
+
+    Whoever takes snapshots on both nodes at the same times names them alike, and so does a move after one that was given up.
+    """
+    wanted = find(source, short)
+    return next((snap for snap in target or () if snap.name == short and snap.guid != wanted.guid), None)
+
+
 # another pass
 
 
@@ -334,7 +343,7 @@ def _leg(instance: str, name: str, facts: Mapping[str, Any], source: str, target
         return Leg(name, facts["datastore"], "", "", max(0, own - there), there)
     if full:
         return Leg(name, facts["datastore"], "", facts["origin"], max(0, own + shared - there), there)
-    if target["origins"].get(facts["origin_guid"]) != facts["datastore"]:
+    if facts["datastore"] not in target["origins"].get(facts["origin_guid"], ()):
         image = facts["origin"].rpartition("/")[2].partition("@")[0]
         push = f"gnt-zfs image push {image} {target['node']} on {source} sends it first, or " if facts["of_image"] else ""
         what = f"image {image}" if facts["of_image"] else facts["origin"]

@@ -25,6 +25,7 @@ QUERY_SECONDS = 60
 COPY_SECONDS = 600  # without a byte
 FLAGS = ("-L", "-e")  # large blocks and embedded data, in every stream
 PROPERTIES = {"canmount": "noauto", "readonly": "on"}  # what a receive may set, with our user properties
+EXISTS = "exists already"
 CHANGED = "was changed since the snapshot that both nodes have"
 TOKEN = re.compile(r"\d+-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+")
 LINE_LIMIT = 32 << 10  # a request's line; less than what an empty pipe holds
@@ -222,7 +223,7 @@ def receive_error(target: str, status: int, said: str) -> ZfsGanetiError:
     if "has been modified" in said or "most recent snapshot" in said:
         return Refused(what, CHANGED, "nothing was overwritten")
     if "destination" in said and "exists" in said:
-        return Refused(what, "exists already")
+        return Refused(what, EXISTS)
     if "busy" in said:
         return Busy(what, "is in use, perhaps by another receive")
     if "out of space" in said or "quota exceeded" in said:

@@ -135,7 +135,6 @@ class Chaos:
         struck.wait(f"mkdir -p {points.PLACE}; mountpoint -q /zfs/vm")
         lab.master.wait('gnt-cluster getmaster && test -z "$(gnt-job list --no-headers --running -o id)"', seconds=300)
 
-
     def revive(self, lab: Lab, struck: Machine) -> None:
         """A node that lost its power runs again; who waits for an answer of its former self learns at once that there is none."""
         if struck.pid() is None:

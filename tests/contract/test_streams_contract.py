@@ -211,6 +211,20 @@ def test_a_newer_snapshot_of_its_own_stays(sluice: Sluice) -> None:
     assert [snap.name for snap in sluice.streams.snapshots(copy)] == ["one", "mine", "two", "changed"]
 
 
+def test_a_snapshot_that_is_called_so_already_refuses_another_one(sluice: Sluice) -> None:
+    """Of whatever it was taken, and before anything else is looked at."""
+    name = sluice.make(disk=b"one")
+    copy = sluice.receive(sluice.stream(send_command(f"{name}@one")))
+    sluice.bench.zfs.snapshot([f"{copy}@two"])
+    sluice.change(name, "two", disk=RANDOM)
+    with pytest.raises(Refused, match=f"^dataset {copy}: exists already$"):
+        sluice.receive(sluice.stream(send_command(f"{name}@two", base="@one")))
+    assert sluice.files(copy) == {"disk": b"one"}
+    sluice.bench.zfs.destroy_snapshots([f"{copy}@two"])
+    sluice.receive(sluice.stream(send_command(f"{name}@two", base="@one")))
+    assert sluice.guids(copy) == sluice.guids(name)
+
+
 def test_what_is_no_stream_leaves_nothing(sluice: Sluice) -> None:
     for stream in (b"", b"{}"):
         with pytest.raises(CommandFailed):

@@ -154,8 +154,17 @@ def test_a_stopped_instance_and_a_full_group(lab: Lab) -> None:
     lab.run("gnt-instance start web1")
     lab.node2.run("lvcreate -q -y -n filler -l 100%FREE ganeti")
     assert "for snapshots: 128M asked for, 0B available: --offline needs none" in lab.fails("gnt-zfs adopt --yes web1")
+
+    # stopped, and something on the node uses a disk of it
+    lab.run("gnt-instance stop web1")
+    loop = lab.node2.run(f"losetup -f --show {web.old[0]}").strip()
+    assert f"is in use by {loop}: stop it, then the same command goes on" in lab.fails("gnt-zfs adopt --yes web1")
+    lab.node2.run(f"losetup -d {loop}")
+    lab.run("gnt-instance start web1")
+
     said = adopt(lab, "--offline web1")
     assert "web1 was down for" in said
+    assert "came in between" not in said, "nothing was written since the copy, and the kernel has counted that"
     assert new_sums(lab, "file") == web.old_sums()
     lab.node2.run("lvremove -q -y ganeti/filler")
     assert lab.fails("gnt-zfs adopt --yes -t ext adopt-web1").count("name the instance itself, web1")

@@ -261,12 +261,15 @@ def test_what_cannot_move_says_so_and_what_was_begun_can_be_taken_back(lab: Lab)
 
     # the target becomes full in the middle of the downtime: the instance runs again where it was
     lab.run("gnt-zfs move --yes --presync-only web1 node3")
+    for node, name in (("node2", "web1"), ("node3", ".moving/web1")):  # as zfs-auto-snapshot does, on each node by itself
+        lab.node(node).run(f"zfs snapshot {ROOTS[node]}/{name}@autosnap_same")
     lab.deny("instance-modify-pre")
     said = lab.fails("gnt-zfs move --yes web1 node3")
     lab.allow("instance-modify-pre")
     assert "starting it again on node2.example.com" in said
     assert runs(lab, "web1", "node2")
     assert lab.sums("web1") == sums
+    assert snapshots(lab, ".moving/web1", "node3") == snapshots(lab, "web1", "node2")
 
     # all of a node
     lab.add_ext("vol", disks=("32M",))

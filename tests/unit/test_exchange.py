@@ -120,7 +120,7 @@ class Ganeti:
         self.data[SHADOW + NAME] = {"disks": ["new0", "new1"], "tags": [TAG, *tags_of("old", OLD)], "up": False}
 
     def _switch(self, name: str, *, up: bool) -> None:
-        assert self.data[name]["disks"], "Ganeti starts none without a disk"
+        assert self.data[name]["disks"] or not up, "Ganeti starts none without a disk"
         self.data[name]["up"] = up
         self.serial += 2  # it is down, and its disks are inactive
         self.halves = {str(index): "UpToDate" for index in range(2)} if up and self.known[OLD[0]]["dev_type"] == "drbd" else {}
@@ -137,13 +137,14 @@ class Ganeti:
             self.halves[str(index)] = "UpToDate"
 
     def _modify(self, owner: str, changes: list[str]) -> None:
+        """Ganeti detaches disks of an instance that runs, and does not ask."""
         own = self.data[owner]
-        assert not own["up"], "the disks of an instance that runs are left alone"
         for change in changes:
             number, _colon, what = change.partition(":")
             if what == "detach":
                 own["disks"].pop(int(number))
             else:
+                assert not own["up"], "an instance that runs sees no disk that is attached"
                 uuid = what.removeprefix("attach,uuid=")
                 assert all(uuid not in other["disks"] for other in self.data.values())
                 assert len({self.known[disk]["dev_type"] for disk in (*own["disks"], uuid)}) == 1, "Ganeti mixes no kinds of disks"
@@ -209,7 +210,9 @@ class Bench:
         if verb == "state":
             progress, snapshots = job.progress(), job.snapshots()
             return {"whole": progress.whole, "making": progress.making, "highest": max(snapshots, default=0)}
-        return job.changed() if verb == "changed" else getattr(job, verb)(request["offset"], 0)
+        if verb == "finish":
+            return job.finish(request["offset"], 0, again=request["again"], seen=request["seen"])
+        return job.changed() if verb == "changed" else job.verify(request["offset"], 0)
 
     def plan(self, *, offline: bool = False) -> Plan | None:
         """What is typed again takes up what is there."""
@@ -577,6 +580,115 @@ def test_giving_up_destroys_no_more_than_its_own_copy(bench: Bench) -> None:
     assert {entry.entry for entry in bench.node.trash.entries()} == kept
 
 
+# what comes in between
+
+
+def start_before_the_detach(bench: Bench, *, stopped: bool = False) -> None:
+    """Somebody's start was in Ganeti's queue before our detach, and the guest writes; `stopped`: it is over by then."""
+    seen = list[int]()
+
+    def before() -> None:
+        bench.point()
+        if not seen and bench.asked[-1] == ("adopt-finish", bench.asked[-1][1]) and bench.asked[-1][1]["disk"] == 1:
+            seen.append(1)
+            bench.ganeti._switch(NAME, up=True)
+            bench.lvm.write("one.disk0", 4096, b"written after the copy")
+            bench.lvm.write("two.disk1", 65536, b"and here")
+            if stopped:
+                bench.ganeti._switch(NAME, up=False)
+
+    bench.ganeti.before = before
+
+
+@pytest.mark.parametrize("offline", [False, True])
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("counts", [False, True])
+def test_what_is_written_between_the_copy_and_the_detach_is_copied(bench: Bench, offline: bool, stopped: bool, counts: bool) -> None:
+    bench.lvm.counts = counts
+    start_before_the_detach(bench, stopped=stopped)
+    bench.adopt(offline=offline)
+    assert b"written after the copy" in bench.old()[0]
+    assert_adopted(bench)
+    verbs = [verb for verb in (line.split()[0] for line in bench.ganeti.typed) if "tags" not in verb]
+    again = [] if stopped else ["stop"]
+    assert verbs == ["add", "modify", "stop", "modify", *again, "modify", "start", "modify"]
+    assert [said for said in bench.said if said.startswith("disk 0: ") and said.endswith(" written that came in between")]
+
+
+def test_who_starts_a_stopped_one_has_it_running_afterwards(bench: Bench) -> None:
+    bench.ganeti.data[NAME]["up"] = False
+    start_before_the_detach(bench)
+    bench.adopt()
+    assert_adopted(bench)
+
+
+def test_what_nobody_has_written_to_is_not_compared_twice(bench: Bench) -> None:
+    bench.adopt(offline=True)
+    asked = [request for verb, request in bench.asked if verb == "adopt-finish"]
+    assert [(request["disk"], request["offset"]) for request in asked if request["again"]] == [(0, 0), (1, 0)]
+    assert not [said for said in bench.said if "in between" in said]
+
+
+def test_new_disks_that_were_used_are_not_compared_with_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rollback, and the adoption after it, were both interrupted while the instance had no disk."""
+    for bench, _typed in commands(nodes_at(tmp_path), monkeypatch, back):
+        if SHADOW + NAME not in bench.ganeti.data or bench.ganeti.data[NAME]["disks"]:
+            continue
+        for _again in range(2):
+            Typist(bench, monkeypatch, 1, submitted=False)
+            with pytest.raises(KeyboardInterrupt):
+                bench.adopt()
+        monkeypatch.setattr(exchange, "run", bench.ganeti.run)
+        bench.adopt()
+        assert [disk[:13] for disk in bench.new()] == [b"written since"] * 2
+        return
+    raise AssertionError("it never has no disk")
+
+
+def test_a_snapshot_that_overflows_while_another_disk_is_copied_is_taken_again(bench: Bench) -> None:
+    call, hit = bench.here.call, list[int]()
+
+    def watch(peer: str, verb: str, **request: Any) -> Any:
+        told = call(peer, verb, **request)
+        if (verb, request.get("disk")) == ("adopt-copy", 1) and not hit:
+            hit.append(1)
+            for snapshot in [found for found in bench.lvm.volumes() if found.origin == LVS[0]]:
+                bench.lvm.overflow(snapshot)
+        return told
+
+    bench.here.call = watch
+    bench.adopt()
+    assert_adopted(bench)
+    stopping = bench.said.index(f"stopping {NAME}")
+    assert [said.split(",")[0] for said in bench.said[:stopping] if "is copied" in said] == [
+        "disk 0 is copied", "disk 1 is copied", "disk 0 is copied",
+    ]  # fmt: skip
+    compared = [request for verb, request in bench.asked if verb == "adopt-finish" and request["disk"] == 0]
+    assert len(compared) == 2, "it was found equal but for what had changed since"
+
+
+def test_what_another_disk_was_written_to_meanwhile_counts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disks are copied one after the other; of the first one more than a little changes until the last one is copied."""
+    monkeypatch.setattr(exchange, "SMALL", 2 * 65536)
+    call, asked = bench.here.call, list[int]()
+
+    def watch(peer: str, verb: str, **request: Any) -> Any:
+        told = call(peer, verb, **request)
+        if verb == "adopt-changed":
+            asked.append(request["disk"])
+            if asked == [0]:
+                for chunk in range(5):
+                    bench.lvm.write(LVS[0], 65536 * chunk, os.urandom(100))
+        return told
+
+    bench.here.call, bench.writes = watch, 0
+    bench.adopt()
+    assert_adopted(bench)
+    assert asked[:4] == [0, 1, 0, 1]
+    assert asked[-2:] == [0, 1]
+    assert len(asked) > 4
+
+
 # drbd
 
 
@@ -599,7 +711,7 @@ BEHIND = f"^disk 1 of {NAME}: its half on node1 is {{}}: gnt-instance activate-d
 def test_drbd_is_adopted_and_no_tag_of_it_is_left(mirrored: Bench) -> None:
     mirrored.adopt()
     asked = [request for verb, request in mirrored.asked if verb == "adopt-finish"]
-    assert {(request["minor"], request["size"]) for request in asked} == {(0, MIB), (1, MIB)}
+    assert {(request["minor"], request["size"]) for request in asked if not request["again"]} == {(0, MIB), (1, MIB)}
     assert equal_to_what_the_guest_saw(mirrored)
     assert not [tag for tag in mirrored.ganeti.data[SHADOW + NAME]["tags"] if tag.startswith((SYNCED, START))]
     assert mirrored.ganeti.typed[-2].startswith("deactivate-disks")

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zfsganeti import lvm
 from zfsganeti.errors import BadInput, Refused, Unavailable
-from zfsganeti.lvm import ENTRY, HEADER, MAGIC, Logical, NoTable, _escape, _mapped, changed, check, drop, parse, snapshot_name
+from zfsganeti.lvm import (
+    ENTRY,
+    HEADER,
+    MAGIC,
+    Logical,
+    NoTable,
+    _escape,
+    _mapped,
+    changed,
+    check,
+    claims,
+    drop,
+    parse,
+    snapshot_name,
+    users,
+    writes,
+)
 
 quick = settings(max_examples=80, deadline=None, derandomize=True)
 MIB = 1 << 20
@@ -151,3 +170,91 @@ def test_a_mapping_is_found_by_its_name(tmp_path: Path) -> None:
     assert _mapped("ganeti/x", "ganeti-x-cow", str(tmp_path)) == "/dev/dm-1"
     with pytest.raises(NoTable, match="is not active"):
         _mapped("ganeti/y", "ganeti-y-cow", str(tmp_path))
+
+
+# who uses it
+
+
+class File(Logical):
+    """A volume that is a file."""
+
+    @property
+    def path(self) -> str:
+        return self.vg
+
+
+DEVICE = os.makedev(253, 7)
+
+
+def system(place: Path, files: dict[str, str]) -> str:
+    """Return a /sys with these files."""
+    for name, text in files.items():
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(place)
+
+
+def test_what_the_kernel_does_with_a_volume_is_seen(tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "29 1 253:0 / / rw,relatime shared:1 - ext4 /dev/mapper/vg-root rw\n"
+        "81 29 253:7 / /mnt/rescue rw,relatime shared:9 - ext4 /dev/mapper/vg-one rw\n"
+        "82 29 0:50 / /mnt/other rw,relatime - tmpfs tmpfs rw\n"
+    )
+    made = system(
+        tmp_path / "sys",
+        {
+            "dev/block/253:7/holders/dm-9": "",
+            "dev/block/253:7/holders/drbd0": "",
+            "block/dm-9/dm/name": "vg-one1\n",
+            "block/loop0/loop/backing_file": "/srv/image\n",
+        },
+    )
+    assert claims(DEVICE, made, str(mounts)) == ["the mount at /mnt/rescue", "/dev/mapper/vg-one1"]
+    assert claims(os.makedev(253, 8), made, str(mounts)) == []
+    assert claims(0, made, str(mounts)) == []
+
+
+def test_a_loop_device_and_a_mount_by_name_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lvm, "_device", lambda path: DEVICE if path == "/dev/vg/one" else 0)
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text("81 29 0:51 / /mnt/btrfs rw - btrfs /dev/vg/one rw\n")
+    made = system(tmp_path / "sys", {"block/loop3/loop/backing_file": "/dev/vg/one\n"})
+    assert claims(DEVICE, made, str(mounts)) == ["the mount at /mnt/btrfs", "/dev/loop3"]
+
+
+def test_whatever_else_the_kernel_has_for_itself_is_seen_unless_drbd_is_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk").write_bytes(b"")
+    volume = File(str(tmp_path / "disk"), "", "", 0, "")
+    monkeypatch.setattr(lvm, "processes", lambda: iter(()))
+    assert users(volume) == []
+
+    def taken(path: str, flags: int) -> int:
+        assert flags & os.O_EXCL
+        raise OSError(errno.EBUSY, "busy", path)
+
+    monkeypatch.setattr(os, "open", taken)
+    assert users(volume) == ["the kernel, perhaps as swap"]
+    assert users(volume, below=True) == []
+    monkeypatch.setattr(lvm, "claims", lambda _device: ["the mount at /mnt"])
+    assert users(volume, below=True) == ["the mount at /mnt"]
+
+
+def test_what_was_written_is_counted_where_the_kernel_counts(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(b"")
+    volume = File(str(tmp_path / "disk"), "", "uuid", 0, "")
+    own = tmp_path / "sys/dev/block/0:0"
+    (own / "queue").mkdir(parents=True)
+    (tmp_path / "boot").write_text("b1\n")
+
+    def told(stat: str, iostats: str = "1") -> str:
+        (own / "stat").write_text(stat)
+        (own / "queue/iostats").write_text(iostats)
+        return writes(volume, str(tmp_path / "sys"), str(tmp_path / "boot"))
+
+    old = "  10 0 80 4 7 0 56 2 0 6 6 1 0 8 0 0 0\n"
+    assert told(old) == "b1 uuid 56 8"
+    assert told(old.replace(" 80 ", " 88 ")) == told(old), "it was only read"
+    assert len({told(old), told(old.replace("56", "64")), told(old.replace("8 0 0 0", "9 0 0 0"))}) == 3
+    assert told(old, "0") == told("") == ""

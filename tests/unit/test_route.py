@@ -19,6 +19,7 @@ from zfsganeti.route import (
     downtime,
     expiry,
     go_on,
+    in_the_way,
     make_plan,
     next_pass,
     next_step,
@@ -94,11 +95,24 @@ guids = st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=7)
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
-@given(guids.filter(bool), st.none() | guids, st.sampled_from(["", *"abcdefgh"]), st.data(), st.lists(st.booleans(), max_size=6))
+@given(
+    guids.filter(bool),
+    st.none() | guids,
+    st.sampled_from(["", *"abcdefgh"]),
+    st.data(),
+    st.lists(st.booleans(), max_size=6),
+    st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from("abcdefgh")),
+)
 def test_every_history_arrives_whole_however_often_the_line_breaks(
-    source: list[str], target: list[str] | None, half: str, data: st.DataObject, breaks: list[bool]
+    source: list[str], target: list[str] | None, half: str, data: st.DataObject, breaks: list[bool], names: dict[str, str]
 ) -> None:
-    """Each step is one that ZFS takes, none leaves out a snapshot once it has begun, and it ends in so many steps."""
+    """Each step is one that ZFS takes, none leaves out a snapshot once it has begun, and it ends in so many steps.
+
+    What the target has may bear other names there, also those of snapshots that are yet to come.
+    """
+    called = {guid: f"s{names.get(guid, guid)}" for guid in target or ()}
+    if len(set(called.values())) < len(called):
+        called = {}
     wanted = data.draw(st.sampled_from(source))
     history = source[: source.index(wanted) + 1]
     have = list(target) if target is not None else None
@@ -106,14 +120,19 @@ def test_every_history_arrives_whole_however_often_the_line_breaks(
     began_anew = have is None
     for turn in range(3 * len(history) + len(breaks) + 4):
         token_guid = half if half in source else ""
-        step, short = next_step(
-            snaps("".join(source)), None if have is None else snaps("".join(have), 50), f"s{wanted}", token=half, token_guid=token_guid
-        )
+        mine = snaps("".join(source))
+        theirs = None if have is None else [Snap(called.get(guid, f"s{guid}"), guid, 50 + index) for index, guid in enumerate(have)]
+        step, short = next_step(mine, theirs, f"s{wanted}", token=half, token_guid=token_guid)
+        clash = in_the_way(mine, theirs, short) if short else None
+        if clash is not None and clash.guid in source:
+            step = Abandon()
+        elif clash is not None and have is not None:
+            have.remove(clash.guid)
         if step == Nothing():
             break
         whole = turn >= len(breaks) or breaks[turn]
         if isinstance(step, Abandon):
-            have, half, began_anew = None, "", True
+            have, half, began_anew, called = None, "", True, {}
             continue
         if isinstance(step, Full):
             assert (have, half, short) == (None, "", f"s{history[0]}")
@@ -127,6 +146,7 @@ def test_every_history_arrives_whole_however_often_the_line_breaks(
             assert half == short[1:]
         assert have is not None
         half = "" if whole else short[1:]
+        assert short not in {called.get(guid, f"s{guid}") for guid in have}, "receive refuses a name that is taken"
         have += [short[1:]] if whole else []
     assert have is not None
     assert wanted in have
@@ -306,11 +326,22 @@ def test_the_plan_is_told() -> None:
 
 
 def test_a_clone_stays_one_where_its_image_is() -> None:
-    plan = make_plan("web1", "ext", source(**CLONE), target(origins={"77": ""}), running=False)
+    plan = make_plan("web1", "ext", source(**CLONE), target(origins={"77": [""]}), running=False)
     assert (plan.legs[0].origin, plan.legs[0].size) == ("77", GIB)
     assert plan.sentences()[1:] == ["  web1: about 1.00G to send, and stays a clone of image debian-12", "it is stopped and stays so"]
     full = make_plan("web1", "ext", source(**CLONE), target(), running=False, full=True)
     assert (full.legs[0].origin, full.legs[0].size) == ("", 2 * GIB)
+
+
+def test_an_image_may_be_in_several_datastores_of_the_target() -> None:
+    there = target(origins={"77": ["", "ssd"]})
+    there["stores"]["ssd"] = there["stores"][""]
+    both = {"v0": dataset(**CLONE), "v1": dataset(**CLONE, datastore="ssd")}
+    plan = make_plan("web1", "ext", {**source(), "datasets": both}, there, running=False)
+    assert [(leg.datastore, leg.origin) for leg in plan.legs] == [("", "77"), ("ssd", "77")]
+    there["origins"] = {"77": ["ssd"]}
+    with pytest.raises(Refused, match="^v0 of web1: is a clone of image debian-12, which node2 lacks"):
+        make_plan("web1", "ext", {**source(), "datasets": both}, there, running=False)
 
 
 def test_what_is_there_already_is_not_counted_again() -> None:
