@@ -102,24 +102,32 @@ def test_two_administrators_move_one_instance_at_once(lab: Lab) -> None:
 
 @pytest.mark.on()
 def test_a_pool_that_stands_still_is_said_and_holds_up_no_other_node(lab: Lab) -> None:
+    """node3's root is on a device that ends to answer and answers again: with a device that is gone OpenZFS 2.1 does not suspend a pool."""
+    node3 = lab.node3
+    node3.run("lvcreate -qq --yes -n slow -L 1G ganeti && zpool create -O mountpoint=none slow /dev/ganeti/slow")
+    node3.run(f"zfs set mountpoint=none tank/vm && zfs create -o mountpoint={DIRECTORY} slow/vm")
+    node3.write("/etc/zfsganeti.conf", "root = slow/vm\n")
+    lab.run("gnt-zfs setup --yes zfs/vm node3=slow/vm")
+    lab.well()
     lab.add("web1", disks=("32M",))
     lab.add("far", node="node3", disks=("32M",))
     sums = lab.fill("far", "node3")
-    device = lab.node3.run("basename $(readlink -f /sys/block/vdb/device)").strip()
-    lab.node3.run(f"echo {device} > /sys/bus/virtio/drivers/virtio_blk/unbind")
-    lab.node3.execute(f"timeout 20 touch {DIRECTORY}/probe & sleep 1; timeout 20 zpool sync tank & sleep 1")
-    lab.node3.wait("zpool list -H -o health tank | grep -q SUSPENDED")
-    said = lab.fails("gnt-zfs check")
-    assert "node3.example.com: pool tank is SUSPENDED" in said
-    assert "web1" in lab.run("gnt-zfs list")
-    said = lab.fails(lab.add_command("late", node="node3", disks=("32M",)))
-    assert "pool tank" in said
+    works = node3.run("dmsetup table ganeti-slow").strip()
+    fails = f"{' '.join(works.split()[:2])} error"
+    swap = "dmsetup suspend --nolockfs --noflush ganeti-slow && dmsetup load ganeti-slow --table '{}' && dmsetup resume ganeti-slow"
+    node3.run(swap.format(fails))
+    node3.run(f"(setsid touch {DIRECTORY}/probe; setsid zpool sync slow) > /dev/null 2>&1 < /dev/null &")
+    node3.wait("zpool list -H -o health slow | grep -q SUSPENDED")
+    assert "node3.example.com: pool slow: is SUSPENDED: zpool status slow" in lab.fails("gnt-zfs check")
+    assert "web1" in lab.master.execute("gnt-zfs list").said
+    assert "pool slow" in lab.fails(lab.add_command("late", node="node3", disks=("32M",)))
     lab.run("gnt-instance start web1")
-    lab.node3.kill()
-    lab.cluster.boot(lab.node3)
-    lab.node3.wait("zpool list tank")
-    lab.node3.wait("pgrep -f ganeti-noded || { /usr/lib/ganeti/daemon-util start-all; false; }")
+
+    node3.run(swap.format(works))
+    node3.run("zpool clear slow", seconds=300)
+    node3.wait("zpool list -H -o health slow | grep -q ONLINE")
     lab.run("gnt-zfs check --repair || true")
+    node3.run(f"rm -f {DIRECTORY}/probe")
     lab.run("gnt-instance start far")
     assert lab.sums("far", "node3") == sums
     lab.well()
