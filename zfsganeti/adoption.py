@@ -15,7 +15,7 @@ from typing import Any
 
 from zfsganeti import ganeti
 from zfsganeti.disks import find_instance
-from zfsganeti.errors import BadInput, Missing, NoSpace, Refused, Unavailable, human
+from zfsganeti.errors import BadInput, Busy, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.ganeti import DRBD, EXT, PLAIN, Instance
 from zfsganeti.here import Here
 from zfsganeti.intake import grown
@@ -192,6 +192,9 @@ def make_plan(
     for (vg, lv), size in zip(lvs, facts["sizes"], strict=True):
         if not size:
             raise Missing(f"logical volume {vg}/{lv} on {instance.primary}")
+    for what, held in facts.get("claims", {}).items():
+        if held:  # which would be found when the instance is down already
+            raise Busy(what, f"is used on {instance.primary} by {held[0]}", "free it, then the same command goes on")
     asked, whole = sum(sizes), facts["used"] + facts["available"]
     spare = facts["available"] - whole * KEEP_FREE // 100
     if asked > spare and not exists:

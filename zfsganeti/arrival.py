@@ -225,7 +225,7 @@ def _image_snapshots(here: Here) -> dict[str, str]:
 def facts(here: Here, request: dict[str, Any]) -> Any:
     """Return what this node has to say to the datasets that want to come: {name: datastore}."""
     wanted = texts_of(request, "datasets")
-    found: dict[str, Any] = {"node": here.node, "problem": "", "stores": {}, "placed": {}, "coming": {}, "origins": {}}
+    found: dict[str, Any] = {"node": here.node, "problem": "", "stores": {}, "placed": {}, "coming": {}, "origins": {}, "origin_stores": {}}
     try:
         here.root.name  # noqa: B018 - it is looked for, and must be there
     except ZfsGanetiError as error:
@@ -237,7 +237,8 @@ def facts(here: Here, request: dict[str, Any]) -> Any:
         place = here.at(datastore)
         found["stores"][datastore] = store_facts(place)
         for guid in _image_snapshots(place).values():
-            found["origins"].setdefault(guid, []).append(datastore)
+            found["origins"][guid] = datastore  # for a master with an earlier version, which knows of one
+            found["origin_stores"].setdefault(guid, []).append(datastore)
     for name, datastore in wanted.items():
         if found["stores"][datastore] is not None:
             check_fits("dataset", name, here.at(datastore).root.name)

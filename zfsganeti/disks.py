@@ -157,7 +157,7 @@ class Disk:
             place(new, path)
 
     def _must_be_unused(self, path: str) -> None:
-        users = holding([path])
+        users = [*holding([path]), *self.here.volumes.devices.backed_by(path)]
         if users:
             raise Busy(self.title, f"is in use by {users[0]}", f"gnt-instance stop {self.instance}")
 

@@ -238,7 +238,7 @@ class Conduct:
             while True:
                 told = self._call("adopt-finish", **disk, **known, offset=offset, patience=SLICE_SECONDS)
                 offset, read, written = told["offset"], read + told["read"], written + told["written"]
-                writes.append(told["writes"])
+                writes.append(str(told.get("writes", "")))  # a node with an earlier version compares all
                 self._tell(index, told)
                 if told["ended"]:
                     break
@@ -264,13 +264,22 @@ class Conduct:
                     self.kept_copy = True
             if step.verb == "stop":
                 self._remember_running()
+            left = bool(set(self.found.places.outer) & set(going))
+            if copy and not left and step.verb in ("stop", "detach"):
+                self._spare([disk for disk in self.found.places.outer if disk in coming])
             if copy:
-                self._copy_before(step, left=bool(set(self.found.places.outer) & set(going)))
+                self._copy_before(step, left=left)
             self._do(step)
             self.found.look()
         else:
             raise Unavailable(self.name, "its disks are not where they were put", f"gnt-zfs adopt {self.name} tries again")
         self._settle(self.shadow_name, going)
+
+    def _spare(self, disks: Sequence[str]) -> None:
+        """Nothing is copied any more to volumes that the instance has had alone: somebody may have started it with them."""
+        ours = self._ours(self.name, disks) if disks else {"volumes": []}
+        if ours["volumes"]:
+            self._call("adopt-settle", **{**ours, "files": []})
 
     def _copy_before(self, step: Step, *, left: bool) -> None:
         """What the old disks hold, while they are `left` to the instance and once nobody can have them, is copied when it is time."""

@@ -434,7 +434,7 @@ def _delete(here: Here, options: argparse.Namespace) -> int:
     half = [] if options.all_nodes else _half_made(here, options)
     if half:
         return _drop(here, options, half)
-    if options.now and not options.yes:
+    if (options.now or options.with_snapshots) and not options.yes:
         here_alone = None if options.all_nodes else {here.node: rows_of(here, options.name, options.datastore)}
         rows = here_alone or having(here, options.name, options.datastore)[0]
         doomed = [

@@ -423,7 +423,7 @@ class Images(Lending):
 
     def retire(self, name: str) -> None:
         """No disk is made of the image any more; it stays."""
-        with self._changed(name):
+        with self._used(name):
             self.zfs.set(self.must(name).dataset, {RETIRED: f"{self.store.now():.0f}"})
 
     def restore(self, name: str) -> None:

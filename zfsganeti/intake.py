@@ -20,7 +20,7 @@ from zfsganeti import lvm
 from zfsganeti.blocks import Copied, copy, differs, length, ranges_of
 from zfsganeti.datasets import CLUSTER, DISK, INSTANCE, INTENT, MARKS, VOLUME, locked, refuse_half_back, refuse_moving
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, human
-from zfsganeti.ganeti import check_name
+from zfsganeti.ganeti import MAX_DISKS, check_name
 from zfsganeti.here import Here
 from zfsganeti.lvm import Logical, NoTable
 from zfsganeti.names import PREFIX, check_fits
@@ -411,6 +411,7 @@ def _facts(here: Here, request: dict[str, Any]) -> Any:
         "snapshots": [[found.vg, found.origin, found.number] for found in known.values() if found.ours],
         "available": root.available if root else 0,
         "used": root.used if root else 0,
+        "claims": {f"{vg}/{lv}": lvm.claims(lvm.device(known[vg, lv].path)) for vg, lv in wanted if (vg, lv) in known},
         "drbd": _halves(here, request),
         "root": here.root.name,
     }
@@ -503,7 +504,7 @@ def _settle(here: Here, request: dict[str, Any]) -> Any:
     name = check_name(_text(request, "instance"))
     files = [_file(file) for file in request.get("files", [])]
     volumes = [check_volume(volume) for volume in request.get("volumes", [])]
-    clear = [f"{PREFIX}adopt-{index}" for index in range(len(files) + len(volumes))]
+    clear = [f"{PREFIX}adopt-{index}" for index in range(MAX_DISKS)]
     for volume in volumes:
         with locked(volume):
             place = here.place_of(volume).volumes

@@ -142,27 +142,27 @@ def free(vg: str) -> int:
 
 def users(volume: Logical, *, below: bool = False) -> list[str]:
     """Return who has a volume open: processes, mounts, devices upon it; one `below` drbd may be held by that."""
-    device = os.stat(volume.path).st_rdev
-    found = [describe(pid) for pid in processes() if any(status.st_rdev == device for _link, status in open_files(pid))]
-    return found or claims(device) or ([] if below or _is_free(volume.path) else ["the kernel, perhaps as swap"])
+    number = os.stat(volume.path).st_rdev
+    found = [describe(pid) for pid in processes() if any(status.st_rdev == number for _link, status in open_files(pid))]
+    return found or claims(number) or ([] if below or _is_free(volume.path) else ["the kernel, perhaps as swap"])
 
 
-def claims(device: int, system: str = "/sys", mounts: str = "/proc/self/mountinfo") -> list[str]:
+def claims(number: int, system: str = "/sys", mounts: str = "/proc/self/mountinfo") -> list[str]:
     """Return what the kernel itself does with a device, of which no process knows: mounts, partitions mapped of it, loop devices."""
-    if not device:
+    if not number:
         return []
-    own = f"{os.major(device)}:{os.minor(device)}"
+    own = f"{os.major(number)}:{os.minor(number)}"
     found = []
     for line in _read(mounts).splitlines():
         words, source = line.split(" "), line.rpartition(" - ")[2].split(" ")[1:2]
-        if words[2:3] == [own] or (source and _device(source[0]) == device):
+        if words[2:3] == [own] or (source and device(source[0]) == number):
             found.append(f"the mount at {words[4]}")
     for holder in _names(f"{system}/dev/block/{own}/holders"):
         if not holder.startswith("drbd"):
             mapped = _read(f"{system}/block/{holder}/dm/name").strip()
             found.append(f"/dev/mapper/{mapped}" if mapped else f"/dev/{holder}")
     for block in _names(f"{system}/block"):
-        if block.startswith("loop") and _device(_read(f"{system}/block/{block}/loop/backing_file").strip()) == device:
+        if block.startswith("loop") and device(_read(f"{system}/block/{block}/loop/backing_file").strip()) == number:
             found.append(f"/dev/{block}")
     return found
 
@@ -176,7 +176,7 @@ def _is_free(path: str) -> bool:
     return True
 
 
-def _device(path: str) -> int:
+def device(path: str) -> int:
     """Return which device a path is, 0 for none."""
     try:
         return os.stat(path).st_rdev if path.startswith("/") else 0
@@ -201,8 +201,8 @@ def _names(path: str) -> list[str]:
 
 def writes(volume: Logical, system: str = "/sys", boot: str = "/proc/sys/kernel/random/boot_id") -> str:
     """Return what is another text once more has been written to a volume, as far as that has left memory; '' when nobody counts."""
-    device = os.stat(volume.path).st_rdev
-    own = f"{system}/dev/block/{os.major(device)}:{os.minor(device)}"
+    number = os.stat(volume.path).st_rdev
+    own = f"{system}/dev/block/{os.major(number)}:{os.minor(number)}"
     counted = _read(f"{own}/stat").split()
     if len(counted) < 7 or _read(f"{own}/queue/iostats").strip() != "1":
         return ""

@@ -343,12 +343,19 @@ def _leg(instance: str, name: str, facts: Mapping[str, Any], source: str, target
         return Leg(name, facts["datastore"], "", "", max(0, own - there), there)
     if full:
         return Leg(name, facts["datastore"], "", facts["origin"], max(0, own + shared - there), there)
-    if facts["datastore"] not in target["origins"].get(facts["origin_guid"], ()):
+    if facts["datastore"] not in _stores_of(target, facts["origin_guid"]):
         image = facts["origin"].rpartition("/")[2].partition("@")[0]
         push = f"gnt-zfs image push {image} {target['node']} on {source} sends it first, or " if facts["of_image"] else ""
         what = f"image {image}" if facts["of_image"] else facts["origin"]
         raise Refused(f"{name} of {instance}", f"is a clone of {what}, which {target['node']} lacks", f"{push}--full sends all of it")
     return Leg(name, facts["datastore"], facts["origin_guid"], facts["origin"], max(0, own - there), there)
+
+
+def _stores_of(target: Mapping[str, Any], guid: str) -> list[str]:
+    """Return the datastores of the target that have the snapshot of that GUID; an earlier version names one of them."""
+    if "origin_stores" in target:
+        return list(target["origin_stores"].get(guid, ()))
+    return [target["origins"][guid]] if guid in target["origins"] else []
 
 
 def _check_room(source: Mapping[str, Any], target: Mapping[str, Any], legs: Sequence[Leg]) -> None:

@@ -30,7 +30,7 @@ from zfsganeti.adoption import (
     shadow_record,
     tags_of,
 )
-from zfsganeti.errors import Missing, NoSpace, Refused
+from zfsganeti.errors import Busy, Missing, NoSpace, Refused
 from zfsganeti.exchange import attach_words, detach_words
 from zfsganeti.ganeti import Instance, add_command
 
@@ -266,5 +266,7 @@ def test_what_stands_in_the_way_is_said_with_figures() -> None:
         make_plan(instance(), SIZES, {**FACTS, "available": 140 * MIB, "used": 860 * MIB}, template="file")
     with pytest.raises(NoSpace, match="volume group xenvg on node2, for snapshots: 128M asked for, 8.00M available: --offline needs none"):
         make_plan(instance(), SIZES, {**FACTS, "free": {"xenvg": 8 * MIB}}, template="file")
+    with pytest.raises(Busy, match="^xenvg/u0.disk0: is used on node2 by /dev/mapper/u0p1: free it, then the same command goes on"):
+        make_plan(instance(), SIZES, {**FACTS, "claims": {"xenvg/u1.disk1": [], "xenvg/u0.disk0": ["/dev/mapper/u0p1"]}}, template="file")
     # an earlier run has been let in already
     assert make_plan(instance(), SIZES, {**FACTS, "available": MIB}, template="file", exists=True).exists

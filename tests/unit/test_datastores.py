@@ -175,7 +175,7 @@ def test_an_image_is_brought_to_another_datastore(here: Node) -> None:
     copy = here.at("ssd").images.must("debian-12")
     assert (copy.guid, copy.provenance) == (made.guid, made.provenance)
     assert not transfer.copy_image(here, made, "ssd", quiet)
-    assert here.ask("move-target", datasets={DISK0: "", DISK1: "ssd"})["origins"] == {made.guid: ["", "ssd"]}
+    assert here.ask("move-target", datasets={DISK0: "", DISK1: "ssd"})["origin_stores"] == {made.guid: ["", "ssd"]}
     verb(here, "create", EXTP_IMAGE="debian-12", EXTP_DATASTORE="ssd")
     assert Path(here.at("ssd").volumes.disk(DISK0)).read_bytes().startswith(b"golden")
     here.images.rename("debian-12", "other")

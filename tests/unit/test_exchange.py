@@ -490,6 +490,21 @@ def test_at_any_command_of_an_adoption_the_same_one_goes_on(tmp_path: Path, monk
         assert_adopted(bench)
 
 
+def test_what_was_written_to_half_of_the_new_disks_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for bench, typed in commands(nodes_at(tmp_path), monkeypatch, adopt):
+        if bench.ganeti.data[NAME]["disks"] == [] and "detach" in typed.rpartition("; ")[2]:
+            break
+    bench.ganeti._modify(NAME, ["0:attach,uuid=new0"])
+    bench.ganeti.data[SHADOW + NAME]["disks"].remove("new0") if "new0" in bench.ganeti.data[SHADOW + NAME]["disks"] else None
+    bench.ganeti.data[NAME]["up"] = True  # somebody starts it, and it writes
+    with open(bench.here.volumes.disk("new0.ext.disk0"), "r+b") as file:
+        file.write(b"written since")
+    bench.adopt()
+    assert bench.ganeti.data[NAME]["disks"] == ["new0", "new1"]
+    assert bench.new()[0].startswith(b"written since")
+    assert bench.new()[1] == bench.old()[1]
+
+
 def test_at_any_command_of_an_adoption_it_is_given_up_or_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
     for bench, typed in commands(nodes_at(tmp_path), monkeypatch, adopt):

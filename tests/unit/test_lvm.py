@@ -217,7 +217,7 @@ def test_what_the_kernel_does_with_a_volume_is_seen(tmp_path: Path) -> None:
 
 
 def test_a_loop_device_and_a_mount_by_name_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lvm, "_device", lambda path: DEVICE if path == "/dev/vg/one" else 0)
+    monkeypatch.setattr(lvm, "device", lambda path: DEVICE if path == "/dev/vg/one" else 0)
     mounts = tmp_path / "mountinfo"
     mounts.write_text("81 29 0:51 / /mnt/btrfs rw - btrfs /dev/vg/one rw\n")
     made = system(tmp_path / "sys", {"block/loop3/loop/backing_file": "/dev/vg/one\n"})

@@ -206,8 +206,15 @@ def target(**changes: Any) -> dict[str, Any]:
         "root": "tank/vm", "health": "ONLINE", "allow_degraded": False, "available": 100 * GIB, "used": 100 * GIB, "features": FEATURES,
         "version": "2.1.11", "encryption": "off", "keystatus": "-",
     }  # fmt: skip
-    rest = {key: changes.pop(key) for key in ("placed", "coming", "origins") if key in changes}
-    found: dict[str, Any] = {"node": "node2", "problem": "", "placed": {}, "coming": {}, "origins": {}, **rest}
+    rest = {key: changes.pop(key) for key in ("placed", "coming", "origins", "origin_stores") if key in changes}
+    found: dict[str, Any] = {
+        "node": "node2",
+        "problem": "",
+        "placed": {},
+        "coming": {},
+        **({} if "origins" in rest else {"origin_stores": {}}),
+        **rest,
+    }
     return {**found, "problem": changes.pop("problem", ""), "stores": {"": {**store, **changes}}}
 
 
@@ -326,7 +333,7 @@ def test_the_plan_is_told() -> None:
 
 
 def test_a_clone_stays_one_where_its_image_is() -> None:
-    plan = make_plan("web1", "ext", source(**CLONE), target(origins={"77": [""]}), running=False)
+    plan = make_plan("web1", "ext", source(**CLONE), target(origin_stores={"77": [""]}), running=False)
     assert (plan.legs[0].origin, plan.legs[0].size) == ("77", GIB)
     assert plan.sentences()[1:] == ["  web1: about 1.00G to send, and stays a clone of image debian-12", "it is stopped and stays so"]
     full = make_plan("web1", "ext", source(**CLONE), target(), running=False, full=True)
@@ -334,14 +341,26 @@ def test_a_clone_stays_one_where_its_image_is() -> None:
 
 
 def test_an_image_may_be_in_several_datastores_of_the_target() -> None:
-    there = target(origins={"77": ["", "ssd"]})
+    there = target(origin_stores={"77": ["", "ssd"]})
     there["stores"]["ssd"] = there["stores"][""]
     both = {"v0": dataset(**CLONE), "v1": dataset(**CLONE, datastore="ssd")}
     plan = make_plan("web1", "ext", {**source(), "datasets": both}, there, running=False)
     assert [(leg.datastore, leg.origin) for leg in plan.legs] == [("", "77"), ("ssd", "77")]
-    there["origins"] = {"77": ["ssd"]}
+    there["origin_stores"] = {"77": ["ssd"]}
     with pytest.raises(Refused, match="^v0 of web1: is a clone of image debian-12, which node2 lacks"):
         make_plan("web1", "ext", {**source(), "datasets": both}, there, running=False)
+
+
+@pytest.mark.parametrize(("datastore", "has"), [("", True), ("ssd", False), ("s", False)])
+def test_an_earlier_version_names_one_datastore_that_has_an_image(datastore: str, has: bool) -> None:
+    there = target(origins={"77": ""})
+    there["stores"] |= {"ssd": there["stores"][""], "s": there["stores"][""]}
+    wanted = {**source(), "datasets": {"v0": dataset(**CLONE, datastore=datastore)}}
+    if has:
+        assert make_plan("web1", "ext", wanted, there, running=False).legs[0].origin == "77"
+    else:
+        with pytest.raises(Refused):
+            make_plan("web1", "ext", wanted, there, running=False)
 
 
 def test_what_is_there_already_is_not_counted_again() -> None:
