@@ -497,6 +497,7 @@ def test_what_was_written_to_half_of_the_new_disks_meanwhile_stays(tmp_path: Pat
     bench.ganeti._modify(NAME, ["0:attach,uuid=new0"])
     bench.ganeti.data[SHADOW + NAME]["disks"].remove("new0") if "new0" in bench.ganeti.data[SHADOW + NAME]["disks"] else None
     bench.ganeti.data[NAME]["up"] = True  # somebody starts it, and it writes
+    bench.lvm.write(LVS[0], 0, b"before that")
     with open(bench.here.volumes.disk("new0.ext.disk0"), "r+b") as file:
         file.write(b"written since")
     bench.adopt()
