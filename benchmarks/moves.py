@@ -105,7 +105,7 @@ class Bench:
 
     def throughput(self) -> Iterator[Row]:
         """Yield how many bytes a second travel in a first pass of each size, and of those by which the larger one exceeds the other."""
-        limit = "what each pass takes beside its bytes: snapshots, holds, and three programs in Python, which the emulated processors start slowly"
+        limit = "what each pass takes beside its bytes: snapshots, holds, and programs in Python, which emulated processors start slowly"
         small, large = (self.pass_and_pipe(used) for used in THROUGHPUT_MIB)
         more = (large[0] - small[0], large[1] - small[1], large[2] - small[2])
         names = [*(f"a first pass with {used} MiB" for used in THROUGHPUT_MIB), "each further byte of a pass"]
