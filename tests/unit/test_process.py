@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,15 @@ def test_what_is_asked_costs_no_module_that_takes_longer_than_the_program() -> N
     assert not {"subprocess", "re", "json", "hashlib", "ctypes", "signal", "typing", "sh", "cffi", "socket"} & set(said.split())
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is heard, as at a terminal: who runs in the background of a shell inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_program_does_not_outlive_an_interruption_of_who_waits_for_it(tmp_path: Path) -> None:
     came, late = tmp_path / "came", tmp_path / "late"
 
