@@ -293,3 +293,12 @@ def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
             raise
         offset = os.lseek(descriptor, start, os.SEEK_HOLE)
         yield start, offset
+
+
+def sync(path: str) -> None:
+    """Nothing of a file, directory or device is in memory only."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -15,7 +15,7 @@ import struct
 
 from zfsganeti.datasets import DISK, IMAGE, IMAGES, NEVER_CHANGED
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, Unavailable, human
-from zfsganeti.files import data_ranges
+from zfsganeti.files import data_ranges, sync
 from zfsganeti.image import GOLDEN, Image
 from zfsganeti.images import Images
 from zfsganeti.names import check_image, means
@@ -174,17 +174,9 @@ def place(new: str, disk: str) -> None:
     os.truncate(new, max(made.st_size, os.stat(new).st_size))
     os.chmod(new, stat.S_IMODE(made.st_mode))
     os.chown(new, made.st_uid, made.st_gid)
-    _sync(new)
+    sync(new)
     os.rename(new, disk)
-    _sync(os.path.dirname(disk))
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(os.path.dirname(disk))
 
 
 def can_share(version: tuple[int, ...]) -> bool:

@@ -20,6 +20,7 @@ from zfsganeti import lvm
 from zfsganeti.blocks import Copied, copy, differs, length, ranges_of
 from zfsganeti.datasets import CLUSTER, DISK, INSTANCE, INTENT, MARKS, VOLUME, locked, refuse_half_back, refuse_moving
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, human
+from zfsganeti.files import sync
 from zfsganeti.ganeti import MAX_DISKS, check_name
 from zfsganeti.here import Here
 from zfsganeti.lvm import Logical, NoTable
@@ -263,7 +264,7 @@ class Job:
         """
         self._refuse_used()
         disk, snapshots = self.lvm.find(self.vg, self.lv), self.snapshots()
-        _write_out(disk.path)
+        sync(disk.path)  # what is in memory changes chunks, too, and is counted, once it is written
         writes, mark = self.lvm.writes(disk), self.dataset().marks.get(self.mark, "")
         if again and not offset and (not mark or (seen and seen == writes)):
             return {**self._told(True, Copied(), 0), "writes": writes}
@@ -312,15 +313,6 @@ class Job:
                 os.close(source)
                 os.close(target)
         return {"ended": done.offset >= size, "offset": done.offset, "total": size, "differs": -1 if where is None else where}
-
-
-def _write_out(path: str) -> None:
-    """Nothing of a device is in memory only: it changes chunks, too, and is counted, once it is written."""
-    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(source)
-    finally:
-        os.close(source)
 
 
 def grown(what: str, instance: str, wanted: int, size: int) -> Refused:

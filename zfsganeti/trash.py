@@ -275,7 +275,7 @@ class Trash:
         gone, kept = [], []
         days = self.store.config.trash_days
         until = clock.look(self.zfs, self.store.root.name, self.store.now(), days * DAY)
-        for entry in self._doomed(until):
+        for entry in self._doomed(self.entries(), until):
             if only is not None and entry not in only:
                 continue
             try:
@@ -288,11 +288,12 @@ class Trash:
     def doomed(self) -> list[Entry]:
         """Return what would be given up now."""
         until = clock.foresee(self.zfs, self.store.root.name, self.store.now(), self.store.config.trash_days * DAY)
-        names = self._doomed(until)
-        return [entry for entry in self.entries() if entry.entry in names]
+        found = self.entries()
+        names = self._doomed(found, until)
+        return [entry for entry in found if entry.entry in names]
 
-    def _doomed(self, until: float) -> list[str]:
-        entries = [(entry.entry, entry.removed, entry.used) for entry in self.entries() if not entry.restoring and not entry.kept]
+    def _doomed(self, found: Sequence[Entry], until: float) -> list[str]:
+        entries = [(entry.entry, entry.removed, entry.used) for entry in found if not entry.restoring and not entry.kept]
         days = self.store.config.trash_days
         return plan_giving_up(entries, now=self.store.now(), days=days, missing=self._missing(), until=until)
 
