@@ -23,13 +23,22 @@ class Node:
 
     def __init__(self, place: Path, **settings: Any) -> None:
         self.place = str(place)
-        self.fake = FakeZfs(f"{place}/pool")
-        self.root = Root("zfs/vm", f"{place}/vm")
-        self.fake.foreign(self.root.name, {CLUSTER: CLUSTER_NAME}, mountpoint=self.root.path)
-        self.fake.mount(self.root.name, self.root.path)
+        self.root, self.fake = self.make_root()
         self.config = Config(**{"busy_seconds": 0, **settings})
         self.store = Store(self.fake, self.root, CLUSTER_NAME, self.config, now=lambda: float(self.fake.clock))
         self.trash = Trash(self.store)
+
+    def make_root(self) -> tuple[Root, FakeZfs]:
+        fake, root = FakeZfs(f"{self.place}/pool"), Root("zfs/vm", f"{self.place}/vm")
+        fake.foreign(root.name, {CLUSTER: CLUSTER_NAME}, mountpoint=root.path)
+        fake.mount(root.name, root.path)
+        return root, fake
+
+    def name(self, instance: str) -> str:
+        return f"{self.root.name}/{instance}"
+
+    def kept(self, entry: str) -> str:
+        return f"{self.root.name}/.trash/{entry}"
 
     def home(self, instance: str) -> str:
         return f"{self.root.path}/{instance}"
@@ -49,7 +58,8 @@ class Node:
 
     def datasets(self) -> list[str]:
         """The names below the root, without it."""
-        return [name.removeprefix("zfs/vm/") for name in self.fake.state() if name.startswith("zfs/vm/")]
+        found = self.fake.datasets(self.root.name)
+        return [dataset.name.removeprefix(f"{self.root.name}/") for dataset in found if dataset.name != self.root.name]
 
     def claims(self) -> list[str]:
         """Which instances the datasets outside the trash say they belong to."""

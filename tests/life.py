@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, assume, settings
+from hypothesis import assume
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.killing import dies
 from tests.node import CLUSTER_NAME, DAY, Node
@@ -44,13 +44,16 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a disk would take its time over every fsync
         self.place = Path(tempfile.mkdtemp(prefix="zfsganeti-", dir=memory))
-        self.node = Node(self.place)
+        self.node = self.make_node()
         self.instances: dict[str, Disks] = {}
         self.trash: dict[str, Disks] = {}
         self.orphans: dict[str, Disks] = {}  # removed by Ganeti, and our post hook never ran
         self.renaming: dict[str, str] = {}  # renamed by Ganeti, and our post hook never ran: new name to old
         self.leftovers: set[str] = set()  # prepared for an instance that never came
         self.count = 0
+
+    def make_node(self) -> Node:
+        return Node(self.place)
 
     def teardown(self) -> None:
         shutil.rmtree(self.place)
@@ -248,7 +251,7 @@ class Life(RuleBasedStateMachine):
             self.trash[entries[-1]] = disks
         self.orphans.clear()
         for name in self.instances:
-            assert self.node.fake.mounted_at(self.node.home(name)) == f"zfs/vm/{name}"
+            assert self.node.fake.mounted_at(self.node.home(name)) == self.node.name(name)
 
     def findings(self) -> list[check.Finding]:
         here = Here(dict)
@@ -295,15 +298,15 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def every_disk_in_the_trash_is_found(self) -> None:
         for entry, disks in self.trash.items():
-            assert self.node.fake.files(f"zfs/vm/.trash/{entry}") == disks.files
-            assert disks.kept <= self.in_snapshots(f"zfs/vm/.trash/{entry}")
+            assert self.node.fake.files(self.node.kept(entry)) == disks.files
+            assert disks.kept <= self.in_snapshots(self.node.kept(entry))
         for name, disks in self.orphans.items():
-            assert self.node.fake.files(f"zfs/vm/{name}") == disks.files
+            assert self.node.fake.files(self.node.name(name)) == disks.files
 
     @invariant()
     def a_file_is_read_under_its_path_where_nothing_is_unfinished(self) -> None:
         for name in self.settled():
-            if self.node.fake.mounted_at(self.node.home(name)) == f"zfs/vm/{name}":
+            if self.node.fake.mounted_at(self.node.home(name)) == self.node.name(name):
                 assert self.node.reads(name) == self.instances[name].files
 
     @invariant()
@@ -320,23 +323,10 @@ class Life(RuleBasedStateMachine):
 
     def dataset_of(self, name: str) -> str | None:
         under = [self.renaming[name]] if name in self.renaming else [name]
-        return next((f"zfs/vm/{dataset}" for dataset in (*under, name) if self.node.fake.get(f"zfs/vm/{dataset}")), None)
+        return next((self.node.name(dataset) for dataset in (*under, name) if self.node.fake.get(self.node.name(dataset))), None)
 
     def in_snapshots(self, dataset: str) -> set[bytes]:
         found: set[bytes] = set()
         for snapshot, _created, _used in self.node.fake.snapshots(dataset, depth=1):
             found.update(self.node.fake.snapshot_files(snapshot).values())
         return found
-
-
-def test_whatever_happens_every_disk_is_found() -> None:
-    run_state_machine_as_test(
-        Life,
-        settings=settings(
-            max_examples=60,
-            stateful_step_count=25,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
