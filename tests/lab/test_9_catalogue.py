@@ -171,7 +171,7 @@ def test_disks_and_images_in_another_datastore(lab: Lab) -> None:
     lab.run("gnt-instance remove -f system")
     lab.run("gnt-instance remove -f quick")
     lab.run("gnt-zfs trash restore quick")
-    names = lab.node2.run("zfs list -H -o name,origin -r zfs/fast").splitlines()
+    names = lab.node2.run("zfs list -H -o name,origin -d 1 zfs/fast").splitlines()  # the other one is in the trash
     (volume,) = [line.split("\t")[0] for line in names if line.endswith("\tzfs/fast/.images/debian-12@golden")]
     lab.run("gnt-instance start quick")
     assert lab.node2.run(f"head -c 65M /dev/zfsganeti/{volume.rsplit('/', 1)[1]} | sha256sum").split()[0] == wanted
