@@ -161,6 +161,8 @@ def _sweep(here: Here, request: dict[str, Any]) -> Any:
 
 def _finish_rename(here: Here, request: dict[str, Any]) -> Any:
     old, new = _instance(request, "old"), _instance(request, "new")
+    if old == new:
+        raise BadInput(f"instance {old}: is renamed to what it is called already")
     with locked(old), locked(new):
         here.store.finish_rename(old, new)
 
@@ -513,3 +515,13 @@ def answer(here: Here, verb: str, read: Callable[[], str]) -> dict[str, Any]:
     except OSError as error:
         known = of_system(error)
         return {"error": one_line(known), "code": known.exit_code}
+    except (TypeError, ValueError, LookupError, AttributeError) as error:  # a request of another shape, or a defect
+        return {"error": one_line(_not_understood(error)), "code": BadInput.exit_code}
+
+
+def _not_understood(error: Exception) -> BadInput:
+    """Return what is said of an error that nothing expected: what it was, and where."""
+    import traceback
+
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return BadInput(f"the request is not understood: {type(error).__name__}: {error} ({os.path.basename(last.filename)}:{last.lineno})")

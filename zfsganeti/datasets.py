@@ -129,7 +129,7 @@ def unpack_record(value: str) -> dict[str, Any] | None:
     try:
         text = zlib.decompress(base64.b64decode(value[2:], validate=True)).decode() if value.startswith("z:") else value
         record = json.loads(text)
-    except (ValueError, zlib.error):
+    except (ValueError, RecursionError, zlib.error):
         return None
     return record if isinstance(record, dict) else None
 
@@ -141,7 +141,7 @@ def former_names(text: str) -> dict[str, list[str]]:
     try:
         known = json.loads(text or "{}")
         return {str(file): [str(name) for name in names] for file, names in known.items()}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 

@@ -78,7 +78,7 @@ def unpack(text: str) -> Progress:
         values = json.loads(text or "{}")
         numbers = {key: int(values.get(key, 0)) for key in ("whole", "making", "base", "offset")}
         return Progress(**numbers, uuids=tuple(str(uuid) for uuid in values.get("uuids", ())))
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return Progress()
 
 
@@ -456,6 +456,8 @@ def _loosen(here: Here, request: dict[str, Any]) -> Any:
     Ganeti renames the disks that are detached and attached, which works with links and not with files of another filesystem.
     """
     old, new = check_name(_text(request, "old")), check_name(_text(request, "new"))
+    if old == new:
+        raise BadInput(f"instance {old}: is renamed to what it is called already")
     paths = _texts(request, "paths")
     store, root = here.store, here.root.path
     allowed = (root, f"{root}/{old}", f"{root}/{new}")

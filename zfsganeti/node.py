@@ -63,7 +63,7 @@ def listen(node: str, command: Sequence[str], request: dict[str, Any], hear: Cal
     def line(text: str) -> None:
         try:
             told = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             told = {}
         if isinstance(told, dict) and isinstance(told.get("told"), dict):
             hear(told["told"])
@@ -87,7 +87,7 @@ def read_answer(node: str, done: Done) -> Any:
         raise Unavailable(node, f"cannot be reached ({said})")
     try:
         answer = json.loads(done.stdout)
-    except ValueError:
+    except (ValueError, RecursionError):
         said = " ".join((done.stderr or done.stdout).split())[:200]
         raise Unavailable(
             node, f"gnt-zfs there gave no answer ({said or f'exit status {done.status}'})", "is zfsganeti installed there?"
@@ -95,7 +95,8 @@ def read_answer(node: str, done: Done) -> Any:
     if not isinstance(answer, dict) or not {"answer", "error"} & set(answer):
         raise Unavailable(node, "gnt-zfs there answers in a way not known here", "install the same version on every node")
     if "error" in answer:
-        raise PeerFailed(node, str(answer["error"]), int(answer.get("code", 1)))
+        code = answer.get("code")
+        raise PeerFailed(node, str(answer["error"]), code if isinstance(code, int) else 1)
     return answer["answer"]
 
 
@@ -105,7 +106,7 @@ def read_request(text: str) -> dict[str, Any]:
 
     try:
         request = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):  # nested too deep
         raise BadInput("the request is no JSON") from None
     if not isinstance(request, dict):
         raise BadInput("the request is no JSON object")

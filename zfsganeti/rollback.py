@@ -143,7 +143,7 @@ class State:
         try:
             known = json.loads(dataset.marks[ROLLBACK])
             return State(**{**known, "of": tuple((short, volume, dict(files), kept) for short, volume, files, kept in known["of"])})
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise Foreign(f"dataset {dataset.name}", f"its mark {ROLLBACK} is not understood") from None
 
     def parts(self, here: Here) -> list[Part]:

@@ -172,7 +172,7 @@ def break_the_link(lab: Lab, pid: str) -> None:
 )
 def test_what_breaks_in_the_middle_of_the_sending_is_gone_on_with(lab: Lab, breaks: Callable[[Lab, str], None]) -> None:
     sums = big(lab)
-    pid = begun(lab, "--bwlimit 6 web1 node3", "web1", least=60)
+    pid = begun(lab, "--bwlimit 6 web1 node3", "web1", least=30)
     breaks(lab, pid)
     ended(lab, pid)
     assert runs(lab, "web1", "node2")
@@ -295,8 +295,8 @@ def test_a_target_that_is_full_in_the_middle_and_a_downtime_that_is_too_long(lab
     lab.run("gnt-zfs move --abort --yes web1")
     nothing_left(lab)
 
-    pid = begun(lab, "--bwlimit 6 web1 node3", "web1", least=60)
-    lab.node3.run("zfs set quota=90M tank/vm")
+    pid = begun(lab, "--bwlimit 6 web1 node3", "web1", least=30)
+    lab.node3.run("zfs set quota=$(($(zfs get -Hp -o value used tank/vm) + (20 << 20))) tank/vm")
     said = ended(lab, pid).stdout
     assert "the pool or a quota is full: gnt-zfs trash empty may make room" in said
     assert runs(lab, "web1", "node2")
