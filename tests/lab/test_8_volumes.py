@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import DIRECTORY, Lab
+from .test_9_catalogue import SOURCE
 
 HERE = Path(__file__).parent
 NIC = "--net 0:mac=aa:00:00:12:34:57,ip=192.0.2.78,mode=bridged,link=br0"
@@ -175,3 +176,28 @@ def test_a_node_does_not_look_into_guests(lab: Lab) -> None:
     assert "guestvg" not in lab.node2.run("dmsetup ls")
     assert "ID_FS_TYPE" not in lab.node2.run(f"udevadm info $(readlink -f /dev/zfsganeti/{volume})")
     lab.node2.run(f"VOL_NAME={volume} {verbs}/remove")
+
+
+@pytest.mark.on("trixie")
+def test_nobody_but_root_reads_or_writes_what_is_ours(lab: Lab) -> None:
+    """Files, volumes, images, snapshots and trash: what root finds there, another user cannot open; the names of images are no secret."""
+    node2 = lab.node2
+    node2.run(f"{SOURCE} && gnt-zfs image import debian-12 /tmp/disk.raw")
+    lab.add("web1")
+    lab.add("gone")
+    lab.add_ext("db1", disks=("65M,image=debian-12", "32M"))
+    lab.run("gnt-instance start db1")
+    lab.run("gnt-zfs snapshot create web1 before")
+    lab.run("gnt-instance remove -f gone")
+    places = f"{DIRECTORY} /run/zfsganeti /var/lib/zfsganeti $(readlink -f /dev/zfsganeti/*)"
+    found = node2.run(f"find {places} ! -type l")
+    assert f"{DIRECTORY}/web1/" in found
+    assert len(found.split()) > 20
+    node2.write("/tmp/found", found)
+    others = "runuser -u nobody -- sh -c 'while read -r path; do if test -{} \"$path\"; then echo \"$path\"; fi; done' < /tmp/found"
+    assert node2.run(others.format("w")) == ""
+    assert set(node2.run(others.format("r")).split()) <= {"/var/lib/zfsganeti", "/var/lib/zfsganeti/variants.list"}
+    (disk,) = lab.disks("web1")
+    for path in (disk, f"{DIRECTORY}/web1/.zfs/snapshot"):
+        node2.run(f"ls {path}")
+        assert "Permission denied" in node2.fails(f"runuser -u nobody -- ls {path}")
