@@ -7,7 +7,7 @@ import os
 import sys
 
 from zfsganeti.datasets import ABSORB_LIMIT, INTENT, TRASH, locked
-from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Unavailable, ZfsGanetiError, of_system, one_line
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Unavailable, ZfsGanetiError, defect, of_system, one_line
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 
@@ -515,13 +515,5 @@ def answer(here: Here, verb: str, read: Callable[[], str]) -> dict[str, Any]:
     except OSError as error:
         known = of_system(error)
         return {"error": one_line(known), "code": known.exit_code}
-    except (TypeError, ValueError, LookupError, AttributeError) as error:  # a request of another shape, or a defect
-        return {"error": one_line(_not_understood(error)), "code": BadInput.exit_code}
-
-
-def _not_understood(error: Exception) -> BadInput:
-    """Return what is said of an error that nothing expected: what it was, and where."""
-    import traceback
-
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return BadInput(f"the request is not understood: {type(error).__name__}: {error} ({os.path.basename(last.filename)}:{last.lineno})")
+    except Exception as error:  # a request of another shape, or a defect
+        return {"error": defect(error), "code": 1}

@@ -8,7 +8,7 @@ import time
 
 from zfsganeti import __version__
 from zfsganeti.colours import Bad, Odd, cell
-from zfsganeti.errors import EXIT_STATUS, BadInput, Missing, Unavailable, ZfsGanetiError, human, of_system, one_line
+from zfsganeti.errors import EXIT_STATUS, BadInput, Missing, Unavailable, ZfsGanetiError, defect, human, of_system, one_line
 from zfsganeti.here import Here
 from zfsganeti.names import meant
 from zfsganeti.terminal import command, complain, confirm, day, fail, group, left_out, must_be_master, print_json, say, say_no_more, table
@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fail(one_line(known))
         say_no_more(sys.stdout)
         return known.exit_code
+    except Exception as error:  # a defect, or a node that answers what nobody expects
+        fail(defect(error))
+        return 1
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on from where it was")
         return 130

@@ -204,6 +204,15 @@ def one_line(error: BaseException) -> str:
     return text if isinstance(error, ZfsGanetiError) else f"{type(error).__name__}: {text}"
 
 
+def defect(error: Exception) -> str:
+    """Return the one line for an error that nothing expected: what it is, where it came up, and what to do."""
+    import traceback
+
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{one_line(error)} ({place.filename.rpartition('/')[2]}, line {place.lineno})"
+    return f"zfsganeti failed: {what}: please report this, unless nodes have different versions of zfsganeti"
+
+
 def human(size: int) -> str:
     """Return a number of bytes the way zfs(8) prints sizes, with three significant digits: 1.50G."""
     amount = float(size)

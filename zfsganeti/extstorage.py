@@ -12,7 +12,18 @@ import sys
 import time
 
 from zfsganeti import loop
-from zfsganeti.errors import BadEnvironment, BadInput, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, of_system, one_line
+from zfsganeti.errors import (
+    BadEnvironment,
+    BadInput,
+    CommandFailed,
+    Missing,
+    Refused,
+    Unavailable,
+    ZfsGanetiError,
+    defect,
+    of_system,
+    one_line,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +51,7 @@ def main() -> int:
         known = of_system(error)
         return _fail(one_line(known), known.exit_code)
     except Exception as error:  # a defect of ours: Ganeti shows the last line, so that one must say it
-        return _fail(f"zfsganeti failed: {one_line(error)}: please report this", 1)
+        return _fail(defect(error), 1)
     sys.stdout.write(said)
     return 0
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from zfsganeti import ganeti
-from zfsganeti.errors import Unavailable, ZfsGanetiError, of_system, one_line
+from zfsganeti.errors import Unavailable, ZfsGanetiError, defect, of_system, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def main() -> int:
     except OSError as error:
         said = one_line(of_system(error))
     except Exception as error:  # a defect of ours: the operation must not go on blindly, and one line must do
-        said = f"zfsganeti failed: {one_line(error)}: please report this"
+        said = defect(error)
     if said:
         print(f"{os.uname().nodename.split('.')[0]}: {said}")
     return 1 if said else 0

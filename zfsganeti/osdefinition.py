@@ -9,7 +9,7 @@ import os
 import sys
 
 from zfsganeti import ganeti
-from zfsganeti.errors import BadEnvironment, BadInput, ZfsGanetiError, of_system, one_line
+from zfsganeti.errors import BadEnvironment, BadInput, ZfsGanetiError, defect, of_system, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def main() -> int:
         known = of_system(error)
         return _fail(one_line(known), known.exit_code)
     except Exception as error:  # a defect of ours, told in one line like everything else
-        return _fail(f"zfsganeti failed: {one_line(error)}: please report this", 1)
+        return _fail(defect(error), 1)
     if said:
         sys.stdout.write(f"{said}\n")
     return 0
