@@ -129,7 +129,12 @@ def test_other_disks_get_a_copy_and_backups_hold_the_bytes(lab: Lab) -> None:
 
     lab.run(installed(lab, "web1", "debian-12"))
     sums = lab.fill("web1")
-    lab.run("gnt-backup export -n node2.example.com web1")
+    export = "gnt-backup export -n node2.example.com web1"
+    if lab.generation == "trixie":  # whose Ganeti cannot export with its socat, nothing of any kind: #1839
+        assert "commonName does not match hostname" in lab.master.execute(export).said
+        lab.well()
+        return
+    lab.run(export)
     lab.run("gnt-instance remove -f web1")
     lab.run(f"gnt-backup import -t file -n node2.example.com --src-node=node2.example.com {lab.unchecked} web1")
     assert lab.sums("web1") == sums
