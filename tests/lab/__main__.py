@@ -187,11 +187,14 @@ def _results(log: Path) -> dict[str, str]:
     return dict(RESULT.findall(log.read_text(encoding="utf-8", errors="replace").split("= PASSES =")[0]))
 
 
-def _remember(generation: str, results: dict[str, str]) -> None:
+def _remember(generation: str, results: dict[str, str], commit: str) -> None:
     """What the stories of a run have ended in is known beside that of earlier ones."""
-    commit = host.run("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*").strip()
     known = _remembered(generation) | {name: f"{result.lower()} ({commit})" for name, result in results.items()}
     _memory(generation).write_text(json.dumps(known, indent=1), encoding="utf-8")
+
+
+def _commit() -> str:
+    return host.run("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*").strip()
 
 
 def _remembered(generation: str) -> dict[str, str]:
@@ -216,6 +219,7 @@ def _start(generation: str, arguments: list[str]) -> tuple[str, subprocess.Popen
 
 def _wait(runs: list[tuple[str, subprocess.Popen[bytes], Path]]) -> list[int]:
     """Return the exit statuses; every test's result is printed as it comes, a failed run's log when all have ended."""
+    commit = _commit()  # what runs is read now
     shown = dict.fromkeys((generation for generation, _process, _log in runs), 0)
     while True:
         running = any(process.poll() is None for _generation, process, _log in runs)
@@ -228,7 +232,7 @@ def _wait(runs: list[tuple[str, subprocess.Popen[bytes], Path]]) -> list[int]:
             break
         time.sleep(2)
     for generation, process, log in runs:
-        _remember(generation, _results(log))
+        _remember(generation, _results(log), commit)
         text = log.read_text(encoding="utf-8", errors="replace")
         if process.returncode != 0:
             print(f"{generation}: the log is {log}\n" + "\n".join(line for line in text.splitlines() if not line.startswith("PASSED")))
