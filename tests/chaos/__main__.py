@@ -29,6 +29,7 @@ MODULES = "/usr/lib/python3/dist-packages"
 COMMAND = "make chaos"
 ROOT = Path(__file__).parents[2]
 OPERATION_SECONDS = 900
+WELL = "All is well on 3 nodes.\n"
 
 
 def main() -> int:
@@ -113,9 +114,10 @@ class Chaos:
             self.operate(lab, scenario, struck, kind)
             struck.run(f"rm -f {points.PLACE}/armed")
             lab.node(scenario.on).wait(scenario.again, seconds=OPERATION_SECONDS)
-            lab.master.wait("gnt-zfs check --repair", seconds=300)
+            repaired = lab.master.wait("gnt-zfs check --repair", seconds=300)
             scenario.check(lab, state)
-            lab.well()
+            if repaired != WELL:  # a check takes as long as a small operation
+                lab.well()
         except (AssertionError, LabError) as error:
             return " ".join(str(error).split())[:2000] or type(error).__name__
         return "survived"

@@ -164,7 +164,11 @@ def scenarios(lab: Lab) -> list[Scenario]:
     not_moved = "test $(gnt-instance list --no-headers -o pnode,status web1 | tr -s ' ' -) = node3.example.com-running"
     is_back = "gnt-zfs trash list | grep -q 'The trash is empty'"
     moved = f"{move} || {not_moved}"
+    by_ganeti = "gnt-instance move -f -n node3.example.com web1"
+    there = "test $(gnt-instance list --no-headers -o pnode web1) = node3.example.com"
+    of_ganeti = [Scenario("move by Ganeti", file_instance, by_ganeti, f"{there} || {by_ganeti}", files_are("web1", "node3"))]
     return [
+        *(of_ganeti if lab.generation == "bookworm" else []),  # trixie's Ganeti cannot, with its socat: #1839
         Scenario("add of files", nothing, add, if_not_there("web1", add), exists("web1")),
         Scenario("removal of files", file_instance, remove, if_there("web1", remove), come_back),
         Scenario("rename of files", file_instance, rename, if_there("web1", rename), files_are("web2")),
