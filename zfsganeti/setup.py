@@ -252,7 +252,7 @@ def _mount_root(here: Here, arguments: dict[str, str]) -> None:
         here.zfs.mount(root, directory)
     if here.zfs.mounted_at(directory) != root:
         raise Unavailable(directory, f"{here.zfs.mounted_at(directory)} is mounted there, not {root}")
-    os.chmod(directory, 0o755)
+    os.chmod(directory, 0o750)  # what instances and images are called is nobody else's concern
 
 
 def _configure_root(_here: Here, arguments: dict[str, str]) -> None:

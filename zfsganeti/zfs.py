@@ -8,6 +8,7 @@ Names and values are str here and become bytes on the way down.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -101,6 +102,14 @@ def encode(properties: Mapping[str, object], marks: Mapping[str, str]) -> dict[b
             raise BadInput(f"user property {name}: its value must be up to 8191 bytes of printable text, and is {value[:40]!a}")
         result[name.encode()] = value.encode()
     return result
+
+
+def make_private(path: str) -> None:
+    """The directory exists; it, and what was missing above it, can be read by its owner and group alone."""
+    if not os.path.isdir(path):
+        make_private(os.path.dirname(path))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o750)
 
 
 class Dataset:
@@ -510,7 +519,7 @@ class Zfs(History):
             return
         if there is not None:
             raise Foreign(path, f"dataset {there} is mounted there, not {name}")
-        os.makedirs(path, mode=0o750, exist_ok=True)
+        make_private(path)
         if os.listdir(path):
             raise Foreign(path, f"the directory is not empty, {name} is not mounted over it", "move away what is in it")
         try:

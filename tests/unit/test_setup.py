@@ -263,7 +263,7 @@ def test_the_steps_lead_from_nothing_to_a_mounted_root(bare: Bare) -> None:
     after = bare.facts()
     assert (after["exists"], after["mountpoint"], after["mounted"], after["untuned"]) == (True, bare.directory, "zfs/vm", {})
     assert bare.fake.state()["zfs/vm"]["marks"][CLUSTER] == CLUSTER_NAME
-    assert os.stat(bare.directory).st_mode & 0o777 == 0o755
+    assert os.stat(bare.directory).st_mode & 0o777 == 0o750
     assert bare.fake.state()["zfs/vm"]["properties"] == {
         "mountpoint": bare.directory,
         "recordsize": "65536",
