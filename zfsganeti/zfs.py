@@ -22,7 +22,7 @@ from zfsganeti.process import query
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
 
 COMMAND_SECONDS = 60
@@ -407,7 +407,8 @@ class Zfs(History):
         """The properties are set, all or none; zfs(8) validates native ones, but looks at user properties only after it set others."""
         encode({}, {key: value for key, value in values.items() if ":" in key})
         if values:
-            self._command("zfs", "set", *(f"{key}={value}" for key, value in values.items()), check_dataset(name))
+            with self._wherever_mounted(name, lambda local: values.items() <= local.items()):
+                self._command("zfs", "set", *(f"{key}={value}" for key, value in values.items()), check_dataset(name))
 
     def mark_snapshot(self, snapshot: str, marks: Mapping[str, str]) -> None:
         """The snapshot has the user properties."""
@@ -417,7 +418,17 @@ class Zfs(History):
     def clear(self, name: str, keys: Iterable[str]) -> None:
         """The user properties are no longer set on the dataset."""
         for key in keys:
-            self._command("zfs", "inherit", key, check_dataset(name))
+            with self._wherever_mounted(name, lambda local, key=key: key not in local):  # type: ignore[misc]
+                self._command("zfs", "inherit", key, check_dataset(name))
+
+    @contextlib.contextmanager
+    def _wherever_mounted(self, name: str, done: Callable[[dict[str, str]], bool]) -> Iterator[None]:
+        """A change of properties ends well if it is `done`: 2.1 makes it and then fails to mount again what is mounted elsewhere."""
+        try:
+            yield
+        except CommandFailed as error:
+            if "cannot mount" not in error.said or not done(self.local(name)):
+                raise
 
     def destroy_snapshots(self, names: Iterable[str]) -> None:
         """The snapshots are gone, all or none; one that is gone already is fine."""
