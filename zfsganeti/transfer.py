@@ -496,7 +496,10 @@ def _give_up(place: Place) -> None:
     place.forget()
     if place.token():
         place.streams.abort(place.partial)
-    if place.zfs.get(place.partial) is not None:
+    left = place.zfs.get(place.partial, marks=place.mark())
+    if left is not None:
+        if left.marks == place.mark():
+            place.here.store.unmount_elsewhere(place.partial)  # where an import that was killed has left it
         place.zfs.destroy(place.partial, place.mark(), strangers=True, seconds=place.here.config.busy_seconds)
 
 

@@ -286,6 +286,26 @@ def test_something_complete_that_was_never_put_in_place_is_replaced(pair: Pair) 
     pair.arrived()
 
 
+def test_what_an_import_that_was_killed_has_left_mounted_is_replaced(pair: Pair) -> None:
+    def killed(_home: str) -> dict[str, str]:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        pair.there.images.make(NAME, "file:/x", killed)
+    assert [mount.dataset for mount in pair.there.fake.mounts()] == [PARTIAL]
+    assert pair.push().step == Full()
+    pair.arrived()
+
+
+def test_what_others_have_mounted_in_the_place_of_a_half_stays_mounted(pair: Pair) -> None:
+    for name in ("zfs/vm/.images", "zfs/vm/.images/.partial", PARTIAL):
+        pair.there.fake.foreign(name)
+    pair.there.fake.mount(PARTIAL, f"{pair.there.root.path}/theirs")
+    with pytest.raises(PeerFailed, match="is not ours as expected"):
+        pair.push()
+    assert [mount.dataset for mount in pair.there.fake.mounts()] == [PARTIAL]
+
+
 def raise_it(results: dict[str, Pushed | ZfsGanetiError]) -> None:
     for result in results.values():
         if isinstance(result, ZfsGanetiError):
