@@ -181,10 +181,15 @@ class Content:
             unfinished = {INTENT: f"{CREATE} {self.store.now():.0f}"} if formatted else {}
             self.zfs.create(name, properties, {**marks, **unfinished})
         elif self.use == "persistent":
-            self._images().lend(self.image, name, marks, properties)
+            self._images().lend(self.image, name, marks)
         else:
             wanted = {DETACH: f"{self.store.now():.0f}"} if self.use == "copy" else {}
             self._images().clone(self.image, name, {**marks, **wanted}, properties)
+
+    def open_up(self, volume: str, size: int) -> None:
+        """The volume's dataset can be written to, also one that was an image a moment ago."""
+        if self.outlives:
+            self._images().open_up(self.volumes.name(volume), dataset_properties(self.parameters, size))
 
     def end(self, volume: str) -> None:
         """The disk, which has its size, holds what it is to hold."""

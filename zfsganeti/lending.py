@@ -68,14 +68,21 @@ class Lending:
             why = f"{count} of it, such as {image.clones[0].rsplit('/', 1)[1]}"
             raise Busy(f"image {image.name}", why, "gnt-zfs image save makes another image to be used persistently")
 
-    def lend(self, image: Image, dataset: str, marks: Mapping[str, str], properties: Mapping[str, object]) -> None:
-        """The image itself is the dataset, marked with its name so that `take_back` knows it; the catalogue has it no longer."""
-        native = {name: str(value) for name, value in properties.items()}
+    def lend(self, image: Image, dataset: str, marks: Mapping[str, str]) -> None:
+        """The image itself is the dataset, marked with its name so that `take_back` knows it; the catalogue has it no longer.
+
+        It is as read-only there as it was before: who is killed between the two leaves an image that nobody can write to.
+        """
         with self._changed(image.name):
             self.check_lendable(self.must(image.name))
             self._unmount(image)
-            self.zfs.set(image.dataset, {**marks, IMAGE: image.name, "readonly": "off", "canmount": "on", **native})
+            self.zfs.set(image.dataset, {**marks, IMAGE: image.name})
             self.zfs.rename(image.dataset, dataset)
+
+    def open_up(self, dataset: str, properties: Mapping[str, object]) -> None:
+        """What was lent can be written to, and a boot mounts it."""
+        native = {name: str(value) for name, value in properties.items()}
+        self.zfs.set(dataset, {"readonly": "off", "canmount": "on", **native})
 
     def take_back(self, dataset: Dataset, size: int) -> None:
         """What was lent, unmounted by now, is the image again, with a golden snapshot of what it holds."""

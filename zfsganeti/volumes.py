@@ -152,6 +152,7 @@ class Volumes:
                         self._clear_away(volume, existing)
                     content.begin(volume, size)
                     failed.callback(self._give_up, volume, content)
+                content.open_up(volume, size)
                 self.bring_home(volume)
                 self._make_disk(volume, size)
             content.end(volume)

@@ -371,7 +371,7 @@ def test_what_is_meant_and_what_has_it_is_said(cluster: Cluster, capsys: pytest.
         with pytest.raises(Missing, match=r"^image debain-12 on this node does not exist: did you mean debian-12\?$"):
             cluster.type(*look)
     images.set_lendable("debian-12", True)
-    images.lend(images.must("debian-12"), "zfs/vm/volume", {VOLUME: "volume", INSTANCE: "web1"}, {})
+    images.lend(images.must("debian-12"), "zfs/vm/volume", {VOLUME: "volume", INSTANCE: "web1"})
     for words in (["list"], ["list", "--all-nodes"]):
         assert cluster.type(*words) == 0
         assert re.search(r"^debian-12 .* used by web1 alone$", capsys.readouterr().out, re.MULTILINE)

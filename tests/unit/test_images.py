@@ -465,6 +465,19 @@ def test_a_lent_version_is_told_of_by_the_name_of_all(bench: Bench) -> None:
         bench.images.must("data")
 
 
+def test_an_image_in_the_catalogue_is_read_only_also_when_the_lending_of_it_was_killed(node: Node) -> None:
+    bench, point, died = Bench(node), 0, True
+    lendable(bench)
+    while died:
+        point += 1
+        died = dies(node.fake.reaper, point, lambda: bench.create(use="persistent"))
+        if bench.names():
+            properties = node.fake.local(bench.images.must("debian-12").dataset)
+            assert (properties["readonly"], properties["canmount"]) == ("on", "noauto")
+        bench.volumes.remove(DISK0)
+        assert bench.names() == ["debian-12"]
+
+
 @pytest.mark.parametrize("again", ["data", "data:1", "debian-12"])
 def test_a_create_that_is_repeated_never_destroys_the_image_that_it_has_taken(bench: Bench, again: str) -> None:
     bench.make("data:1")
@@ -618,7 +631,7 @@ def test_two_read_an_image_at_once_and_nobody_changes_it_meanwhile(bench: Bench,
         for change in (
             lambda: bench.images.delete("debian-12", now=True),
             lambda: bench.images.rename("debian-12", "new"),
-            lambda: bench.images.lend(image, "zfs/vm/x", {}, {}),
+            lambda: bench.images.lend(image, "zfs/vm/x", {}),
         ):
             with pytest.raises(Unavailable) as caught:
                 change()
