@@ -22,7 +22,7 @@ from zfsganeti.process import query
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
 COMMAND_SECONDS = 60
@@ -407,8 +407,7 @@ class Zfs(History):
         """The properties are set, all or none; zfs(8) validates native ones, but looks at user properties only after it set others."""
         encode({}, {key: value for key, value in values.items() if ":" in key})
         if values:
-            with self._wherever_mounted(name, lambda local: values.items() <= local.items()):
-                self._command("zfs", "set", *(f"{key}={value}" for key, value in values.items()), check_dataset(name))
+            self._command("zfs", "set", *(f"{key}={value}" for key, value in values.items()), check_dataset(name))
 
     def mark_snapshot(self, snapshot: str, marks: Mapping[str, str]) -> None:
         """The snapshot has the user properties."""
@@ -416,19 +415,13 @@ class Zfs(History):
         self._command("zfs", "set", *(f"{key}={value}" for key, value in marks.items()), check_snapshot(snapshot))
 
     def clear(self, name: str, keys: Iterable[str]) -> None:
-        """The user properties are no longer set on the dataset."""
+        """The properties are no longer set on the dataset; 2.1 may heed that only when what is mounted elsewhere is mounted again."""
         for key in keys:
-            with self._wherever_mounted(name, lambda local, key=key: key not in local):  # type: ignore[misc]
+            try:
                 self._command("zfs", "inherit", key, check_dataset(name))
-
-    @contextlib.contextmanager
-    def _wherever_mounted(self, name: str, done: Callable[[dict[str, str]], bool]) -> Iterator[None]:
-        """A change of properties ends well if it is `done`: 2.1 makes it and then fails to mount again what is mounted elsewhere."""
-        try:
-            yield
-        except CommandFailed as error:
-            if "cannot mount" not in error.said or not done(self.local(name)):
-                raise
+            except CommandFailed as error:  # zfs(8) of 2.1 clears it and then tries to mount again, by the dataset's mountpoint
+                if "cannot mount" not in error.said or key in self.local(name):
+                    raise
 
     def destroy_snapshots(self, names: Iterable[str]) -> None:
         """The snapshots are gone, all or none; one that is gone already is fine."""
