@@ -19,7 +19,7 @@ from tests.lab.machine import Machine
 SIZES_GIB = (1, 4, 16)
 THEIRS_GIB = (1, 4)
 USED_MIB = 200
-THROUGHPUT_MIB = (200, 800)  # the difference tells what a byte takes, without what every pass takes
+THROUGHPUT_MIB = (100, 400)  # the difference tells what a byte takes, without what every pass takes
 ROUNDS = 3
 OURS, THEIRS = "gnt-zfs move", "gnt-instance move"
 SSH = (
