@@ -15,6 +15,7 @@ import functools
 import os
 import shutil
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -78,7 +79,7 @@ def changing(
     @functools.wraps(method)
     def call(self: FakeZfs, /, *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
         self.reaper.point()
-        with self.reaper.sparing():
+        with self.reaper.sparing(), self.alone:
             result = method(self, *arguments, **options)
         self.reaper.point()
         return result
@@ -93,6 +94,7 @@ class FakeZfs:
 
     def __init__(self, place: str, pool: str = "zfs", seed: int = 0) -> None:
         self.place = place
+        self.alone = threading.RLock()  # what is listed is not destroyed in between, as in one transaction group
         self.reaper = Reaper(os.path.dirname(place))
         self.clock = 1_700_000_000
         self.available = 100 << 30
@@ -112,7 +114,8 @@ class FakeZfs:
 
     def datasets(self, root: str, *, depth: int | None = None, marks: Iterable[str] = ()) -> list[Dataset]:
         wanted = frozenset(marks)
-        return [self._dataset(name, wanted) for name in self._below(root, depth)]
+        with self.alone:
+            return [self._dataset(name, wanted) for name in self._below(root, depth)]
 
     def get(self, name: str, *, marks: Iterable[str] = ()) -> Dataset | None:
         try:
