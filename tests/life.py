@@ -7,9 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from hypothesis import assume
@@ -17,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.killing import dies
-from tests.node import CLUSTER_NAME, DAY, Node
+from tests.node import CLUSTER_NAME, DAY, Node, place_in_memory
 from zfsganeti import check, ganeti
 from zfsganeti.datasets import locked
 from zfsganeti.errors import Foreign, Missing
@@ -42,8 +40,7 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a disk would take its time over every fsync
-        self.place = Path(tempfile.mkdtemp(prefix="zfsganeti-", dir=memory))
+        self.place = place_in_memory()
         self.node = self.make_node()
         self.instances: dict[str, Disks] = {}
         self.trash: dict[str, Disks] = {}

@@ -19,7 +19,7 @@ from tests.chaos import points
 from tests.chaos.scenarios import Scenario, State, scenarios
 from tests.lab import host, image
 from tests.lab.cluster import Cluster
-from tests.lab.conftest import SETUP, Lab
+from tests.lab.conftest import SETUP, WELL, Lab
 from tests.lab.host import LabError, say
 from tests.lab.machine import Machine, qmp
 from tests.lab.product import install
@@ -29,7 +29,6 @@ MODULES = "/usr/lib/python3/dist-packages"
 COMMAND = "make chaos"
 ROOT = Path(__file__).parents[2]
 OPERATION_SECONDS = 900
-WELL = "All is well on 3 nodes.\n"
 
 
 def main() -> int:
@@ -99,7 +98,7 @@ class Chaos:
             self.cluster.back_to(lab.nodes, place)
             result = self.fault(lab, scenario, state, kind, number)
             say(f"{self.generation}: {key}: {result}")
-            remember(self.generation, key, f"{result} ({commit()})")
+            remember(self.generation, key, f"{result} ({host.commit(ROOT)})")
 
     def count(self, lab: Lab, scenario: Scenario) -> int:
         """Return how many points the operation has on the node that is to be struck."""
@@ -175,10 +174,6 @@ def known(generation: str) -> dict[str, str]:
 def remember(generation: str, key: str, result: str) -> None:
     _place(generation).parent.mkdir(exist_ok=True)
     _place(generation).write_text(json.dumps({**known(generation), key: result}, indent=0, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def commit() -> str:
-    return host.run("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*").strip()
 
 
 def _place(generation: str) -> Path:

@@ -193,10 +193,6 @@ def _remember(generation: str, results: dict[str, str], commit: str) -> None:
     _memory(generation).write_text(json.dumps(known, indent=1), encoding="utf-8")
 
 
-def _commit() -> str:
-    return host.run("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*").strip()
-
-
 def _remembered(generation: str) -> dict[str, str]:
     return dict(json.loads(_memory(generation).read_text(encoding="utf-8"))) if _memory(generation).exists() else {}
 
@@ -219,7 +215,7 @@ def _start(generation: str, arguments: list[str]) -> tuple[str, subprocess.Popen
 
 def _wait(runs: list[tuple[str, subprocess.Popen[bytes], Path]]) -> list[int]:
     """Return the exit statuses; every test's result is printed as it comes, a failed run's log when all have ended."""
-    commit = _commit()  # what runs is read now
+    commit = host.commit(ROOT)  # what runs is read now
     shown = dict.fromkeys((generation for generation, _process, _log in runs), 0)
     while True:
         running = any(process.poll() is None for _generation, process, _log in runs)

@@ -17,6 +17,7 @@ from .product import install
 GENERATION = os.environ.get("ZFSGANETI_GENERATION", "trixie")
 DIRECTORY = "/zfs/vm"
 ROOTS = {"node1": "zfs/vm", "node2": "zfs/vm", "node3": "tank/vm"}
+WELL = "All is well on 3 nodes.\n"
 SETUP = "gnt-zfs setup --yes zfs/vm node3=tank/vm"
 
 
@@ -119,7 +120,7 @@ class Lab:
 
     def well(self) -> None:
         """Nothing leaked and nothing is out of place."""
-        assert self.run("gnt-zfs check") == "All is well on 3 nodes.\n"
+        assert self.run("gnt-zfs check") == WELL
 
     def instances(self) -> list[str]:
         return self.run("gnt-instance list --no-headers -o name").split()

@@ -151,3 +151,8 @@ def install_qemu(environment: dict[str, str]) -> None:
             run(*command, *apart, "-t", "bookworm-backports", *packages, env=environment)
     if qemu_version() < MINIMUM_QEMU:
         raise LabError(f"QEMU {qemu_version()} is installed, the lab needs {MINIMUM_QEMU} or newer")
+
+
+def commit(checkout: Path) -> str:
+    """Return what a checkout holds, marked where it differs from what is committed."""
+    return run("git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*").strip()

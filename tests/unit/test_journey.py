@@ -6,9 +6,7 @@ nodes die half-way and boot; and at every moment each image and each disk is whe
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from tests.killing import dies
-from tests.node import DAY
+from tests.node import DAY, place_in_memory
 from tests.rig import NODES, Knot, make_rig
 from tests.unit.test_move import go
 from zfsganeti import disks, retreat, snapshots, transfer
@@ -101,8 +99,7 @@ class Journey(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a disk would take its time over every fsync
-        self.place = Path(tempfile.mkdtemp(prefix="zfsganeti-", dir=memory))
+        self.place = place_in_memory()
         self.patch = pytest.MonkeyPatch()
         self.rig = make_rig(self.place, self.patch)
         self.images: dict[tuple[str, str], Gold] = {}
