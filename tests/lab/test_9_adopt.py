@@ -158,7 +158,7 @@ def test_a_stopped_instance_and_a_full_group(lab: Lab) -> None:
     # stopped, and something on the node uses a disk of it
     lab.run("gnt-instance stop web1")
     loop = lab.node2.run(f"losetup -f --show {web.old[0]}").strip()
-    assert f"is in use by {loop}: stop it, then the same command goes on" in lab.fails("gnt-zfs adopt --yes web1")
+    assert f"is used on node2.example.com by {loop}: free it, then the same command goes on" in lab.fails("gnt-zfs adopt --yes web1")
     lab.node2.run(f"losetup -d {loop}")
     lab.run("gnt-instance start web1")
 
