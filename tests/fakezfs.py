@@ -535,7 +535,6 @@ class FakeZfs:
         native = {
             "mountpoint": self._mountpoint(name),
             "canmount": filesystem.properties.get("canmount", "on"),
-            "mounted": "yes" if any(mounted.filesystem is filesystem for mounted in self._mounted) else "no",
             "used": str(used + self.others),
             "referenced": str(allocated(filesystem.files)),
             "available": str(self.available),

@@ -1,4 +1,4 @@
-"""What C does for us without a program or a binding: six calls of libzfs_core, mount(2) and umount2(2), by ctypes.
+"""What C does for us without a program or a binding: seven calls of libzfs_core, mount(2) and umount2(2), by ctypes.
 
 Importing Debian's binding takes as long as running zfs(8) twenty times, for it parses C declarations each time; what every new
 disk and every snapshot needs is therefore called here. The libraries' names carry the number of their ABI: where another one is
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NVPAIR, CORE = "libnvpair.so.3", "libzfs_core.so.3"
 NV_UNIQUE_NAME = 1  # include/sys/nvpair.h
 FILESYSTEM = 2  # LZC_DATSET_TYPE_ZFS, include/libzfs_core.h
+INSTRUCTIONS, MEMORY = 10 * 1000 * 1000, 10 << 20  # ZCP_DEFAULT_INSTRLIMIT and ZCP_DEFAULT_MEMLIMIT, include/sys/zcp.h
 
 
 @cache
@@ -32,6 +33,8 @@ def _libraries() -> tuple[Any, Any]:
     nvpair.nvlist_add_string.argtypes = [pointer, text, text]
     nvpair.nvlist_add_uint64.argtypes = [pointer, text, ctypes.c_uint64]
     nvpair.nvlist_add_boolean.argtypes = [pointer, text]
+    nvpair.nvlist_add_nvlist.argtypes = [pointer, text, pointer]
+    nvpair.nvlist_lookup_string.argtypes = [pointer, text, ctypes.POINTER(text)]
     nvpair.nvlist_free.argtypes, nvpair.nvlist_free.restype = [pointer], None
     core.lzc_create.argtypes = [text, ctypes.c_int, pointer, pointer, ctypes.c_uint]
     core.lzc_clone.argtypes = [text, text, pointer]
@@ -39,6 +42,8 @@ def _libraries() -> tuple[Any, Any]:
     core.lzc_destroy_snaps.argtypes = [pointer, ctypes.c_uint, ctypes.POINTER(pointer)]
     core.lzc_rename.argtypes = [text, text]
     core.lzc_exists.argtypes = [text]
+    for program in (core.lzc_channel_program, core.lzc_channel_program_nosync):
+        program.argtypes = [text, text, ctypes.c_uint64, ctypes.c_uint64, pointer, ctypes.POINTER(pointer)]
     status = core.libzfs_core_init()
     if status:
         raise OSError(status, os.strerror(status), "/dev/zfs")
@@ -46,7 +51,7 @@ def _libraries() -> tuple[Any, Any]:
 
 
 class _List:
-    """Properties, or names with None, as an nvlist, for the time of one call."""
+    """Properties, names with None, or lists of these by name, as an nvlist, for the time of one call."""
 
     def __init__(self, properties: Mapping[bytes, object]) -> None:
         self.properties = properties
@@ -58,15 +63,21 @@ class _List:
         self.list = ctypes.c_void_p()
         status = nvpair.nvlist_alloc(ctypes.byref(self.list), NV_UNIQUE_NAME, 0)
         for name, value in self.properties.items():
-            if value is None:
-                status = status or nvpair.nvlist_add_boolean(self.list, name)
-                continue
-            add = nvpair.nvlist_add_uint64 if isinstance(value, int) else nvpair.nvlist_add_string
-            status = status or add(self.list, name, value)
+            status = status or self._add(name, value)
         if status:
             self.__exit__()
             raise OSError(status, os.strerror(status), "nvlist")
         return self.list
+
+    def _add(self, name: bytes, value: Any) -> int:
+        nvpair, _core = _libraries()
+        if value is None:
+            return int(nvpair.nvlist_add_boolean(self.list, name))
+        if isinstance(value, dict):
+            with _List(value) as inner:
+                return int(nvpair.nvlist_add_nvlist(self.list, name, inner))
+        add = nvpair.nvlist_add_uint64 if isinstance(value, int) else nvpair.nvlist_add_string
+        return int(add(self.list, name, value))
 
     def __exit__(self, *_failure: object) -> None:
         _libraries()[0].nvlist_free(self.list)
@@ -111,6 +122,23 @@ def _of_snapshots(function: str, names: Sequence[bytes], argument: object) -> in
 def rename(old: bytes, new: bytes) -> int:
     """Rename a filesystem, whose mounts stay; return 0 or an errno."""
     return int(_libraries()[1].lzc_rename(old, new))
+
+
+def program(pool: bytes, text: bytes, arguments: Mapping[bytes, object], *, changing: bool) -> tuple[int, bytes]:
+    """Run a channel program, which waits for a transaction group only if it is a `changing` one; return 0 and what it says, or an errno."""
+    import ctypes
+
+    nvpair, core = _libraries()
+    call = core.lzc_channel_program if changing else core.lzc_channel_program_nosync
+    answer, said = ctypes.c_void_p(), ctypes.c_char_p()
+    with _List(arguments) as listed:
+        try:
+            status = int(call(pool, text, INSTRUCTIONS, MEMORY, listed, ctypes.byref(answer)))
+            if status == 0:
+                status = int(nvpair.nvlist_lookup_string(answer, b"return", ctypes.byref(said)))
+            return status, said.value or b""
+        finally:
+            nvpair.nvlist_free(answer)
 
 
 def exists(name: bytes) -> bool | None:

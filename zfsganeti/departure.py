@@ -360,7 +360,7 @@ def _shipment(here: Here, peer: str, name: str, dataset: Dataset, short: str, re
 
 def _ship(jobs: Mapping[str, Shipment], tell: Tell) -> dict[str, str]:
     """All jobs have ended; return the GUIDs, or raise the first error."""
-    from concurrent.futures import ThreadPoolExecutor
+    from zfsganeti import threads
 
     lock, told, over = threading.Lock(), [0.0], threading.Event()
 
@@ -375,7 +375,7 @@ def _ship(jobs: Mapping[str, Shipment], tell: Tell) -> dict[str, str]:
 
     for job in jobs.values():
         job.progress = progress
-    with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
+    with threads.pool(len(jobs)) as pool:
         waiting = {name: pool.submit(job.ship) for name, job in jobs.items()}
         try:
             failed = [error for future in waiting.values() if (error := future.exception()) is not None]

@@ -167,7 +167,7 @@ class Here:
 
     def call_all(self, verb: str, nodes: list[str] | None = None, **request: Any) -> dict[str, Any]:
         """Return every online node's answer, or the exception it ended with, all asked at once."""
-        from concurrent.futures import ThreadPoolExecutor
+        from zfsganeti import threads
 
         _mistakes_are_ours = self.config  # and not what each peer answers
 
@@ -178,7 +178,7 @@ class Here:
                 return error
 
         asked = [peer for peer in (nodes or self.ssconf.nodes) if peer not in self.ssconf.offline_nodes]
-        with ThreadPoolExecutor(max_workers=16) as pool:
+        with threads.pool(16) as pool:
             return dict(zip(asked, pool.map(one, asked), strict=True))
 
     def answers(self, verb: str, **request: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Mixed into `zfsganeti.zfs.Zfs`, through which everything here reaches libzfs_cor
 
 from __future__ import annotations
 
+from zfsganeti import programs
 from zfsganeti.errors import Busy, CommandFailed
 from zfsganeti.names import check_dataset, check_hold, check_snapshot
 
@@ -12,39 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
-
-ROLL_BACK = """
-local targets = (...)["argv"]["targets"]
-local function no(why, what, fs) return { ok = false, why = why, what = what, fs = fs } end
-local doomed, count = {}, 0
-for fs, short in pairs(targets) do
-  local wanted = fs .. "@" .. short
-  if not zfs.exists(wanted) then return no("missing", wanted, fs) end
-  local oldest = zfs.get_prop(wanted, "createtxg")
-  for snap in zfs.list.snapshots(fs) do
-    local born = zfs.get_prop(snap, "createtxg")
-    if born > oldest then
-      for clone in zfs.list.clones(snap) do return no("clone", clone, fs) end
-      for tag in zfs.list.holds(snap) do return no("hold", snap .. " (" .. tag .. ")", fs) end
-      if zfs.check.destroy(snap) ~= 0 then return no("sending", snap, fs) end
-      count = count + 1
-      doomed[count] = snap
-    end
-  end
-  local e = zfs.check.rollback(fs)
-  if e == EAGAIN then return no("again", fs, fs) end
-  if e == EEXIST then return no("bookmark", fs, fs) end
-  if e == EBUSY then return no("mounted", fs, fs) end
-  if e ~= 0 then return no("full", fs, fs) end
-end
-for i = 1, count do
-  if zfs.sync.destroy(doomed[i]) ~= 0 then return no("partial", doomed[i], doomed[i]) end
-end
-for fs in pairs(targets) do
-  if zfs.sync.rollback(fs) ~= 0 then return no("partial", fs, fs) end
-end
-return { ok = true, count = count }
-"""
 
 
 class History:
@@ -54,8 +22,9 @@ class History:
 
         def snapshot_facts(self, root: str, wanted: Iterable[str], *, depth: int) -> dict[str, dict[str, str]]: ...
         def _command(self, program: str, *arguments: str) -> str: ...
+        def _run(self, name: str, program: str, asked: Mapping[bytes, object], *, changing: bool) -> dict[str, str]: ...
         def _call(self, name: str, function: str, *arguments: Any, **options: Any) -> Any: ...
-        def _refusal(self, name: str, answer: Mapping[str, Any]) -> Exception: ...
+        def _refusal(self, name: str, answer: Mapping[str, str]) -> Exception: ...
 
     def promote(self, name: str) -> None:
         """What the filesystem was a clone of is a clone of it instead, and it has the snapshots up to that point."""
@@ -103,15 +72,13 @@ class History:
         for name, short in targets.items():
             check_snapshot(f"{name}@{short}")
             self._refuse_newer_bookmarks(name, short)
-        argv = {b"targets": {name.encode(): short.encode() for name, short in targets.items()}}
-        pool = next(iter(targets)).split("/")[0]
-        answer = self._call(pool, "lzc_channel_program", pool.encode(), ROLL_BACK.encode(), params=argv)
-        known = {key.decode(): value.decode() if isinstance(value, bytes) else value for key, value in answer.items()}
-        if not known["ok"]:
-            name = str(known["fs"])
+        asked = {b"targets": {name.encode(): short.encode() for name, short in targets.items()}}
+        known = self._run(next(iter(targets)).split("/")[0], programs.ROLL_BACK, asked, changing=True)
+        if "ok" not in known:
+            name = known["fs"]
             if known["why"] == "full":
                 raise Busy(f"dataset {name}", "its pool, a quota or a reservation leaves no room to go back")
-            raise self._refusal(str(known["what"]) if known["why"] == "missing" else name, known)
+            raise self._refusal(known["what"] if known["why"] == "missing" else name, known)
 
     def _refuse_newer_bookmarks(self, name: str, short: str) -> None:
         """Programs cannot destroy bookmarks, and a rollback fails, half done, where one is newer than what is gone back to."""

@@ -244,9 +244,9 @@ def _failed(result: Result, error: ZfsGanetiError) -> Result:
 
 def _side_by_side(moves: Sequence[tuple[Result, Move]], parallel: int) -> bool:
     """All moves have ended, well or not, so many at a time; tell whether that was interrupted, after which no other is begun."""
-    from concurrent.futures import ThreadPoolExecutor, wait
+    from concurrent.futures import wait
 
-    from zfsganeti import moving
+    from zfsganeti import moving, threads
 
     over = threading.Event()
 
@@ -266,7 +266,7 @@ def _side_by_side(moves: Sequence[tuple[Result, Move]], parallel: int) -> bool:
         except OSError as error:
             _failed(result, of_system(error))
 
-    with ThreadPoolExecutor(max_workers=parallel) as pool:
+    with threads.pool(parallel) as pool:
         waiting = [pool.submit(work, pair) for pair in moves]
         try:
             wait(waiting)

@@ -250,7 +250,7 @@ def push(
 
     `limit` is in bytes a second, for each peer; it goes into the peer's `datastore` of that name, which is that of here if none is said.
     """
-    from concurrent.futures import ThreadPoolExecutor
+    from zfsganeti import threads
 
     def one(peer: str) -> Pushed | ZfsGanetiError:
         try:
@@ -263,7 +263,7 @@ def push(
             return error
 
     check_target(kind, name)
-    with ThreadPoolExecutor(max_workers=16) as pool:
+    with threads.pool(16) as pool:
         return dict(zip(peers, pool.map(one, peers), strict=True))
 
 

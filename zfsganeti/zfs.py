@@ -13,7 +13,7 @@ import errno
 import os
 import time
 
-from zfsganeti import core
+from zfsganeti import core, programs
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Full, Missing, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.history import History
 from zfsganeti.mounts import Mount, holding_processes, mounting_processes, parse_mounts, senders
@@ -29,7 +29,8 @@ COMMAND_SECONDS = 60
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MNT_DETACH = 1, 2, 4, 8, 1024, 2
 COMPRESSION = {"on": 1, "off": 2, "zle": 14, "lz4": 15, "zstd": 16}  # enum zio_compress, include/sys/zio_compress.h
 SUSPENDED = "I/O is currently suspended"  # cmd/zfs and lib/libzfs say so of a pool whose devices are gone
-NATIVE = ("mountpoint", "canmount", "mounted", "used", "referenced", "available", "written", "creation", "guid", "origin")
+NATIVE = ("mountpoint", "canmount", "used", "referenced", "available", "written", "creation", "guid", "origin")
+QUICK_DEPTHS = (0, 1)  # what is deeper may be long, and what the kernel looks through is locked for as long
 SNAPSHOTS_PER_TXG = 100  # a program destroys in one txg and stalls it; more are destroyed before, in batches
 
 
@@ -120,7 +121,6 @@ class Dataset:
         self.marks = dict(marks)
         self.mountpoint = native.get("mountpoint", "-")
         self.canmount = native.get("canmount", "-")
-        self.mounted = native.get("mounted") == "yes"
         self.used = _number(native.get("used"))
         self.referenced = _number(native.get("referenced"))
         self.available = _number(native.get("available"))
@@ -145,44 +145,24 @@ def _number(text: str | None) -> int:
     return int(text) if text and text.isdigit() else 0
 
 
-DESTROY = """
-local a = (...)["argv"]
-local fs = a["fs"]
-local function no(why, what) return { ok = false, why = why, what = what } end
-if not zfs.exists(fs) then return no("missing", fs) end
-local seen = {}
-for name, value, source in zfs.list.user_properties(fs) do
-  if source == fs then seen[name] = value end
-end
-for name, value in pairs(a["marks"]) do
-  if seen[name] ~= value then return no("foreign", name) end
-end
-for child in zfs.list.children(fs) do return no("child", child) end
-local snaps, count, strangers, stranger = {}, 0, 0, nil
-for snap in zfs.list.snapshots(fs) do
-  count = count + 1
-  snaps[count] = snap
-  for clone in zfs.list.clones(snap) do return no("clone", clone) end
-  for tag in zfs.list.holds(snap) do return no("hold", snap .. " (" .. tag .. ")") end
-  local own = string.find(snap, "@" .. a["prefix"], 1, true) or snap == fs .. "@" .. a["also"]
-  if not own then strangers = strangers + 1; stranger = snap end
-end
-if strangers > 0 and not a["strangers"] then return { ok = false, why = "snapshot", what = stranger, count = strangers } end
-for i = 1, count do
-  if zfs.check.destroy(snaps[i]) ~= 0 then return no("sending", snaps[i]) end
-end
-local e
-if count == 0 then e = zfs.check.destroy(fs) else e = zfs.check.rollback(fs) end
-if e == EAGAIN then return no("again", fs) end
-if e == EEXIST then return no("bookmark", fs) end
-if e ~= 0 and e ~= EDQUOT and e ~= ENOSPC then return no("mounted", fs) end
-if a["only_check"] then return { ok = true, count = count } end
-for i = count, 1, -1 do
-  if zfs.sync.destroy(snaps[i]) ~= 0 then return no("partial", snaps[i]) end
-end
-if zfs.sync.destroy(fs) ~= 0 then return no("partial", fs) end
-return { ok = true, count = count }
-"""
+Properties = tuple[dict[str, str], dict[str, str]]  # native ones, and user properties that are set on the dataset itself
+
+
+def _parse(said: str) -> dict[str, Properties]:
+    """Return what `zfs get -Hp -o name,property,value,source` printed, parents first."""
+    found: dict[str, Properties] = {}
+    for line in said.split("\n"):
+        name, _tab, rest = line.partition("\t")
+        prop, _tab, rest = rest.partition("\t")
+        value, tab, source = rest.rpartition("\t")
+        if not tab:
+            continue  # what is set by hand may hold anything, and keeps no other dataset from being seen
+        native, local = found.setdefault(name, ({}, {}))
+        if ":" not in prop:
+            native[prop] = value
+        elif source == "local":
+            local[prop] = value
+    return dict(sorted(found.items()))
 
 
 class Zfs(History):
@@ -212,34 +192,26 @@ class Zfs(History):
 
     def datasets(self, root: str, *, depth: int | None = None, marks: Iterable[str] = ()) -> list[Dataset]:
         """Return the filesystems at and below `root`, parents first, with the named user properties set on them."""
-        return [Dataset(name, *found) for name, found in self._properties(root, "filesystem", depth, (*NATIVE, *marks)).items()]
+        wanted = (*NATIVE, *marks)
+        said = programs.look(check_dataset(root), wanted, depth=depth) if depth in QUICK_DEPTHS else None
+        found = _parse(said) if said is not None else self._properties(root, "filesystem", depth, wanted)
+        return [Dataset(name, *found[name]) for name in found]
 
-    def _properties(
-        self, root: str, kinds: str, depth: int | None, wanted: Iterable[str]
-    ) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
+    def _properties(self, root: str, kinds: str, depth: int | None, wanted: Iterable[str]) -> dict[str, Properties]:
         """Return of each dataset of these kinds its native properties, and the user properties that are set on itself."""
         scope = ["-r"] if depth is None else ["-d", str(depth)]
         columns = ("-t", kinds, "-o", "name,property,value,source", ",".join(wanted))
-        found: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
-        for line in self._command("zfs", "get", "-Hp", *scope, *columns, check_dataset(root)).split("\n"):
-            name, _tab, rest = line.partition("\t")
-            prop, _tab, rest = rest.partition("\t")
-            value, tab, source = rest.rpartition("\t")
-            if not tab:
-                continue  # what is set by hand may hold anything, and keeps no other dataset from being seen
-            native, local = found.setdefault(name, ({}, {}))
-            if ":" not in prop:
-                native[prop] = value
-            elif source == "local":
-                local[prop] = value
-        return found
+        return _parse(self._command("zfs", "get", "-Hp", *scope, *columns, check_dataset(root)))
 
     def with_snapshot(
         self, root: str, short: str, facts: Iterable[str], *, depth: int, marks: Iterable[str] = ()
     ) -> list[tuple[Dataset, dict[str, str]]]:
         """Return the filesystems at and below `root` that have a snapshot of this name, each with facts of the snapshot."""
-        wanted = dict.fromkeys((*NATIVE, *marks, *facts))
-        found = self._properties(root, "filesystem,snapshot", depth + 1, wanted)
+        wanted = dict.fromkeys((*NATIVE, *marks))
+        quick = depth in QUICK_DEPTHS and set(facts) <= set(programs.OF_A_SNAPSHOT)
+        said = programs.look(check_dataset(root), wanted, depth=depth, short=short) if quick else None
+        wanted |= dict.fromkeys(facts)
+        found = _parse(said) if said is not None else self._properties(root, "filesystem,snapshot", depth + 1, wanted)
         return [  # zfs(8) writes - for what there is none of
             (Dataset(name, *found[name]), {fact: found[snapshot][0].get(fact, "-").removeprefix("-") for fact in facts})
             for name in found
@@ -262,7 +234,7 @@ class Zfs(History):
         if core.exists(check_dataset(name).encode()) is False:
             return None  # the kernel says so at once, zfs(8) need not be started
         try:
-            return self.datasets(name, depth=0, marks=marks)[0]
+            return next(iter(self.datasets(name, depth=0, marks=marks)), None)  # of a volume of ZFS there is no more than its name
         except Missing:
             return None
 
@@ -448,13 +420,13 @@ class Zfs(History):
         pause = 0.05
         while True:
             answer = self._program(name, marks, strangers, also, only_check=True)
-            if answer["ok"]:
+            if "ok" in answer:
                 if only_check:
                     return
-                if answer["count"] > SNAPSHOTS_PER_TXG:
+                if int(answer["count"]) > SNAPSHOTS_PER_TXG:
                     self._thin(name)
                 answer = self._program(name, marks, strangers, also, only_check=False)
-                if answer["ok"]:
+                if "ok" in answer:
                     return
             if answer["why"] not in ("mounted", "sending", "again") or time.monotonic() > deadline:
                 raise self._refusal(name, answer)
@@ -466,19 +438,30 @@ class Zfs(History):
         for first in range(0, len(names), SNAPSHOTS_PER_TXG):
             self.destroy_snapshots(names[first : first + SNAPSHOTS_PER_TXG])
 
-    def _program(self, name: str, marks: Mapping[str, str], strangers: bool, also: str, *, only_check: bool) -> dict[str, Any]:
-        argv = {
+    def _program(self, name: str, marks: Mapping[str, str], strangers: bool, also: str, *, only_check: bool) -> dict[str, str]:
+        asked: dict[bytes, object] = {
             b"fs": check_dataset(name).encode(),
             b"prefix": self.ours.encode(),
             b"also": also.encode(),
-            b"strangers": strangers,
-            b"only_check": only_check,
+            b"strangers": b"yes" if strangers else b"",
+            b"only_check": b"yes" if only_check else b"",
             b"marks": {key.encode(): value.encode() for key, value in marks.items()},
         }
-        answer = self._call(name, "lzc_channel_program", name.split("/")[0].encode(), DESTROY.encode(), params=argv)
-        return {key.decode(): value.decode() if isinstance(value, bytes) else value for key, value in answer.items()}
+        return self._run(name, programs.DESTROY, asked, changing=not only_check)
 
-    def _refusal(self, name: str, answer: Mapping[str, Any]) -> ZfsGanetiError:
+    def _run(self, name: str, program: str, asked: Mapping[bytes, object], *, changing: bool) -> dict[str, str]:
+        """Return what a channel program answers that destroys or rolls back."""
+        said = b""
+
+        def run() -> int:
+            nonlocal said
+            status, said = core.program(name.split("/")[0].encode(), program.encode(), asked, changing=changing)
+            return status
+
+        self._direct(name, run)
+        return programs.facts(said)
+
+    def _refusal(self, name: str, answer: Mapping[str, str]) -> ZfsGanetiError:
         why, what = answer["why"], answer.get("what", name)
         if why == "missing":
             return Missing(f"dataset {name}")

@@ -194,7 +194,7 @@ def test_nobody_but_root_reads_or_writes_what_is_ours(lab: Lab) -> None:
     assert f"{DIRECTORY}/web1/" in found
     assert len(found.split()) > 20
     node2.write("/tmp/found", found)
-    others = "runuser -u nobody -- sh -c 'while read -r path; do if test -{} \"$path\"; then echo \"$path\"; fi; done' < /tmp/found"
+    others = 'runuser -u nobody -- sh -c \'while read -r path; do if test -{} "$path"; then echo "$path"; fi; done\' < /tmp/found'
     assert node2.run(others.format("w")) == ""
     assert set(node2.run(others.format("r")).split()) <= {"/var/lib/zfsganeti", "/var/lib/zfsganeti/variants.list"}
     (disk,) = lab.disks("web1")

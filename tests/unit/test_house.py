@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,7 +75,7 @@ LEVELS = {
         2,
     ),
     **dict.fromkeys(("zfs", "streams", "sources", "formats", "ganeti", "node", "loop", "config", "lvm"), 1),
-    **dict.fromkeys(("errors", "process", "core", "links", "names", "files", "mounts", "history", "blocks"), 0),
+    **dict.fromkeys(("errors", "process", "core", "programs", "threads", "links", "names", "files", "mounts", "history", "blocks"), 0),
 }
 LONGEST = 600
 ROOMS = {path.stem: path for path in (HOUSE / "zfsganeti").glob("*.py") if path.stem != "__init__"}
@@ -151,6 +153,18 @@ def test_the_world_outside_has_one_door_each(room: str) -> None:
     assert {name for name, owner in OUTSIDE.items() if name in imported and room != owner} == set()
     assert not imported & {"multiprocessing", "requests"}
     assert not {"os.system", "os.popen"} & {ast.unparse(node) for node in ast.walk(TREES[room]) if isinstance(node, ast.Attribute)}
+
+
+@rooms
+def test_threads_begin_in_one_place(room: str) -> None:
+    names = {node.id for node in ast.walk(TREES[room]) if isinstance(node, ast.Name)}
+    assert "ThreadPoolExecutor" not in names or room == "threads"
+
+
+def test_threads_find_what_they_look_for_without_importing_it() -> None:
+    said = "import sys; from zfsganeti import threads; was = 'typing' in sys.modules; threads.pool(1); print(was, 'typing' in sys.modules)"
+    done = subprocess.run([sys.executable, "-S", "-c", said], cwd=HOUSE, capture_output=True, text=True, check=True)
+    assert done.stdout == "False True\n"
 
 
 @pytest.mark.parametrize(("outside", "owner"), OUTSIDE.items())
