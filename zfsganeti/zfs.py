@@ -447,15 +447,16 @@ class Zfs(History):
             b"only_check": b"yes" if only_check else b"",
             b"marks": {key.encode(): value.encode() for key, value in marks.items()},
         }
-        return self._run(name, programs.DESTROY, asked, changing=not only_check)
+        return self._run(name, programs.DESTROY, asked)
 
-    def _run(self, name: str, program: str, asked: Mapping[bytes, object], *, changing: bool) -> dict[str, str]:
+    def _run(self, name: str, program: str, asked: Mapping[bytes, object]) -> dict[str, str]:
         """Return what a channel program answers that destroys or rolls back."""
         said = b""
 
         def run() -> int:
             nonlocal said
-            status, said = core.program(name.split("/")[0].encode(), program.encode(), asked, changing=changing)
+            # also to check only: outside of a transaction group what is mounted does not keep anything from being rolled back
+            status, said = core.program(name.split("/")[0].encode(), program.encode(), asked, changing=True)
             return status
 
         self._direct(name, run)
