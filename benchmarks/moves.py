@@ -19,8 +19,7 @@ from tests.lab.machine import Machine
 SIZES_GIB = (1, 4, 16)
 THEIRS_GIB = (1, 4)
 USED_MIB = 200
-THROUGHPUT_MIB = (100, 400)  # the difference tells what a byte takes, without what every pass takes
-ROUNDS = 3
+THROUGHPUT = {100: 3, 2048: 2}  # rounds for each number of MiB; the difference tells what a byte takes, without what every pass takes
 OURS, THEIRS = "gnt-zfs move", "gnt-instance move"
 SSH = (
     "ssh -oBatchMode=yes -oGlobalKnownHostsFile=/var/lib/ganeti/known_hosts -oHostKeyAlias=cluster.example.com "
@@ -77,9 +76,9 @@ class Bench:
         self.remove()
         return taken
 
-    def pass_and_pipe(self, used: int) -> tuple[int, float, float]:
+    def pass_and_pipe(self, used: int, rounds: int) -> tuple[int, float, float]:
         """Return the bytes of a stream, and the seconds that the first pass of a move and a bare pipe take for them."""
-        self.add(1, used)
+        self.add(1 + used // 1024, used)
         self.source.run("zfs snapshot zfs/vm/moved@bare")
         size = int(self.source.run("zfs send -nP -L -e -c zfs/vm/moved@bare | awk '$1 == \"size\" {print $2}'"))
         pipe = f"bash -o pipefail -c 'zfs send -L -e -c zfs/vm/moved@bare | {SSH} zfs receive -s -u tank/bare'"
@@ -98,7 +97,8 @@ class Bench:
             assert found, said
             return float(found[1])
 
-        taken = {way: statistics.median(way() for _round in range(ROUNDS)) for way in (bare, ours)}
+        times = [(ours(), bare()) for _round in range(rounds)]
+        taken = {way: statistics.median(values) for way, values in zip((ours, bare), zip(*times, strict=True), strict=True)}
         self.source.run("zfs destroy zfs/vm/moved@bare")
         self.remove()
         return size, taken[ours], taken[bare]
@@ -106,9 +106,9 @@ class Bench:
     def throughput(self) -> Iterator[Row]:
         """Yield how many bytes a second travel in a first pass of each size, and of those by which the larger one exceeds the other."""
         limit = "what each pass takes beside its bytes: snapshots, holds, and programs in Python, which emulated processors start slowly"
-        small, large = (self.pass_and_pipe(used) for used in THROUGHPUT_MIB)
+        small, large = (self.pass_and_pipe(used, rounds) for used, rounds in THROUGHPUT.items())
         more = (large[0] - small[0], large[1] - small[1], large[2] - small[2])
-        names = [*(f"a first pass with {used} MiB" for used in THROUGHPUT_MIB), "each further byte of a pass"]
+        names = [*(f"a first pass with {used} MiB" for used in THROUGHPUT), "each further byte of a pass"]
         for name, (size, ours, bare), why in zip(
             names, (small, large, more), (limit, "", "the processors: sending, encrypting"), strict=True
         ):
