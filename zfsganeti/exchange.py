@@ -244,7 +244,7 @@ class Conduct:
                     break
             self.seen[index] = writes[0]
             if read or not again:
-                self.say(f"disk {index}: {human(read)} compared, {human(written)} written{' that came in between' if again else ''}")
+                self.say(f"disk {index}: {human(read)} compared{' once more' if again else ''}, {human(written)} written")
 
     # the exchange, both ways
 

@@ -95,9 +95,10 @@ class Chaos:
                 return
             if survived(known(self.generation).get(key, "")):
                 continue
+            began = time.monotonic()
             self.cluster.back_to(lab.nodes, place)
             result = self.fault(lab, scenario, state, kind, number)
-            say(f"{self.generation}: {key}: {result}")
+            say(f"{self.generation}: {key}: {result} in {time.monotonic() - began:.0f} s")
             remember(self.generation, key, f"{result} ({host.commit(ROOT)})")
 
     def count(self, lab: Lab, scenario: Scenario) -> int:

@@ -164,7 +164,10 @@ def test_a_stopped_instance_and_a_full_group(lab: Lab) -> None:
 
     said = adopt(lab, "--offline web1")
     assert "web1 was down for" in said
-    assert "came in between" not in said, "nothing was written since the copy, and the kernel has counted that"
+    if lab.generation == "bookworm":  # whose kernel does not promise to count what is written to a logical volume
+        assert said.count("compared once more, 0B written") == 2
+    else:
+        assert "once more" not in said, "nothing was written since the copy, and the kernel has counted that"
     assert new_sums(lab, "file") == web.old_sums()
     lab.node2.run("lvremove -q -y ganeti/filler")
     assert lab.fails("gnt-zfs adopt --yes -t ext adopt-web1").count("name the instance itself, web1")
