@@ -11,39 +11,54 @@ from zfsganeti import core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 OF_A_SNAPSHOT = ("guid", "clones")  # what LOOK tells of one
 
-# the properties of a dataset and what is below it: filesystems and their snapshots of one name; what has no value is left out
+# the properties of a filesystem and of those below it, or of those that have a snapshot of a name, and what is known of that
 LOOK = """
 local a = ...
 local lines = {}
+local function line(name, key, value, source)
+  if type(value) == "number" then value = string.format("%u", value) end
+  lines[#lines + 1] = name .. "\\t" .. key .. "\\t" .. value .. "\\t" .. source
+end
 local function tell(name)
-  for wanted in string.gmatch(a["wanted"], "[^,]+") do
-    local value, source = zfs.get_prop(name, wanted)
-    if type(value) == "number" then value = string.format("%u", value) end
-    if value ~= nil then
-      lines[#lines + 1] = name .. "\\t" .. wanted .. "\\t" .. value .. "\\t" .. (source == name and "local" or "-")
-    end
+  for key in pairs(a["native"]) do
+    local value = zfs.get_prop(name, key)
+    if value ~= nil then line(name, key, value, "-") end
+  end
+  for key, value, source in zfs.list.user_properties(name) do -- at once: each that is asked for alone is looked for in all parents
+    if source == name and a["marks"][key] then line(name, key, value, "local") end
   end
 end
 local function tell_snapshot(snap)
   local clones = {}
   for clone in zfs.list.clones(snap) do clones[#clones + 1] = clone end
-  lines[#lines + 1] = snap .. "\\tguid\\t" .. string.format("%u", zfs.get_prop(snap, "guid")) .. "\\t-"
-  lines[#lines + 1] = snap .. "\\tclones\\t" .. table.concat(clones, ",") .. "\\t-"
+  line(snap, "guid", zfs.get_prop(snap, "guid"), "-")
+  line(snap, "clones", table.concat(clones, ","), "-")
 end
 local function walk(fs, depth)
   if zfs.get_prop(fs, "type") ~= "filesystem" then return end
-  tell(fs)
-  if a["short"] ~= "" and zfs.exists(fs .. "@" .. a["short"]) then tell_snapshot(fs .. "@" .. a["short"]) end
+  if a["short"] == "" then
+    tell(fs)
+  elseif zfs.exists(fs .. "@" .. a["short"]) then
+    tell(fs)
+    tell_snapshot(fs .. "@" .. a["short"])
+  end
   if depth > 0 then
     for child in zfs.list.children(fs) do walk(child, depth - 1) end
   end
 end
 walk(a["root"], tonumber(a["depth"]))
 return table.concat(lines, "\\n")
+"""
+
+# the names of what is directly below a dataset
+CHILDREN = """
+local names = {}
+for child in zfs.list.children((...)["root"]) do names[#names + 1] = child end
+return table.concat(names, "\\n")
 """
 
 NO = """
@@ -129,17 +144,33 @@ return "ok=yes\\ncount=" .. count
 )
 
 
+def children(root: str) -> list[str] | None:
+    """Return the names of what is directly below a dataset, in no order; None when the kernel would not say: then zfs(8) says why."""
+    said = _ask(root, CHILDREN, {})
+    return None if said is None else said.splitlines()
+
+
 def look(root: str, wanted: Iterable[str], *, depth: int, short: str = "") -> str | None:
     """Return what `zfs get -Hp` would print of the filesystems down to a depth, and guid and clones of their snapshots of a name.
 
     None when the kernel would not say: then zfs(8) says why.
     """
+    names = list(wanted)
+    asked: dict[bytes, object] = {
+        b"native": {name.encode(): b"yes" for name in names if ":" not in name},
+        b"marks": {name.encode(): b"yes" for name in names if ":" in name},
+        b"depth": str(depth).encode(),
+        b"short": short.encode(),
+    }
+    return _ask(root, LOOK, asked)
+
+
+def _ask(root: str, program: str, asked: Mapping[bytes, object]) -> str | None:
     pool = root.split("/")[0]
     if not is_quick(pool):
         return None
-    asked = {b"root": root.encode(), b"wanted": ",".join(wanted).encode(), b"depth": str(depth).encode(), b"short": short.encode()}
     try:
-        status, said = core.program(pool.encode(), LOOK.encode(), asked, changing=False)
+        status, said = core.program(pool.encode(), program.encode(), {**asked, b"root": root.encode()}, changing=False)
     except OSError:
         return None
     return None if status else said.decode(errors="surrogateescape")

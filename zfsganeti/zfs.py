@@ -30,6 +30,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MNT_DETACH = 1, 2, 4, 8, 
 COMPRESSION = {"on": 1, "off": 2, "zle": 14, "lz4": 15, "zstd": 16}  # enum zio_compress, include/sys/zio_compress.h
 SUSPENDED = "I/O is currently suspended"  # cmd/zfs and lib/libzfs say so of a pool whose devices are gone
 NATIVE = ("mountpoint", "canmount", "used", "referenced", "available", "written", "creation", "guid", "origin")
+SPACE = ("used", "referenced", "written")
 QUICK_DEPTHS = (0, 1)  # what is deeper may be long, and what the kernel looks through is locked for as long
 SNAPSHOTS_PER_TXG = 100  # a program destroys in one txg and stalls it; more are destroyed before, in batches
 
@@ -206,8 +207,11 @@ class Zfs(History):
     def with_snapshot(
         self, root: str, short: str, facts: Iterable[str], *, depth: int, marks: Iterable[str] = ()
     ) -> list[tuple[Dataset, dict[str, str]]]:
-        """Return the filesystems at and below `root` that have a snapshot of this name, each with facts of the snapshot."""
-        wanted = dict.fromkeys((*NATIVE, *marks))
+        """Return the filesystems at and below `root` that have a snapshot of this name, each with facts of the snapshot.
+
+        Of what is native to them no more than SPACE is told: of what is not mounted, each property takes as long as everything of another.
+        """
+        wanted = dict.fromkeys((*SPACE, *marks))
         quick = depth in QUICK_DEPTHS and set(facts) <= set(programs.OF_A_SNAPSHOT)
         said = programs.look(check_dataset(root), wanted, depth=depth, short=short) if quick else None
         wanted |= dict.fromkeys(facts)
@@ -237,6 +241,13 @@ class Zfs(History):
             return next(iter(self.datasets(name, depth=0, marks=marks)), None)  # of a volume of ZFS there is no more than its name
         except Missing:
             return None
+
+    def children(self, name: str) -> list[str]:
+        """Return the names of the filesystems directly below one; Missing when that does not exist."""
+        found = programs.children(check_dataset(name))
+        if found is None:
+            found = self._command("zfs", "list", "-H", "-d", "1", "-t", "filesystem", "-o", "name", name).splitlines()[1:]
+        return sorted(found)
 
     def filesystems(self) -> list[tuple[str, str]]:
         """Return every filesystem of the node with its mountpoint property."""

@@ -345,6 +345,16 @@ def test_listing_goes_down_as_far_as_asked(bench: Bench) -> None:
     assert [dataset.name for dataset in bench.zfs.datasets(bench.name("a"), depth=0)] == [bench.name("a")]
 
 
+def test_children_are_told_by_name(bench: Bench) -> None:
+    for short in ("b", "a", "a/c", "a-b"):
+        bench.zfs.create(bench.name(short), {}, {})
+    bench.zfs.snapshot([bench.name("a@one")])
+    assert bench.zfs.children(bench.root) == [bench.name(short) for short in ("a", "a-b", "b")]
+    assert bench.zfs.children(bench.name("b")) == []
+    with pytest.raises(Missing):
+        bench.zfs.children(bench.name("nothing"))
+
+
 def test_parents_are_listed_before_their_children(bench: Bench) -> None:
     for short in ("a", "a/b", "a-b"):
         bench.zfs.create(bench.name(short), {}, {})
