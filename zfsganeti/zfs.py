@@ -217,7 +217,10 @@ class Zfs(History):
         wanted |= dict.fromkeys(facts)
         found = _parse(said) if said is not None else self._properties(root, "filesystem,snapshot", depth + 1, wanted)
         return [  # zfs(8) writes - for what there is none of
-            (Dataset(name, *found[name]), {fact: found[snapshot][0].get(fact, "-").removeprefix("-") for fact in facts})
+            (
+                Dataset(name, {size: found[name][0].get(size, "") for size in SPACE}, found[name][1]),
+                {fact: found[snapshot][0].get(fact, "-").removeprefix("-") for fact in facts},
+            )
             for name in found
             if (snapshot := f"{name}@{short}") in found and name[len(root) :].count("/") <= depth
         ]
