@@ -31,7 +31,6 @@ COMPRESSION = {"on": 1, "off": 2, "zle": 14, "lz4": 15, "zstd": 16}  # enum zio_
 SUSPENDED = "I/O is currently suspended"  # cmd/zfs and lib/libzfs say so of a pool whose devices are gone
 NATIVE = ("mountpoint", "canmount", "used", "referenced", "available", "written", "creation", "guid", "origin")
 SPACE = ("used", "referenced", "written")
-QUICK_DEPTHS = (0, 1)  # what is deeper may be long, and what the kernel looks through is locked for as long
 SNAPSHOTS_PER_TXG = 100  # a program destroys in one txg and stalls it; more are destroyed before, in batches
 
 
@@ -194,7 +193,7 @@ class Zfs(History):
     def datasets(self, root: str, *, depth: int | None = None, marks: Iterable[str] = ()) -> list[Dataset]:
         """Return the filesystems at and below `root`, parents first, with the named user properties set on them."""
         wanted = (*NATIVE, *marks)
-        said = programs.look(check_dataset(root), wanted, depth=depth) if depth in QUICK_DEPTHS else None
+        said = programs.look(check_dataset(root), wanted) if depth == 0 else None
         found = _parse(said) if said is not None else self._properties(root, "filesystem", depth, wanted)
         return [Dataset(name, *found[name]) for name in found]
 
@@ -212,8 +211,8 @@ class Zfs(History):
         Of what is native to them no more than SPACE is told: of what is not mounted, each property takes as long as everything of another.
         """
         wanted = dict.fromkeys((*SPACE, *marks))
-        quick = depth in QUICK_DEPTHS and set(facts) <= set(programs.OF_A_SNAPSHOT)
-        said = programs.look(check_dataset(root), wanted, depth=depth, short=short) if quick else None
+        quick = depth == 0 and set(facts) <= set(programs.OF_A_SNAPSHOT)
+        said = programs.look(check_dataset(root), wanted, short) if quick else None
         wanted |= dict.fromkeys(facts)
         found = _parse(said) if said is not None else self._properties(root, "filesystem,snapshot", depth + 1, wanted)
         return [  # zfs(8) writes - for what there is none of
