@@ -25,7 +25,10 @@ SSH = (
     "ssh -oBatchMode=yes -oGlobalKnownHostsFile=/var/lib/ganeti/known_hosts -oHostKeyAlias=cluster.example.com "
     "-c aes128-gcm@openssh.com root@node3.example.com"
 )
-WRITER = "while [ -e {0} ]; do dd if=/dev/urandom of={0} bs=64K count=1 seek=$((RANDOM % 1000)) conv=notrunc,nocreat status=none; sleep 0.2; done"
+WRITER = (
+    "while [ -e {0} ]; do dd if=/dev/urandom of={0} bs=64K count=1 seek=$((RANDOM % 1000)) conv=notrunc,nocreat status=none; "
+    "sleep 0.2; done"
+)
 END_WRITER = "#!/bin/sh\npkill -f RANDOM; pkill -f of=/zfs/vm/moved; true\n"  # as a guest ends that is shut down
 HOOK = "/etc/ganeti/hooks/instance-stop-pre.d/zzz-writer"
 PASS = re.compile(r"pass 1: .* in ([0-9.]+) s")
