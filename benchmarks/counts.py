@@ -20,14 +20,14 @@ def rows(place: Place) -> Iterator[Row]:
         _least(place, verbs.create, verbs.remove),
         "zfs create, truncate, losetup",
         _least(place, hand.make, hand.destroy),
-        "the dataset, and then its size",
+        "the dataset with its properties; zpool(8) and zfs(8) are asked for health, room and strangers",
     )
     yield from _told(
         hooks.ADD,
         _least(place, lambda: hooks.hook("instance-add", "pre"), lambda: hooks.destroy(place)),
         "a hook in sh: zfs create",
         _least(place, lambda: hooks.in_sh("create"), lambda: hooks.destroy(place)),
-        "the dataset with its properties; zfs(8) is asked for what is below the root",
+        "the dataset with its properties; zfs(8) and zpool(8) are asked for health and room",
     )
     yield from _told(
         "an add and a removal with our hooks",

@@ -117,7 +117,7 @@ def _create(place: Place) -> Iterator[Row]:
             "create and attach, as Ganeti calls them": first(lambda: create() + run(f"{PROVIDER}/attach", VOL_NAME=VOLUME), remove),
         },
     )
-    limit = "the start of Python, and of libzfs_core in it; the pool and its room are looked at first"
+    limit = "the start of Python; the pool, its room and strangers are looked at first, with zfs(8)"
     yield from against(found, CREATE, limit)
 
 

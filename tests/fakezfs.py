@@ -25,7 +25,7 @@ from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Re
 from zfsganeti.mounts import Mount
 from zfsganeti.names import check_dataset, check_hold, check_snapshot
 from zfsganeti.roots import FS_IMMUTABLE_FL, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, guard, is_guarded
-from zfsganeti.zfs import SPACE, VALIDATORS, Dataset, Pool, encode
+from zfsganeti.zfs import VALIDATORS, Dataset, Pool, encode
 
 SIZES = ("quota", "refquota", "reservation", "refreservation")  # which zfs(8) validates, and 'none' is one
 Arguments = ParamSpec("Arguments")
@@ -127,9 +127,6 @@ class FakeZfs:
         filesystem = self._must(check_dataset(name))
         return {**filesystem.properties, **filesystem.marks}
 
-    def children(self, name: str) -> list[str]:
-        return sorted(self._below(name, 1))[1:]
-
     def filesystems(self) -> list[tuple[str, str]]:
         return [(name, self._mountpoint(name)) for name in sorted(self._filesystems)]
 
@@ -145,9 +142,7 @@ class FakeZfs:
         for name in self._below(root, depth):
             if short in dict(self._snapshots(name)):
                 known = self._facts(name, short, dict(self._snapshots(name))[short])
-                whole = self._dataset(name, wanted)
-                sizes = {size: str(getattr(whole, size)) for size in SPACE}
-                found.append((Dataset(name, sizes, whole.marks), {fact: known.get(fact, "") for fact in facts}))
+                found.append((self._dataset(name, wanted), {fact: known.get(fact, "") for fact in facts}))
         return found
 
     def snapshot_facts(self, root: str, wanted: Iterable[str], *, depth: int) -> dict[str, dict[str, str]]:

@@ -42,8 +42,7 @@ def _libraries() -> tuple[Any, Any]:
     core.lzc_destroy_snaps.argtypes = [pointer, ctypes.c_uint, ctypes.POINTER(pointer)]
     core.lzc_rename.argtypes = [text, text]
     core.lzc_exists.argtypes = [text]
-    for program in (core.lzc_channel_program, core.lzc_channel_program_nosync):
-        program.argtypes = [text, text, ctypes.c_uint64, ctypes.c_uint64, pointer, ctypes.POINTER(pointer)]
+    core.lzc_channel_program.argtypes = [text, text, ctypes.c_uint64, ctypes.c_uint64, pointer, ctypes.POINTER(pointer)]
     status = core.libzfs_core_init()
     if status:
         raise OSError(status, os.strerror(status), "/dev/zfs")
@@ -124,18 +123,17 @@ def rename(old: bytes, new: bytes) -> int:
     return int(_libraries()[1].lzc_rename(old, new))
 
 
-def program(pool: bytes, text: bytes, arguments: Mapping[bytes, object], *, changing: bool) -> tuple[int, bytes]:
-    """Run a channel program, which waits for a transaction group only if it is a `changing` one; return 0 and what it says, or an errno."""
+def program(pool: bytes, text: bytes, arguments: Mapping[bytes, object]) -> tuple[int, bytes]:
+    """Run a channel program in a transaction group; return 0 and what it says, or an errno."""
     import ctypes
 
     nvpair, core = _libraries()
-    call = core.lzc_channel_program if changing else core.lzc_channel_program_nosync
     answer, said = ctypes.c_void_p(), ctypes.c_char_p()
     with _List(arguments) as listed:
         try:
-            status = int(call(pool, text, INSTRUCTIONS, MEMORY, listed, ctypes.byref(answer)))
-            if status == 0:
-                status = int(nvpair.nvlist_lookup_string(answer, b"return", ctypes.byref(said)))
+            status = int(core.lzc_channel_program(pool, text, INSTRUCTIONS, MEMORY, listed, ctypes.byref(answer)))
+            if status == 0 and nvpair.nvlist_lookup_string(answer, b"return", ctypes.byref(said)) != 0:
+                status = errno.EPROTO  # not the ENOENT of nvlists, which would mean that there is no dataset
             return status, said.value or b""
         finally:
             nvpair.nvlist_free(answer)

@@ -113,19 +113,6 @@ class Images(Lending):
     def _is_ours(self, dataset: Dataset) -> bool:
         return dataset.marks.get(CLUSTER) == self.store.cluster and IMAGE in dataset.marks
 
-    def _meant(self, name: str) -> list[Image]:
-        """Return the images that a name can mean, however many there are of other names."""
-        try:
-            datasets = [self.dataset(name)] if ":" in name else self.zfs.children(self.root)
-        except Missing:  # nothing was ever imported here
-            return []
-        found: list[Image] = []
-        for dataset in datasets:
-            if means(name, dataset.rsplit("/", 1)[1]):
-                with contextlib.suppress(Missing):  # none has that version, or it went this moment
-                    found += self._found(dataset, 0)
-        return found
-
     def find(self, name: str) -> Image | None:
         """Return the image of exactly this name; Foreign when the name is taken by something that is no image of ours."""
         dataset = self.zfs.get(self.dataset(name), marks=IMAGE_MARKS)
@@ -148,9 +135,9 @@ class Images(Lending):
     def resolve(self, name: str, *, pull: bool = True) -> Image:
         """Return the image that a disk is to be made of; Missing says how it comes here."""
         check_image(name)
-        image = newest(self._meant(name), name)
+        known = self.all()
+        image = newest(known, name)
         if image is None:
-            known = self.all()
             self.check_none_lent(name)
             unused = [other.name for other in known if means(name, other.name)]
             if unused:

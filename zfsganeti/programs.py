@@ -1,63 +1,17 @@
-"""Channel programs: what the kernel looks up, changes or destroys in one go, without a program of ours or zfs(8) being started.
+"""Channel programs: what the kernel destroys or rolls back in one go, after it has looked whether it may.
 
-Programs are texts in Lua, given strings and answering with a string (zfs-program(8)). Those that only look wait for no transaction
-group; all that one changes is in one of them. What one answers is what `zfs get -Hp` prints, or lines `key=value`. None sets properties:
+Programs are texts in Lua, given strings and answering with one (zfs-program(8)); all that one changes is in one transaction group.
+None only looks: each run is written to the pool's history, whole, which would soon hold nothing else. None sets properties:
 `zfs.sync.inherit` of one that is not set stops the whole pool for good (seen with 2.3.9: a panic in dsl_props_set_sync).
 """
 
 from __future__ import annotations
 
-from zfsganeti import core
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-OF_A_SNAPSHOT = ("guid", "clones")  # what LOOK tells of one
-
-# the properties of a filesystem, or of one that has a snapshot of a name, and what is known of that
-LOOK = """
-local a = ...
-local lines = {}
-local function line(name, key, value, source)
-  if type(value) == "number" then value = string.format("%u", value) end
-  lines[#lines + 1] = name .. "\\t" .. key .. "\\t" .. value .. "\\t" .. source
-end
-local function tell(name)
-  for key in pairs(a["native"]) do
-    local value = zfs.get_prop(name, key)
-    if value ~= nil then line(name, key, value, "-") end
-  end
-  for key, value, source in zfs.list.user_properties(name) do -- at once: each that is asked for alone is looked for in all parents
-    if source == name and a["marks"][key] then line(name, key, value, "local") end
-  end
-end
-local function tell_snapshot(snap)
-  local clones = {}
-  for clone in zfs.list.clones(snap) do clones[#clones + 1] = clone end
-  line(snap, "guid", zfs.get_prop(snap, "guid"), "-")
-  line(snap, "clones", table.concat(clones, ","), "-")
-end
-local fs = a["root"]
-if zfs.get_prop(fs, "type") ~= "filesystem" then return "" end
-if a["short"] == "" then
-  tell(fs)
-elseif zfs.exists(fs .. "@" .. a["short"]) then
-  tell(fs)
-  tell_snapshot(fs .. "@" .. a["short"])
-end
-return table.concat(lines, "\\n")
-"""
-
-# the names of what is directly below a dataset
-CHILDREN = """
-local names = {}
-for child in zfs.list.children((...)["root"]) do names[#names + 1] = child end
-return table.concat(names, "\\n")
-"""
-
 NO = """
-local function no(why, what, more) return "why=" .. why .. "\\nwhat=" .. what .. "\\n" .. (more or "") end
+local function no(why, what, more)
+  local plain = string.gsub(what, "%c", "?") -- the tag of a hold may be anything, also a line that says ok
+  return "why=" .. why .. "\\nwhat=" .. plain .. "\\n" .. (more or "")
+end
 """
 
 # a filesystem with its snapshots, or nothing
@@ -139,47 +93,10 @@ return "ok=yes\\ncount=" .. count
 )
 
 
-def children(root: str) -> list[str] | None:
-    """Return the names of what is directly below a dataset, in no order; None when the kernel would not say: then zfs(8) says why."""
-    said = _ask(root, CHILDREN, {})
-    return None if said is None else said.splitlines()
-
-
-def look(root: str, wanted: Iterable[str], short: str = "") -> str | None:
-    """Return what `zfs get -Hp` would print of a filesystem, or of one with a snapshot of a name, and guid and clones of that.
-
-    None when the kernel would not say: then zfs(8) says why. Of many, zfs(8) is sooner: to a program each property of what is not
-    mounted takes as long as to zfs(8) all of them.
-    """
-    names = list(wanted)
-    asked: dict[bytes, object] = {
-        b"native": {name.encode(): b"yes" for name in names if ":" not in name},
-        b"marks": {name.encode(): b"yes" for name in names if ":" in name},
-        b"short": short.encode(),
-    }
-    return _ask(root, LOOK, asked)
-
-
-def _ask(root: str, program: str, asked: Mapping[bytes, object]) -> str | None:
-    pool = root.split("/")[0]
-    if not is_quick(pool):
-        return None
-    try:
-        status, said = core.program(pool.encode(), program.encode(), {**asked, b"root": root.encode()}, changing=False)
-    except OSError:
-        return None
-    return None if status else said.decode(errors="replace")
-
-
-def is_quick(pool: str) -> bool:
-    """Tell whether the kernel answers at once for a pool: of one that stands still it might never."""
-    try:
-        with open(f"/proc/spl/kstat/zfs/{pool}/state", encoding="ascii") as file:
-            return file.read().strip() == "ONLINE"
-    except OSError:
-        return False
-
-
 def facts(said: bytes) -> dict[str, str]:
-    """Return what a program that destroys or rolls back says, by key: `ok`, or `why` not and `what` is in the way."""
-    return dict(line.split("=", 1) for line in said.decode(errors="replace").splitlines() if "=" in line)
+    """Return what a program says, by key: `ok`, which only the first line can say, or `why` not and `what` is in the way."""
+    lines = [(key, value) for key, equals, value in (line.partition("=") for line in said.decode(errors="replace").split("\n")) if equals]
+    found = dict(reversed(lines))  # the first of a key counts
+    if lines[:1] != [("ok", "yes")]:
+        found.pop("ok", None)
+    return found

@@ -30,7 +30,6 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MNT_DETACH = 1, 2, 4, 8, 
 COMPRESSION = {"on": 1, "off": 2, "zle": 14, "lz4": 15, "zstd": 16}  # enum zio_compress, include/sys/zio_compress.h
 SUSPENDED = "I/O is currently suspended"  # cmd/zfs and lib/libzfs say so of a pool whose devices are gone
 NATIVE = ("mountpoint", "canmount", "used", "referenced", "available", "written", "creation", "guid", "origin")
-SPACE = ("used", "referenced", "written")
 SNAPSHOTS_PER_TXG = 100  # a program destroys in one txg and stalls it; more are destroyed before, in batches
 
 
@@ -192,9 +191,7 @@ class Zfs(History):
 
     def datasets(self, root: str, *, depth: int | None = None, marks: Iterable[str] = ()) -> list[Dataset]:
         """Return the filesystems at and below `root`, parents first, with the named user properties set on them."""
-        wanted = (*NATIVE, *marks)
-        said = programs.look(check_dataset(root), wanted) if depth == 0 else None
-        found = _parse(said) if said is not None else self._properties(root, "filesystem", depth, wanted)
+        found = self._properties(root, "filesystem", depth, (*NATIVE, *marks))
         return [Dataset(name, *found[name]) for name in found]
 
     def _properties(self, root: str, kinds: str, depth: int | None, wanted: Iterable[str]) -> dict[str, Properties]:
@@ -206,18 +203,11 @@ class Zfs(History):
     def with_snapshot(
         self, root: str, short: str, facts: Iterable[str], *, depth: int, marks: Iterable[str] = ()
     ) -> list[tuple[Dataset, dict[str, str]]]:
-        """Return the filesystems at and below `root` that have a snapshot of this name, each with facts of the snapshot.
-
-        Of what is native to them no more than SPACE is told: of what is not mounted, each property takes as long as everything of another.
-        """
-        wanted = dict.fromkeys((*SPACE, *marks))
-        quick = depth == 0 and set(facts) <= set(programs.OF_A_SNAPSHOT)
-        said = programs.look(check_dataset(root), wanted, short) if quick else None
-        wanted |= dict.fromkeys(facts)
-        found = _parse(said) if said is not None else self._properties(root, "filesystem,snapshot", depth + 1, wanted)
+        """Return the filesystems at and below `root` that have a snapshot of this name, each with facts of the snapshot."""
+        found = self._properties(root, "filesystem,snapshot", depth + 1, dict.fromkeys((*NATIVE, *marks, *facts)))
         return [  # zfs(8) writes - for what there is none of
             (
-                Dataset(name, {size: found[name][0].get(size, "") for size in SPACE}, found[name][1]),
+                Dataset(name, *found[name]),
                 {fact: found[snapshot][0].get(fact, "-").removeprefix("-") for fact in facts},
             )
             for name in found
@@ -243,13 +233,6 @@ class Zfs(History):
             return next(iter(self.datasets(name, depth=0, marks=marks)), None)  # of a volume of ZFS there is no more than its name
         except Missing:
             return None
-
-    def children(self, name: str) -> list[str]:
-        """Return the names of the filesystems directly below one; Missing when that does not exist."""
-        found = programs.children(check_dataset(name))
-        if found is None:
-            found = self._command("zfs", "list", "-H", "-d", "1", "-t", "filesystem", "-o", "name", name).splitlines()[1:]
-        return sorted(found)
 
     def filesystems(self) -> list[tuple[str, str]]:
         """Return every filesystem of the node with its mountpoint property."""
@@ -469,7 +452,7 @@ class Zfs(History):
         def run() -> int:
             nonlocal said
             # also to check only: outside of a transaction group what is mounted does not keep anything from being rolled back
-            status, said = core.program(name.split("/")[0].encode(), program.encode(), asked, changing=True)
+            status, said = core.program(name.split("/")[0].encode(), program.encode(), asked)
             return status
 
         self._direct(name, run)
