@@ -100,11 +100,10 @@ class Bench:
             assert found, said
             return float(found[1])
 
-        times = [(ours(), bare()) for _round in range(rounds)]
-        taken = {way: statistics.median(values) for way, values in zip((ours, bare), zip(*times, strict=True), strict=True)}
+        mine, pipes = zip(*((ours(), bare()) for _round in range(rounds)), strict=True)
         self.source.run("zfs destroy zfs/vm/moved@bare")
         self.remove()
-        return size, taken[ours], taken[bare]
+        return size, statistics.median(mine), statistics.median(pipes)
 
     def throughput(self) -> Iterator[Row]:
         """Yield how many bytes a second travel in a first pass of each size, and of those by which the larger one exceeds the other."""

@@ -1,8 +1,8 @@
 """What C does for us without a program or a binding: seven calls of libzfs_core, mount(2) and umount2(2), by ctypes.
 
 Importing Debian's binding takes as long as running zfs(8) twenty times, for it parses C declarations each time; what every new
-disk and every snapshot needs is therefore called here. The libraries' names carry the number of their ABI: where another one is
-installed they are not found. Names and strings are bytes, properties are what `zfsganeti.zfs.encode` has checked.
+disk, every snapshot and every removal needs is therefore called here. The libraries' names carry the number of their ABI: where
+another one is installed they are not found. Names and strings are bytes, properties are what `zfsganeti.zfs.encode` has checked.
 """
 
 from __future__ import annotations
@@ -123,20 +123,21 @@ def rename(old: bytes, new: bytes) -> int:
     return int(_libraries()[1].lzc_rename(old, new))
 
 
-def program(pool: bytes, text: bytes, arguments: Mapping[bytes, object]) -> tuple[int, bytes]:
-    """Run a channel program in a transaction group; return 0 and what it says, or an errno."""
+def program(pool: bytes, text: bytes, arguments: Mapping[bytes, object], answer: list[bytes]) -> int:
+    """Run a channel program in a transaction group and add what it says to the answer; return 0 or an errno."""
     import ctypes
 
     nvpair, core = _libraries()
-    answer, said = ctypes.c_void_p(), ctypes.c_char_p()
+    told, said = ctypes.c_void_p(), ctypes.c_char_p()
     with _List(arguments) as listed:
         try:
-            status = int(core.lzc_channel_program(pool, text, INSTRUCTIONS, MEMORY, listed, ctypes.byref(answer)))
-            if status == 0 and nvpair.nvlist_lookup_string(answer, b"return", ctypes.byref(said)) != 0:
+            status = int(core.lzc_channel_program(pool, text, INSTRUCTIONS, MEMORY, listed, ctypes.byref(told)))
+            if status == 0 and nvpair.nvlist_lookup_string(told, b"return", ctypes.byref(said)) != 0:
                 status = errno.EPROTO  # not the ENOENT of nvlists, which would mean that there is no dataset
-            return status, said.value or b""
+            answer.append(said.value or b"")  # a copy: the next line frees what it points into
+            return status
         finally:
-            nvpair.nvlist_free(answer)
+            nvpair.nvlist_free(told)
 
 
 def exists(name: bytes) -> bool | None:

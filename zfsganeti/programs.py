@@ -95,8 +95,9 @@ return "ok=yes\\ncount=" .. count
 
 def facts(said: bytes) -> dict[str, str]:
     """Return what a program says, by key: `ok`, which only the first line can say, or `why` not and `what` is in the way."""
-    lines = [(key, value) for key, equals, value in (line.partition("=") for line in said.decode(errors="replace").split("\n")) if equals]
-    found = dict(reversed(lines))  # the first of a key counts
-    if lines[:1] != [("ok", "yes")]:
-        found.pop("ok", None)
+    found: dict[str, str] = {}
+    for line in said.decode(errors="replace").split("\n"):
+        key, equals, value = line.partition("=")
+        if equals and (key != "ok" or not found):
+            found.setdefault(key, value)
     return found

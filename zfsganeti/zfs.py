@@ -2,7 +2,7 @@
 
 libzfs_core creates, snapshots, renames and destroys, atomically and with errno; it cannot list or set, so zfs(8) does
 that. It validates no property value (recordsize=12345 panics the pool), so only VALIDATORS' properties ever reach it.
-What a new disk needs is called through `core`, the rest through Debian's binding, whose import takes longer than all of that.
+All but promoting is called through `core`, for the import of Debian's binding takes longer than what it is imported for.
 Names and values are str here and become bytes on the way down.
 """
 
@@ -144,26 +144,6 @@ def _number(text: str | None) -> int:
     return int(text) if text and text.isdigit() else 0
 
 
-Properties = tuple[dict[str, str], dict[str, str]]  # native ones, and user properties that are set on the dataset itself
-
-
-def _parse(said: str) -> dict[str, Properties]:
-    """Return what `zfs get -Hp -o name,property,value,source` printed, parents first."""
-    found: dict[str, Properties] = {}
-    for line in said.split("\n"):
-        name, _tab, rest = line.partition("\t")
-        prop, _tab, rest = rest.partition("\t")
-        value, tab, source = rest.rpartition("\t")
-        if not tab:
-            continue  # what is set by hand may hold anything, and keeps no other dataset from being seen
-        native, local = found.setdefault(name, ({}, {}))
-        if ":" not in prop:
-            native[prop] = value
-        elif source == "local":
-            local[prop] = value
-    return dict(sorted(found.items()))
-
-
 class Zfs(History):
     """The node's ZFS. `ours` is the prefix of snapshots that this project makes and may destroy."""
 
@@ -191,25 +171,36 @@ class Zfs(History):
 
     def datasets(self, root: str, *, depth: int | None = None, marks: Iterable[str] = ()) -> list[Dataset]:
         """Return the filesystems at and below `root`, parents first, with the named user properties set on them."""
-        found = self._properties(root, "filesystem", depth, (*NATIVE, *marks))
-        return [Dataset(name, *found[name]) for name in found]
+        return [Dataset(name, *found) for name, found in self._properties(root, "filesystem", depth, (*NATIVE, *marks)).items()]
 
-    def _properties(self, root: str, kinds: str, depth: int | None, wanted: Iterable[str]) -> dict[str, Properties]:
+    def _properties(
+        self, root: str, kinds: str, depth: int | None, wanted: Iterable[str]
+    ) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
         """Return of each dataset of these kinds its native properties, and the user properties that are set on itself."""
         scope = ["-r"] if depth is None else ["-d", str(depth)]
         columns = ("-t", kinds, "-o", "name,property,value,source", ",".join(wanted))
-        return _parse(self._command("zfs", "get", "-Hp", *scope, *columns, check_dataset(root)))
+        found: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
+        for line in self._command("zfs", "get", "-Hp", *scope, *columns, check_dataset(root)).split("\n"):
+            name, _tab, rest = line.partition("\t")
+            prop, _tab, rest = rest.partition("\t")
+            value, tab, source = rest.rpartition("\t")
+            if not tab:
+                continue  # what is set by hand may hold anything, and keeps no other dataset from being seen
+            native, local = found.setdefault(name, ({}, {}))
+            if ":" not in prop:
+                native[prop] = value
+            elif source == "local":
+                local[prop] = value
+        return found
 
     def with_snapshot(
         self, root: str, short: str, facts: Iterable[str], *, depth: int, marks: Iterable[str] = ()
     ) -> list[tuple[Dataset, dict[str, str]]]:
         """Return the filesystems at and below `root` that have a snapshot of this name, each with facts of the snapshot."""
-        found = self._properties(root, "filesystem,snapshot", depth + 1, dict.fromkeys((*NATIVE, *marks, *facts)))
+        wanted = dict.fromkeys((*NATIVE, *marks, *facts))
+        found = self._properties(root, "filesystem,snapshot", depth + 1, wanted)
         return [  # zfs(8) writes - for what there is none of
-            (
-                Dataset(name, *found[name]),
-                {fact: found[snapshot][0].get(fact, "-").removeprefix("-") for fact in facts},
-            )
+            (Dataset(name, *found[name]), {fact: found[snapshot][0].get(fact, "-").removeprefix("-") for fact in facts})
             for name in found
             if (snapshot := f"{name}@{short}") in found and name[len(root) :].count("/") <= depth
         ]
@@ -298,7 +289,7 @@ class Zfs(History):
     def _direct(self, name: str, function: Callable[..., int], *arguments: object) -> None:
         """Call libzfs_core without the binding; an errno becomes an exception of ours, which names the dataset.
 
-        The binding must be there all the same: what is made on a node without it could be neither snapshotted nor destroyed there.
+        The binding must be there all the same: what is made on a node without it could not be made independent there.
         """
         from importlib.machinery import PathFinder
 
@@ -447,16 +438,10 @@ class Zfs(History):
 
     def _run(self, name: str, program: str, asked: Mapping[bytes, object]) -> dict[str, str]:
         """Return what a channel program answers that destroys or rolls back."""
-        said = b""
-
-        def run() -> int:
-            nonlocal said
-            # also to check only: outside of a transaction group what is mounted does not keep anything from being rolled back
-            status, said = core.program(name.split("/")[0].encode(), program.encode(), asked)
-            return status
-
-        self._direct(name, run)
-        return programs.facts(said)
+        answer: list[bytes] = []
+        # also to check only: outside of a transaction group what is mounted does not keep anything from being rolled back
+        self._direct(name, core.program, name.split("/")[0].encode(), program.encode(), asked, answer)
+        return programs.facts(b"".join(answer))
 
     def _refusal(self, name: str, answer: Mapping[str, str]) -> ZfsGanetiError:
         why, what = answer["why"], answer.get("what", name)

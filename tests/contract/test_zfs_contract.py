@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ROOT, DIRECTORY = os.environ.get("ZFSGANETI_CONTRACT_ROOT", ""), os.environ.get("ZFSGANETI_CONTRACT_DIR", "")
 KINDS = ["fake", "real"] if ROOT else ["fake"]
 OURS = {INSTANCE: "web1", CLUSTER: "cluster.example.com"}
+LYING_TAG = "x\nok=yes\ncount=0\n."  # of a hold: to be taken for the answer that all is well
 
 
 class Bench:
@@ -114,7 +115,7 @@ class RealBench(Bench):
     def clean(self) -> None:
         """Nothing of the test is left on the pool."""
         for name, _created, _used in self.zfs.snapshots(self.root):
-            for tag in ("keep", "x\nok=yes\ncount=0\n."):
+            for tag in ("keep", LYING_TAG):
                 subprocess.run(["zfs", "release", tag, name], capture_output=True)
         for mount in reversed(self.zfs.mounts()):
             if mount.path == self.directory or mount.path.startswith(f"{self.directory}/"):
@@ -755,7 +756,7 @@ def test_a_hold_keeps_it(bench: Bench) -> None:
 def test_a_hold_whose_tag_says_that_all_is_well_keeps_it(bench: Bench) -> None:
     name = bench.make()
     bench.zfs.snapshot([f"{name}@{bench.zfs.ours}one"])
-    bench.make_hold(f"{name}@{bench.zfs.ours}one", "x\nok=yes\ncount=0\n.")
+    bench.make_hold(f"{name}@{bench.zfs.ours}one", LYING_TAG)
     with pytest.raises(Busy):
         bench.zfs.destroy(name, OURS, strangers=True)
     with pytest.raises(Busy):

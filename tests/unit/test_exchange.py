@@ -628,7 +628,7 @@ def test_what_is_written_between_the_copy_and_the_detach_is_copied(bench: Bench,
     verbs = [verb for verb in (line.split()[0] for line in bench.ganeti.typed) if "tags" not in verb]
     again = [] if stopped else ["stop"]
     assert verbs == ["add", "modify", "stop", "modify", *again, "modify", "start", "modify"]
-    assert [said for said in bench.said if said.startswith("disk 0: ") and "compared once more, " in said]
+    assert [said for said in bench.said if said.startswith("disk 0: ") and " compared once more, " in said and said.endswith(" written")]
 
 
 def test_who_starts_a_stopped_one_has_it_running_afterwards(bench: Bench) -> None:
