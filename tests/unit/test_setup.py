@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fakezfs import FakeZfs
+from tests.fakezfs import FakeZfs, unguard
 from tests.node import CLUSTER_NAME
 from zfsganeti import ganeti, setup
 from zfsganeti.config import Config
@@ -250,8 +251,11 @@ class Bare:
 
 
 @pytest.fixture
-def bare(tmp_path: Path) -> Bare:
-    return Bare(tmp_path)
+def bare(tmp_path: Path) -> Iterator[Bare]:
+    bare = Bare(tmp_path)
+    yield bare
+    if os.path.isdir(bare.directory):
+        unguard(bare.directory)  # pytest cannot remove what is immutable, and kept all of each run
 
 
 def test_the_steps_lead_from_nothing_to_a_mounted_root(bare: Bare) -> None:
