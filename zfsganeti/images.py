@@ -134,7 +134,9 @@ class Images(Lending):
 
     def resolve(self, name: str, *, pull: bool = True) -> Image:
         """Return the image that a disk is to be made of; Missing says how it comes here."""
-        check_image(name)
+        image = self._exactly(check_image(name))
+        if image is not None:
+            return image
         known = self.all()
         image = newest(known, name)
         if image is None:
@@ -147,6 +149,15 @@ class Images(Lending):
             near = f"{meant(name, [each.name for each in known])} {way_out}".strip()
             raise Missing(f"image {name} on this node", self._on_its_way(name) or (self._pulled(name) if pull else "") or near)
         return image
+
+    def _exactly(self, name: str) -> Image | None:
+        """Return the image of a name with a version, which means no other: the rest, which may be many, need not be read."""
+        if family(name) == name:
+            return None
+        try:
+            return newest(self._found(self.dataset(name), 0), name)
+        except Missing:
+            return None
 
     def _pulled(self, name: str) -> str:
         """The image is on its way here if the administrator wants that; return what to tell then."""

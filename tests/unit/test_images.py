@@ -7,7 +7,7 @@ import gzip
 import lzma
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -357,6 +357,24 @@ def test_a_name_without_version_means_the_newest(bench: Bench) -> None:
             bench.images.resolve(missing)
         assert str(caught.value).endswith(f"gnt-zfs image push {missing} on a node that has it brings it here")
     assert newest([], "debian-12") is None
+
+
+def test_of_a_name_with_a_version_no_other_image_is_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("debian-12:1", "debian-12", "debian-12:2"):
+        bench.make(name)
+        bench.later(10)
+    read: list[str] = []
+    with_snapshot = bench.images.zfs.with_snapshot
+
+    def reading(root: str, short: str, facts: Iterable[str], **more: Any) -> Any:
+        read.append(root)
+        return with_snapshot(root, short, facts, **more)
+
+    monkeypatch.setattr(bench.images.zfs, "with_snapshot", reading)
+    assert bench.images.resolve("debian-12:1").name == "debian-12:1"
+    assert read == ["zfs/vm/.images/debian-12:1"]
+    assert bench.images.resolve("debian-12").name == "debian-12:2"
+    assert read[1:] == ["zfs/vm/.images"]
 
 
 def test_a_disk_is_a_clone_with_the_size_asked_for(bench: Bench) -> None:
