@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 
 from benchmarks.measure import Place, Row, against, medians, noise, run, shell, verb
 
-VOLUME = "bench.ext.disk0"
+VOLUME, FIRST = "bench.ext.disk0", "bench.ext.disk1"
 SIZES_GIB = (1, 10, 25, 100)
 TOLD = 25  # the size that is compared with other ways
 USED_MIB = {1: 50, 10: 50, TOLD: 800, 100: 50}
 ROOM_GIB, MORE = 400, "/var/tmp/more"  # noqa: S108 - a node of the lab is ours alone
 LIMIT = "the start of Python; the catalogue, the pool and its room are looked at first, with zfs(8)"
+EMPTY, LOADED = "python3 -I -c pass", "create with image=, in a process of Python that has made a disk before"
+IN_A_PROCESS = """
+import time
+from zfsganeti import extstorage
+for volume in "{first}", "{volume}":
+    began = time.perf_counter()
+    extstorage.handle("create", {{"VOL_NAME": volume, "VOL_SIZE": "{mib}", "EXTP_PROVIDER": "zfs", "EXTP_IMAGE": "{image}"}})
+print(time.perf_counter() - began)
+"""
 
 
 def rows(place: Place) -> Iterator[Row]:
@@ -45,6 +55,15 @@ def _ours(name: str, size: int) -> float:
     return taken
 
 
+def _ours_loaded(name: str, size: int) -> float:
+    """Return how long a disk takes in a process that has read its modules; nothing is left of it."""
+    code = IN_A_PROCESS.format(first=FIRST, volume=VOLUME, mib=size << 10, image=name)
+    taken = float(subprocess.run(["python3", "-I", "-c", code], check=True, capture_output=True, text=True).stdout)
+    for volume in (FIRST, VOLUME):
+        verb("remove", volume, size << 10)
+    return taken
+
+
 def _by_hand(name: str, place: Place, then: str = "") -> float:
     disk = f"{place.directory}/byhand/disk.raw"
     taken = shell(f"zfs clone {place.root}/.images/{name}@golden {place.root}/byhand {then.format(disk)}")
@@ -57,15 +76,20 @@ def _against_others(name: str, place: Place) -> Iterator[Row]:
     ours = f"create with image= ({TOLD} GiB, {USED_MIB[TOLD]} MiB used), to a disk that is attached"
     attached = f"&& truncate -s {TOLD}G {{0}} && losetup -f --show {{0}}"
     synced = attached.replace("&& losetup", "&& sync {0} && losetup")
+    bare = "zfs clone alone"
     found = medians(
         9,
         {
             ours: lambda: _ours(name, TOLD),
-            "zfs clone alone": lambda: _by_hand(name, place),
+            LOADED: lambda: _ours_loaded(name, TOLD),
+            EMPTY: lambda: run("python3", "-I", "-c", "pass"),
+            bare: lambda: _by_hand(name, place),
             "zfs clone, truncate, losetup": lambda: _by_hand(name, place, attached),
             "zfs clone, truncate, sync FILE, losetup": lambda: _by_hand(name, place, synced),
         },
     )
+    yield Row(EMPTY, 1000 * found.pop(EMPTY), bare, 1000 * found[bare], "what any command in Python takes before it begins")
+    yield Row(LOADED, 1000 * found.pop(LOADED), bare, 1000 * found[bare], "what is looked at first, with zfs(8)")
     yield from against(found | _copies(name, place), ours, LIMIT)
 
 
