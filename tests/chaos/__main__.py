@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.chaos import points
+from tests.chaos.alone import leave_others
 from tests.chaos.scenarios import Scenario, State, scenarios
 from tests.lab import host, image
 from tests.lab.cluster import Cluster
-from tests.lab.conftest import SETUP, WELL, Lab
+from tests.lab.conftest import SETUP, Lab
 from tests.lab.host import LabError, say
 from tests.lab.machine import Machine, qmp
 from tests.lab.product import install
@@ -72,11 +73,18 @@ class Chaos:
                 inject(node)
             begin = self.cluster.place / "begin"
             self.cluster.freeze(nodes, begin)
-            wanted = [scenario for scenario in scenarios(lab) if any(part in scenario.name for part in self.only)]
-            for number, scenario in enumerate(wanted):
+            self.cluster.back_to(nodes, begin)
+            alone = leave_others(lab)
+            single = self.cluster.place / "alone"
+            self.cluster.freeze(alone.nodes, single)
+            told: list[tuple[Lab, Path, Scenario]] = []
+            told += [(alone, single, scenario) for scenario in scenarios(alone) if not scenario.together]
+            told += [(lab, begin, scenario) for scenario in scenarios(lab) if scenario.together]
+            wanted = [each for each in told if any(part in each[2].name for part in self.only)]
+            for number, (place, state, scenario) in enumerate(wanted):
                 now = time.monotonic()
-                self.cluster.back_to(nodes, begin)
-                self.strike(lab, scenario, now + (deadline - now) / (len(wanted) - number))
+                self.cluster.back_to(place.nodes, state)
+                self.strike(place, scenario, now + (deadline - now) / (len(wanted) - number))
         finally:
             self.cluster.stop()
 
@@ -116,7 +124,7 @@ class Chaos:
             lab.node(scenario.on).wait(scenario.again, seconds=OPERATION_SECONDS)
             repaired = lab.master.wait("gnt-zfs check --repair", seconds=300)
             scenario.check(lab, state)
-            if repaired != WELL:  # a check takes as long as a small operation
+            if repaired != lab.all_is_well:  # a check takes as long as a small operation
                 lab.well()
         except (AssertionError, LabError) as error:
             return " ".join(str(error).split())[:2000] or type(error).__name__
@@ -134,8 +142,9 @@ class Chaos:
                 self.revive(lab, struck)
                 time.sleep(0.5)
         self.revive(lab, struck)
-        struck.wait(f"mkdir -p {points.PLACE}; mountpoint -q /zfs/vm")
-        lab.master.wait('gnt-cluster getmaster && test -z "$(gnt-job list --no-headers --running -o id)"', seconds=300)
+        if kind == "power":
+            struck.wait(f"mkdir -p {points.PLACE}; mountpoint -q /zfs/vm")
+            lab.master.wait('gnt-cluster getmaster && test -z "$(gnt-job list --no-headers --running -o id)"', seconds=300)
 
     def revive(self, lab: Lab, struck: Machine) -> None:
         """A node that lost its power runs again; who waits for an answer of its former self learns at once that there is none."""

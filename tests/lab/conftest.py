@@ -17,7 +17,6 @@ from .product import install
 GENERATION = os.environ.get("ZFSGANETI_GENERATION", "trixie")
 DIRECTORY = "/zfs/vm"
 ROOTS = {"node1": "zfs/vm", "node2": "zfs/vm", "node3": "tank/vm"}
-WELL = "All is well on 3 nodes.\n"
 SETUP = "gnt-zfs setup --yes zfs/vm node3=tank/vm"
 
 
@@ -118,9 +117,14 @@ class Lab:
         lines = self.node(node).run(f"{look}; umount /tmp/look; rmdir /tmp/look").splitlines()
         return sorted(line.split()[0] for line in lines)
 
+    @property
+    def all_is_well(self) -> str:
+        """What a check says that finds nothing."""
+        return f"All is well on {len(self.nodes)} node{'s' if len(self.nodes) != 1 else ''}.\n"
+
     def well(self) -> None:
         """Nothing leaked and nothing is out of place."""
-        assert self.run("gnt-zfs check") == WELL
+        assert self.run("gnt-zfs check") == self.all_is_well
 
     def instances(self) -> list[str]:
         return self.run("gnt-instance list --no-headers -o name").split()
