@@ -42,7 +42,7 @@ def main() -> int:
     found = {generation: known(generation) for generation in image.GENERATIONS}
     if options.file is not None:
         options.file.write_text(page(found), encoding="utf-8")
-    return int(any(not survived(result) for faults in found.values() for result in faults.values()))
+    return int(any(_is_fault(key) and not survived(result) for faults in found.values() for key, result in faults.items()))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -197,26 +197,36 @@ def page(found: dict[str, dict[str, str]]) -> str:
         "",
         f"Written by `{COMMAND}`, in the lab, on real Ganeti and real ZFS. At each point at which a program of ours is about to change",
         "something, it is killed, its call fails, or the node loses its power; then the same command is given again, and `gnt-zfs check",
-        "--repair`. Survived is what ends with every disk as it may be, nothing leaked, and a check that finds nothing.",
+        "--repair`. Survived is what ends with every disk as it may be, nothing leaked, and a check that finds nothing. It takes hours:",
+        "`tried` says how many of all faults have had their turn by now, in an order that spreads over all points.",
         "",
     ]
     for generation, faults in found.items():
         lines += [
             f"## {generation}",
             "",
-            "| operation | points | killed | failed | power cut | survived | lost |",
-            "|---|---:|---:|---:|---:|---:|---:|",
+            "| operation | points | killed | failed | power cut | tried | survived | lost |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
         ]
         lines += [*_rows(faults), ""]
-    return "\n".join(lines)
+        lines += [f"- {key}: {result}" for key, result in sorted(faults.items()) if _is_fault(key) and not survived(result)]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _is_fault(key: str) -> bool:
+    return not key.endswith("/points")
 
 
 def _rows(faults: dict[str, str]) -> Iterator[str]:
-    for name in sorted({key.split("/")[0] for key in faults}):
-        tried = {kind: [result for key, result in faults.items() if key.startswith(f"{name}/{kind}/")] for kind in KINDS}
+    """Yield a row for each operation, and one for all of them."""
+    names = sorted({key.split("/")[0] for key in faults})
+    for name, of in (*((name, [name]) for name in names), ("all", names)):
+        points = sum(int(faults.get(f"{each}/points", 0)) for each in of)
+        tried = {kind: [result for key, result in faults.items() if key.split("/")[0] in of and f"/{kind}/" in key] for kind in KINDS}
         results = [result for those in tried.values() for result in those]
         whole = sum(map(survived, results))
-        figures = (faults.get(f"{name}/points", "-"), *(len(tried[kind]) for kind in KINDS), whole, len(results) - whole)
+        share = f"{len(results)} of {len(KINDS) * points}"
+        figures = (points, *(len(tried[kind]) for kind in KINDS), share, whole, len(results) - whole)
         yield f"| {name} | {' | '.join(map(str, figures))} |"
 
 
