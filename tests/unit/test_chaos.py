@@ -80,8 +80,10 @@ for call, wanted in ((Zfs.set, 3), (Zfs.promote, 2), (loop.attach, 2), (streams.
 
 def test_the_page_counts_what_survived_and_what_was_lost() -> None:
     faults = {"add/points": "9", "add/kill/1": "survived (abc)", "add/power/1": "disk 0 differs (abc)", "add/error/2": "survived (abc)"}
-    lines = page({"trixie": {**faults, "move/points": "2", "move/kill/1": "survived (abc)"}, "bookworm": {}}).splitlines()
-    assert "| add | 9 | 1 | 1 | 1 | 3 of 27 | 2 | 1 |" in lines
-    assert "| move | 2 | 1 | 0 | 0 | 1 of 6 | 1 | 0 |" in lines
-    assert "| all | 11 | 2 | 1 | 1 | 4 of 33 | 3 | 1 |" in lines
+    lines = page(
+        {"trixie": {**faults, "move/points": "2", "move/kill/1": "survived (abc)", "move/kill/2": "not struck (abc)"}, "bookworm": {}}
+    ).splitlines()
+    assert "| add | 9 | 1 | 1 | 1 | 3 of 27 | 2 | 0 | 1 |" in lines
+    assert "| move | 2 | 2 | 0 | 0 | 2 of 6 | 1 | 1 | 0 |" in lines
+    assert "| all | 11 | 3 | 1 | 1 | 5 of 33 | 3 | 1 | 1 |" in lines
     assert [line for line in lines if line.startswith("- ")] == ["- add/power/1: disk 0 differs (abc)"]
