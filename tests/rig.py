@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ from zfsganeti import datasets, departure, here, hooks, move, transfer
 from zfsganeti.answer import VERBS, answer
 from zfsganeti.config import Config
 from zfsganeti.datasets import CLUSTER, Store
-from zfsganeti.errors import CommandFailed, Unavailable, ZfsGanetiError, one_line
+from zfsganeti.errors import CommandFailed, Missing, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.ganeti import Disk, Event, Instance
 from zfsganeti.here import Here
 from zfsganeti.node import PeerFailed
@@ -63,12 +63,18 @@ class Knot(Here):
         )  # fmt: skip
         self.away = False
 
-    def call(self, peer: str, verb: str, *, seconds: float = 0, **request: Any) -> Any:  # noqa: ARG002
-        other = self.rig.knots[peer]
+    def _reached(self, peer: str, verb: str) -> Knot:
+        """Return a node of the cluster that answers."""
+        if peer not in self.rig.knots:
+            raise Missing(f"node {peer}", f"the cluster has {', '.join(self.rig.knots)}")
         self.rig.asked.append((peer, verb))
         self.rig.before(peer, verb)
-        if other.away:
+        if self.rig.knots[peer].away:
             raise Unavailable(peer, "cannot be reached (no route to host)")
+        return self.rig.knots[peer]
+
+    def call(self, peer: str, verb: str, *, seconds: float = 0, **request: Any) -> Any:  # noqa: ARG002
+        other = self._reached(peer, verb)
         with self.rig.turn:
             said = json.loads(json.dumps(answer(other, verb, lambda: json.dumps(request))))
         if "error" in said:
@@ -76,11 +82,7 @@ class Knot(Here):
         return said["answer"]
 
     def listen(self, peer: str, verb: str, hear: Callable[[dict[str, Any]], None], **request: Any) -> Any:
-        other = self.rig.knots[peer]
-        self.rig.asked.append((peer, verb))
-        self.rig.before(peer, verb)
-        if other.away:
-            raise Unavailable(peer, "cannot be reached (no route to host)")
+        other = self._reached(peer, verb)
         return json.loads(json.dumps(departure.TOLD[verb](other, json.loads(json.dumps(request)), hear)))
 
     def door_of(self) -> Callable[[str, dict[str, Any], int], dict[str, Any]]:
@@ -206,11 +208,23 @@ class FakeGaneti:
         assert knot.fake.local(dataset).get("readonly", "off") == "off", "a write to what is fenced"
         Path(self.path(name, disk)).write_bytes(content)
 
+    def speak(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is asked of Ganeti's daemon is asked of this."""
+        monkeypatch.setattr(move, "perform", self.perform)
+        monkeypatch.setattr(move, "look", self.look)
+
+    def perform(self, opcode: Mapping[str, Any], *, what: str, seconds: float) -> None:  # noqa: ARG002
+        words = [f"--new-primary={opcode['pnode']}"] if "pnode" in opcode else []
+        self.gnt(*what.split()[:2], *words, opcode["instance_name"])
+
+    def look(self, kind: str, name: str, fields: Sequence[str]) -> list[Any]:
+        if fields[0] in ("mfree", "be/maxmem"):
+            return [self.memory if kind == "node" else 128]
+        return list(self.gnt("gnt-instance", "list", name).split())
+
     def gnt(self, *words: str, seconds: float = 0, stdin: str = "") -> str:  # noqa: ARG002
         """What gnt-instance does."""
         verb, name = words[1], words[-1]
-        if words[0] == "gnt-node" or "be/maxmem" in words:
-            return f"{self.memory if words[0] == 'gnt-node' else 128}\n"
         self.typed.append(" ".join(words[1:]))
         self.rig.before("ganeti", verb)
         known = self.data[name]
@@ -322,5 +336,5 @@ def make_rig(place: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     monkeypatch.setattr(move, "LINK_SECONDS", 0.0)
     monkeypatch.setattr(move, "AGAIN_SECONDS", 0.0)
     made = Rig(place)
-    monkeypatch.setattr(move, "run", made.ganeti.gnt)
+    made.ganeti.speak(monkeypatch)
     return made

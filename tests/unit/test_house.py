@@ -74,7 +74,7 @@ LEVELS = {
         ),
         2,
     ),
-    **dict.fromkeys(("zfs", "streams", "sources", "formats", "ganeti", "node", "loop", "config", "lvm"), 1),
+    **dict.fromkeys(("zfs", "streams", "sources", "formats", "ganeti", "jobs", "node", "loop", "config", "lvm"), 1),
     **dict.fromkeys(("errors", "process", "core", "programs", "threads", "links", "names", "files", "mounts", "history", "blocks"), 0),
 }
 LONGEST = 600

@@ -410,7 +410,7 @@ def points() -> Iterator[int]:
 def rigs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> Iterator[tuple[int, Rig]]:
     for point in points():
         made = Rig(tmp_path / str(point))
-        monkeypatch.setattr(move, "run", made.ganeti.gnt)
+        made.ganeti.speak(monkeypatch)
         made.ganeti.add("web1", kind, "node1", DISKS[kind])
         if not died(made, point):
             assert point > 10

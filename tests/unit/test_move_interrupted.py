@@ -9,7 +9,7 @@ import pytest
 
 from tests.rig import Rig, make_rig
 from tests.unit.test_move import DISKS, KINDS, Died, arrived, go
-from zfsganeti import move, retreat
+from zfsganeti import retreat
 from zfsganeti.datasets import MOVE
 from zfsganeti.errors import Refused, Unavailable, ZfsGanetiError
 from zfsganeti.route import FENCED
@@ -40,23 +40,23 @@ def stopped_at(
 
 def end_at(rig: Rig, monkeypatch: pytest.MonkeyPatch, point: int, end: type[BaseException], submitted: bool) -> bool:
     """A move ends at the `point`-th call of gnt-*; tell whether it has come that far."""
-    calls = [0]
+    calls, does = [0], rig.ganeti.gnt
 
     def gnt(*words: str, seconds: float = 0, stdin: str = "") -> str:
         calls[0] += 1
         if calls[0] != point:
-            return rig.ganeti.gnt(*words, seconds=seconds, stdin=stdin)
+            return does(*words, seconds=seconds, stdin=stdin)
         if submitted and "list" not in words:
             rig.ganeti.queue.append(words)
         raise end
 
-    monkeypatch.setattr(move, "run", gnt)
+    monkeypatch.setattr(rig.ganeti, "gnt", gnt)
     try:
         go(rig)
     except end:
         return True
     finally:
-        monkeypatch.setattr(move, "run", rig.ganeti.gnt)
+        monkeypatch.setattr(rig.ganeti, "gnt", does)
     return False
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.killing import dies
 from tests.rig import Rig
 from tests.unit.test_move import DISKS, arrived, go
-from zfsganeti import datasets, departure, move
+from zfsganeti import datasets, departure
 from zfsganeti.errors import Refused
 
 
@@ -28,7 +28,7 @@ def test_wherever_a_node_dies_the_same_command_ends_it(
     while died:
         point += 1 if point < 30 else 3
         rig = Rig(tmp_path / str(point))
-        monkeypatch.setattr(move, "run", rig.ganeti.gnt)
+        rig.ganeti.speak(monkeypatch)
         rig.ganeti.add("web1", kind, "node1", DISKS[kind])
         died = dies(rig.knots[node].fake.reaper, point, lambda rig=rig: go(rig))  # type: ignore[misc]
         if boot:
