@@ -259,7 +259,7 @@ def test_what_cannot_move_says_so_and_what_was_begun_can_be_taken_back(lab: Lab)
     nothing_left(lab)
     assert lab.sums("web1") == sums
 
-    # the target becomes full in the middle of the downtime: the instance runs again where it was
+    # the switch is vetoed in the middle of the downtime: the instance runs again where it was
     lab.run("gnt-zfs move --yes --presync-only web1 node3")
     for node, name in (("node2", "web1"), ("node3", ".moving/web1")):  # as zfs-auto-snapshot does, on each node by itself
         lab.node(node).run(f"zfs snapshot {ROOTS[node]}/{name}@autosnap_same")
