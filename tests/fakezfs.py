@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tests.killing import EVENTS, Reaper, writes
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, ZfsGanetiError
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Full, Missing, Refused, ZfsGanetiError
 from zfsganeti.mounts import Mount
 from zfsganeti.names import check_dataset, check_hold, check_snapshot
 from zfsganeti.roots import FS_IMMUTABLE_FL, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, guard, is_guarded
@@ -88,7 +88,11 @@ def changing(
 
 
 class FakeZfs:
-    """One pool below a directory of its own; `clock`, `available`, `others`, `health`, `size` and `free` are what a test says."""
+    """One pool below a directory of its own; `clock`, `available`, `others`, `health`, `size` and `free` are what a test says.
+
+    So is `left`: how many more things that need room can be done, be it that something is made or that a file is written to; then the
+    pool is full. What is kept for that lets a full one be renamed, promoted and destroyed in, and properties be set; files go as well.
+    """
 
     ours = "zfsganeti-"
 
@@ -99,6 +103,7 @@ class FakeZfs:
         self.clock = 1_700_000_000
         self.available = 100 << 30
         self.others = 0  # bytes that are used without a file of ours
+        self.left: int | None = None  # None is as many as you like
         self.features = {"large_blocks": "active", "embedded_data": "active", "lz4_compress": "active", "zstd_compress": "enabled"}
         self.health, self.size, self.free = "ONLINE", 200 << 30, 100 << 30
         self._count = seed  # GUIDs of two pools differ when their seeds do
@@ -192,6 +197,7 @@ class FakeZfs:
             raise Refused(f"dataset {name}", "exists already")
         if name.rpartition("/")[0] not in self._filesystems:
             raise Missing(f"dataset {name}")
+        self._must_have_room(name)
         self._add(name, {key: str(value) for key, value in properties.items()}, marks)
 
     @changing
@@ -206,6 +212,8 @@ class FakeZfs:
                 raise Refused(f"dataset {whole[0]}", "exists already")
         if len({dataset for dataset, _short in pairs}) != len(pairs) or len({dataset.split("/")[0] for dataset, _short in pairs}) > 1:
             raise CommandFailed(f"libzfs_core on {whole[0]}", 18, "SnapshotFailure: Invalid cross-device link")
+        if whole:
+            self._must_have_room(whole[0])
         for dataset, short in pairs:
             filesystem = self._filesystems[dataset]
             filesystem.snapshots[short] = Snapshot(self._next(), self.clock, read_files(filesystem.files))
@@ -219,8 +227,10 @@ class FakeZfs:
             raise Missing(f"dataset {name}")
         if name in self._filesystems:
             raise Refused(f"dataset {name}", "exists already")
+        self._must_have_room(name)
         self._add(name, {key: str(value) for key, value in (properties or {}).items()}, marks)
         self._filesystems[name].origin = (self._must(dataset), short)
+        os.chmod(self._filesystems[name].files, os.stat(self._must(dataset).files).st_mode)
         for file, content in self._filesystems[dataset].snapshots[short].files.items():
             with open(f"{self._filesystems[name].files}/{file}", "wb") as target:
                 target.write(content)
@@ -397,6 +407,8 @@ class FakeZfs:
             return
         if there is not None:
             raise Foreign(path, f"dataset {there} is mounted there, not {name}")
+        if not os.path.isdir(path) and self.is_full():
+            raise no_space(path)
         os.makedirs(path, mode=0o750, exist_ok=True)
         self.reaper.point()
         if os.listdir(path):
@@ -468,8 +480,8 @@ class FakeZfs:
         """Return all there is, in a form that two runs can be compared in."""
         return {
             name: {
-                "properties": filesystem.properties,
-                "marks": filesystem.marks,
+                "properties": dict(filesystem.properties),
+                "marks": dict(filesystem.marks),
                 "snapshots": {short: snapshot.files for short, snapshot in filesystem.snapshots.items()},
                 "files": read_files(filesystem.files),
                 "mounted": sorted(mounted.path for mounted in self._mounted if mounted.filesystem is filesystem),
@@ -477,7 +489,18 @@ class FakeZfs:
             for name, filesystem in sorted(self._filesystems.items())
         }
 
+    def is_full(self) -> bool:
+        """Tell whether there is no room for one more thing; if there is, it takes some."""
+        if not self.left:
+            return self.left is not None
+        self.left -= 1
+        return False
+
     # inside
+
+    def _must_have_room(self, name: str) -> None:
+        if self.is_full():
+            raise Full(f"dataset {name}", "the pool or a quota is full")
 
     def _next(self) -> int:
         self._count += 1
@@ -643,9 +666,16 @@ def allocated(directory: str) -> int:
 _pools: weakref.WeakValueDictionary[str, FakeZfs] = weakref.WeakValueDictionary()
 
 
+def no_space(path: str) -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    """Nothing below a filesystem's directory is changed while that is read-only."""
-    if not _pools or not writes(event, arguments) or not isinstance(arguments[0], str):
+    """Nothing below a filesystem's directory is changed while that is read-only, nor grows while its pool is full."""
+    if not _pools or not writes(event, arguments):
+        return
+    if not isinstance(arguments[0], str):
+        _refuse_growing(event, os.path.realpath(f"/proc/self/fd/{arguments[0]}"), arguments)
         return
     places = arguments[:2] if event == "os.rename" else arguments[1:2] if event == "os.symlink" else arguments[:1]
     for path in places:
@@ -654,8 +684,19 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
             place, _slash, number = directory.rpartition("/")
             if place in _pools and _pools[place].refuses(number):
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+    _refuse_growing(event, whole, arguments)
+
+
+def _refuse_growing(event: str, path: str, arguments: tuple[Any, ...]) -> None:
+    """A transaction that frees nothing, as of a file that becomes shorter, needs room."""
+    for place, pool in list(_pools.items()):
+        within = pool.left is not None and not pool.reaper.spared and path.startswith(f"{place}/")
+        if within and event in GROWING and (event != "os.truncate" or arguments[1] > os.stat(path).st_size) and pool.is_full():
+            raise no_space(path)
 
 
 FOLLOWING = ("open", "os.chmod", "os.truncate")  # also what a link at the end of a path leads to
+GROWING = ("open", "os.rename", "os.mkdir", "os.symlink", "os.chmod", "os.truncate")
 assert set(FOLLOWING) - {"open"} <= set(EVENTS)
+assert set(GROWING) - {"open"} <= set(EVENTS)
 sys.addaudithook(_refuse)

@@ -105,7 +105,7 @@ class Arriving(Place):
         """What has come is held for as long as a lease lasts, what it replaces is not, and passes before it are gone.
 
         It is known by its GUID: somebody else may have taken a later snapshot in the meantime. If that is all, what has come says
-        that it is ready. The sender is told the GUID that is there now.
+        that it is ready. The sender is told the GUID that is there now, and whether that says so.
         """
         snaps, guid = self.streams.snapshots(self.partial), request["wanted"]
         come = next((snap for snap in snaps if snap.guid == guid), None)
@@ -121,7 +121,7 @@ class Arriving(Place):
             self.make_ready(Along(ready), snaps)
         else:
             self._renew()
-        return {"newest": come.guid}
+        return {"newest": come.guid, "ready": isinstance(ready, dict)}
 
     def _renew(self) -> None:
         """What has come says that somebody is at work on its move, if it has said so long ago."""

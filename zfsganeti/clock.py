@@ -1,7 +1,8 @@
 """Whether a node's clock can be trusted with what expires: a clock that has jumped ahead makes nothing go that was to be kept.
 
 The root remembers when expiry was last looked at, which is every few minutes. Where days have passed since, the clock has jumped, or
-the node was off: either way everything is kept once more for as long as it is kept at first.
+the node was off: either way everything is kept once more for as long as it is kept at first. What is put away while the clock is
+behind bears a date that is long past once that is set right, so it is looked at then, too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from zfsganeti.names import PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from zfsganeti.datasets import Backend
+    from zfsganeti.datasets import Backend, Store
 
 MARK = PREFIX + "clock"  # LAST UNTIL: when it was looked at last, and before which time nothing expires, in seconds since 1970
 JUMP = 2 * 86400  # seconds: a node that is up looks every five minutes
@@ -44,6 +45,13 @@ def until(zfs: Backend, root: str) -> float:
 def foresee(zfs: Backend, root: str, now: float, keep: float) -> float:
     """Return before which time nothing expires, as a look at this moment would find; nothing is changed."""
     return tick(*(_known(zfs, root) or (0.0, 0.0)), now, keep)[1]
+
+
+def heed(store: Store) -> None:
+    """Something is put away now: if the clock has gone back since the last look, it is known to jump when it is set right."""
+    known, now = _known(store.zfs, store.root.name), store.now()
+    if known is not None and known[0] > now:
+        look(store.zfs, store.root.name, now, store.config.trash_days * 86400)
 
 
 def look(zfs: Backend, root: str, now: float, keep: float) -> float:

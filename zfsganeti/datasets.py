@@ -15,8 +15,8 @@ import os
 import time
 
 from zfsganeti.config import Config
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, human
-from zfsganeti.files import copy_sparse, plain_files, same_content
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError, human
+from zfsganeti.files import copy_sparse, plain_files, same_content, set_mode
 from zfsganeti.ganeti import check_name
 from zfsganeti.names import PREFIX, check_dataset, check_fits
 from zfsganeti.process import holding
@@ -368,7 +368,7 @@ class Store:
             self.remove_links(home, aside)
             self._move_in(instance, home)
             self.zfs.mount(dataset.name, home)
-        os.chmod(home, 0o750)
+        set_mode(home, 0o750)
         self.unmount_elsewhere(dataset.name, home)
         self._leave_aside(aside)
         if dataset.canmount == "noauto":
@@ -378,25 +378,28 @@ class Store:
     def put_aside(self, instance: str, intent: str, files: list[str], record: Mapping[str, Any] | None = None) -> bool:
         """The dataset is mounted aside, its `files`, which are the disks, linked at home; False without a dataset of ours here.
 
-        What Ganeti might unlink all the same is in a snapshot, unless it only renames.
+        What Ganeti might unlink all the same is in a snapshot, unless it only renames. If that fails, it is at home as it was.
         """
         dataset = self.find(instance)
         if dataset is None:
             return False
         refuse_half_back(dataset)
         home, aside = self.home(instance), self.aside(instance)
-        values = {INTENT: f"{intent} {self.now():.0f}"}
-        if record is not None:
-            values[RECORD] = pack_record(record)
-        self.zfs.set(dataset.name, values)
-        if files and not intent.startswith("rename"):
-            self.keep_disks(instance)
-        os.makedirs(os.path.dirname(aside), mode=0o700, exist_ok=True)
-        if self.zfs.mounted_at(aside) != dataset.name:
-            self.zfs.mount(dataset.name, aside)
-        self.zfs.unmount(home, lazy=True)
-        self.remove_links(home, aside)
-        self._make_links(home, aside, files)
+        values = {INTENT: f"{intent} {self.now():.0f}", **({RECORD: pack_record(record)} if record is not None else {})}
+        try:
+            self.zfs.set(dataset.name, values)
+            if files and not intent.startswith("rename"):
+                self.keep_disks(instance)
+            os.makedirs(os.path.dirname(aside), mode=0o700, exist_ok=True)
+            if self.zfs.mounted_at(aside) != dataset.name:
+                self.zfs.mount(dataset.name, aside)
+            self.zfs.unmount(home, lazy=True)
+            self.remove_links(home, aside)
+            self._make_links(home, aside, files)
+        except (ZfsGanetiError, OSError):
+            with contextlib.suppress(ZfsGanetiError, OSError):
+                self.bring_home(instance)
+            raise
         return True
 
     @staticmethod
@@ -514,6 +517,9 @@ class Store:
 
     def keep(self, dataset: str) -> str:
         """What the dataset holds now is in a snapshot, for as long as the trash keeps things; return its name."""
+        from zfsganeti import clock
+
+        clock.heed(self)
         name = self.snapshot_name(dataset, REMOVED)
         if all(existing != name for existing, _created, _used in self.zfs.snapshots(dataset, depth=1)):
             self.zfs.snapshot([name])
@@ -521,7 +527,11 @@ class Store:
 
     def forget_disks(self) -> None:
         """Snapshots of removed disks older than what the trash keeps, and those that a killed save left, are gone; held ones stay."""
-        oldest = {REMOVED: self.now() - 86400 * self.config.trash_days, SAVED: self.now() - 86400}
+        from zfsganeti import clock
+
+        oldest = {SAVED: self.now() - 86400}
+        if clock.until(self.zfs, self.root.name) <= self.now():
+            oldest[REMOVED] = self.now() - 86400 * self.config.trash_days
         for name, created, _used in self.zfs.snapshots(self.root.name):
             kinds = [kind for kind in oldest if name.partition("@")[2].startswith(f"{self.zfs.ours}{kind}")]
             if kinds and created <= oldest[kinds[0]] and f"/{TRASH}/" not in name:

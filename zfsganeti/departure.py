@@ -228,7 +228,7 @@ class Shipment(Push):
 
     def _make_ready(self) -> None:
         """What is there says that it is all; it does so by itself unless the answer to the last stream was lost, or it was too much."""
-        if self.ready is not None and (not self.answer or self._is_bulky()):
+        if self.ready is not None and not (self.answer and self.answer.get("ready")):
             self.here.call(self.peer, "move-ready", datasets={self.name: {"guid": self.last.guid, **self.ready}})
 
     def _is_bulky(self) -> bool:

@@ -55,7 +55,7 @@ class BadName(BadInput):
         self.kind, self.name, self.why = kind, name, why
 
     def __str__(self) -> str:
-        return f"{self.kind} name {self.name[:80]!r}: {self.why}"
+        return f"{self.kind} name {str(self.name)[:80]!r}: {self.why}"  # a peer may send something that is no text
 
 
 class BadConfig(BadInput):

@@ -295,6 +295,15 @@ def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, offset
 
 
+def set_mode(path: str, mode: int) -> None:
+    """The file or directory has the mode; on a full pool, which has no room even for that, it may have it already."""
+    try:
+        os.chmod(path, mode)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or stat.S_IMODE(os.stat(path).st_mode) != mode:
+            raise
+
+
 def sync(path: str) -> None:
     """Nothing of a file, directory or device is in memory only."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

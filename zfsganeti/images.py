@@ -51,6 +51,7 @@ from zfsganeti.image import (
 )
 from zfsganeti.lending import Lending
 from zfsganeti.names import check_dataset, check_image, check_image_fits, family, means, meant
+from zfsganeti.roots import make_parent
 from zfsganeti.zfs import Dataset
 
 TYPE_CHECKING = False
@@ -269,9 +270,7 @@ class Images(Lending):
         self.store.check_pool()
         self.store.check_spare(f"image {name}", PROBE_BYTES)
         for parent in (self.root, f"{self.root}/{PARTIAL}"):
-            if self.zfs.get(parent) is None:
-                with contextlib.suppress(Refused):  # made this moment by another import
-                    self.zfs.create(parent, {"canmount": "off"}, {})
+            make_parent(self.zfs, parent)
         partial, marks, worked = self._partial(name), {IMAGE: name, CLUSTER: self.store.cluster, SOURCE: source}, self._worked()
         existing = self.zfs.get(partial, marks=IMAGE_MARKS)
         if existing is not None and {mark: existing.marks.get(mark) for mark in marks} != marks:
@@ -455,6 +454,7 @@ class Images(Lending):
             if goes:
                 self._unmount(image)
                 self._destroy(image, only_check=True)
+            clock.heed(self.store)
             image.deleted = image.deleted or int(self.store.now())
             self.zfs.set(image.dataset, {DELETED: image.deletion})
             if goes:

@@ -33,9 +33,12 @@ def is_fenced(dataset: Mapping[str, Any]) -> bool:
 
 
 def _is_fresh(until: int, facts: Mapping[str, Any], now: float) -> bool:
-    """Tell whether a mark was made a few minutes ago; on the master, where it is known which moves are at work, none is."""
+    """Tell whether a mark was made a few minutes ago; on the master, where it is known which moves are at work, none is.
+
+    One that is dated later than that was made by a clock that was ahead.
+    """
     fresh = min(FRESH_MINUTES, int(facts["leftover_minutes"]))
-    return until - LEASE_SECONDS > now - 60 * fresh
+    return abs(now - (until - LEASE_SECONDS)) < 60 * fresh
 
 
 def _judge_leaving(

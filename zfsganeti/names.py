@@ -30,18 +30,18 @@ def is_component(text: str) -> bool:
 
 def check_dataset(name: str) -> str:
     """Return a name that can be a dataset's; BadName says what is wrong with it."""
-    if len(name.encode()) > NAME_LIMIT:
-        raise BadName("dataset", name, f"is longer than {NAME_LIMIT} bytes")
     for part in name.split("/"):
         if not is_component(part) or part in (".", ".."):
             raise BadName("dataset", name, "each part must be letters, digits, '.', '-', '_' and ':'")
+    if len(name) > NAME_LIMIT:  # each of these characters is one byte, others may be none that can be encoded
+        raise BadName("dataset", name, f"is longer than {NAME_LIMIT} bytes")
     return name
 
 
 def check_snapshot(name: str) -> str:
     """Return a full name dataset@snapshot that can be a snapshot's."""
     dataset, at, short = name.partition("@")
-    if not at or not is_component(short) or len(name.encode()) > NAME_LIMIT:
+    if not at or not is_component(short) or len(name) > NAME_LIMIT:
         raise BadName("snapshot", name, "must be dataset@snapshot of letters, digits, '.', '-', '_' and ':'")
     check_dataset(dataset)
     return name

@@ -35,6 +35,7 @@ from zfsganeti.datasets import (
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, human
 from zfsganeti.here import Here
 from zfsganeti.names import check_dataset, check_kept, check_snapshot
+from zfsganeti.roots import make_parent
 from zfsganeti.snapshots import Part, Snap, alone, fit, handed_on, let_go, must_be_quiet, parts_of, place, refuse_kept, resolve, users
 from zfsganeti.trash import Trash
 from zfsganeti.zfs import Dataset
@@ -252,17 +253,18 @@ class Rollback:
             self._drop(part, made)
 
     def _prepare(self, part: Part) -> None:
-        """A clone of the snapshot has the disks in the sizes that they have now, and all that is set on the dataset."""
+        """A clone of the snapshot has the disks in the sizes that they have now, and all that is set on the dataset.
+
+        What needs room is made before anything is decided: a pool that is full by then has enough for the rest.
+        """
         made = self._clone(part)
         fit(part, made, self.state.snapshot)
         part.zfs.set(made.name, handed_on(part))
+        make_parent(part.zfs, Trash(part.store).name)
 
     def _clone(self, part: Part) -> Dataset:
         name = beside(part.name)
-        parent = name.rpartition("/")[0]
-        if part.zfs.get(parent) is None:
-            with contextlib.suppress(Refused):  # made this moment by another rollback
-                part.zfs.create(parent, {"canmount": "off"}, {})
+        make_parent(part.zfs, name.rpartition("/")[0])
         marks = {CLUSTER: part.store.cluster, ROLLBACK: replace(self.state, stage=BEGUN, new=True).pack()}
         part.zfs.clone(f"{part.name}@{self.state.snapshot}", name, marks, {"canmount": "noauto"})
         return Dataset(name, {}, marks)
@@ -349,8 +351,8 @@ class Rollback:
                 let_go(part, [snap.short for snap in part.history() if snap.held])
             here[0].zfs.roll_back({part.name: self.state.snapshot for part in here})
         for part in reversed(marked):
+            part.bring_home()  # where it is looked into then, and nothing is made for that
             fit(part, part.dataset, self.state.snapshot)
-            part.bring_home()
             part.zfs.clear(part.name, [ROLLBACK])
 
     # backwards

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from zfsganeti.errors import BadInput, Missing, Unavailable
+from zfsganeti.errors import BadInput, Missing, Refused, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,6 +72,16 @@ def _mount_root(zfs: Backend, directory: str, config: Config) -> str:
         raise Missing(f"a dataset mounted at {directory}", "gnt-zfs setup ROOT makes one")
     zfs.mount(meant[0], directory)
     return meant[0]
+
+
+def make_parent(zfs: Backend, name: str) -> None:
+    """A dataset that others are put below exists, and is never mounted; somebody else may make it this moment."""
+    if zfs.get(name) is None:
+        try:
+            zfs.create(name, {"canmount": "off"}, {})
+        except Refused:
+            if zfs.get(name) is None:  # there is no room for it
+                raise
 
 
 def _immutable(directory: str, change: bool = False) -> bool:

@@ -29,6 +29,7 @@ from zfsganeti.datasets import (
 )
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
 from zfsganeti.names import meant
+from zfsganeti.roots import make_parent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -242,12 +243,11 @@ class Trash:
     def _free_entry(self, name: str) -> str:
         """Return a name in the trash, which exists now, for something that is removed at this moment."""
         self._make()
+        clock.heed(self.store)
         return entry_name(name, self.store.now(), lambda taken: self.zfs.get(f"{self.name}/{taken}") is not None)
 
     def _make(self) -> None:
-        if self.zfs.get(self.name) is None:
-            with contextlib.suppress(Refused):  # made this moment by another removal
-                self.zfs.create(self.name, {"canmount": "off"}, {})
+        make_parent(self.zfs, self.name)
 
     def destroy(self, entry: str, *, strangers: bool = False) -> int:
         """The entry is gone for good; return the bytes it used. Snapshots of others keep it unless `strangers`."""
@@ -340,8 +340,6 @@ class Trash:
         self._rename_files(found.dataset, renames)
         if existing is not None:
             self._drop_fresh(instance, existing, [new for _old, new in renames])
-        with contextlib.suppress(OSError):
-            os.rmdir(store.home(instance))
         self.zfs.clear(found.dataset.name, [mark for mark in (KEPT, MOVE) if mark in found.dataset.marks])
         former = {FORMER: pack_former(found.dataset.marks.get(FORMER, ""), renames)}
         self.zfs.set(found.dataset.name, {**store.marks(instance), **former, RESTORING: instance})

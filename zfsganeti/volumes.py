@@ -37,7 +37,8 @@ from zfsganeti.datasets import (
     refuse_half_back,
     refuse_moving,
 )
-from zfsganeti.errors import BadInput, BadName, Foreign, Missing, NoSpace, Refused, human
+from zfsganeti.errors import BadInput, BadName, Foreign, Missing, NoSpace, Refused, ZfsGanetiError, human
+from zfsganeti.files import set_mode
 from zfsganeti.names import SNAPSHOT_VOLUME, check_dataset, check_fits
 from zfsganeti.zfs import Dataset
 
@@ -137,9 +138,7 @@ class Volumes:
         if token := parameters.get("trash"):
             if existing is None or existing.marks.get(RESTORING) != token:
                 self._take_back(volume, token, size, existing)
-            # not while it is in the trash, where a boot would mount it
-            self.zfs.set(self.name(volume), {"canmount": "on"})
-            return self.attach(volume)
+            return self._use_again(volume, token)
         content = Content(self, parameters)
         begun = existing is not None and content.is_begun(existing)
         if not begun:
@@ -215,7 +214,7 @@ class Volumes:
         home = self.home(volume)
         if self.zfs.mounted_at(home) != self.name(volume):
             self.zfs.mount(self.name(volume), home)
-            os.chmod(home, 0o700)
+            set_mode(home, 0o700)
 
     def attach(self, volume: str) -> str:
         """Return the path of the volume's block device; Missing when the volume is not on this node, Busy while it is moved from here."""
@@ -409,8 +408,29 @@ class Volumes:
         if existing is not None:
             self.destroy(volume)
         self.zfs.set(dataset.name, self.marks(volume))
-        self.zfs.clear(dataset.name, [mark for mark in (KEPT, MOVE) if mark in dataset.marks])
+        self.zfs.clear(dataset.name, [mark for mark in (MOVE,) if mark in dataset.marks])
         self.zfs.rename(dataset.name, self.name(volume))
         self.store.unmount_elsewhere(self.name(volume), self.home(volume))
         with contextlib.suppress(OSError):
             os.rmdir(f"{self.store.root.path}/{TRASH}/{entry}")
+
+    def _use_again(self, volume: str, token: str) -> str:
+        """Return the device of a volume that was taken out of the trash; one that cannot be used is there again, for another try."""
+        try:
+            # not while it is in the trash, where a boot would mount it
+            self.zfs.set(self.name(volume), {"canmount": "on"})
+            device = self.attach(volume)
+        except (ZfsGanetiError, OSError):
+            with contextlib.suppress(ZfsGanetiError, OSError):
+                self._put_back(volume, token.partition("@")[0])
+            raise
+        self.zfs.clear(self.name(volume), [KEPT])
+        return device
+
+    def _put_back(self, volume: str, entry: str) -> None:
+        """The volume is the entry in the trash that it was."""
+        self.detach(volume)
+        self.zfs.unmount(self.home(volume), seconds=self.store.config.busy_seconds)
+        self.zfs.set(self.name(volume), {"canmount": "noauto", VOLUME: entry.partition(":")[0]})
+        self.zfs.rename(self.name(volume), f"{self.store.root.name}/{TRASH}/{entry}")
+        self._forget_home(volume)

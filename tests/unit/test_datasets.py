@@ -337,6 +337,28 @@ def test_what_ganeti_may_unlink_is_in_a_snapshot_first(node: Node) -> None:
     assert [name for name, _created, _used in node.fake.snapshots("zfs/vm/web1")] == ["zfs/vm/web1@autosnap"]
 
 
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize("jump", [3650 * 86400, -3650 * 86400])
+def test_what_ganeti_has_unlinked_is_kept_by_a_clock_that_jumps(node: Node, jump: int, seen: bool) -> None:
+    """A clock that is ahead jumps before it is looked at, one that was behind when it is set right."""
+    node.has("web1", disk0=b"data")
+    node.trash.give_up()
+    if jump < 0:
+        node.fake.clock += jump
+    node.put_aside("web1", "remove")
+    if seen:
+        node.trash.give_up()
+    node.fake.clock += abs(jump)
+    for _day in range(node.config.trash_days):
+        node.trash.give_up()
+        node.store.forget_disks()
+        assert len(node.fake.snapshots("zfs/vm/web1")) == 1
+        node.fake.clock += 86400
+    node.trash.give_up()
+    node.store.forget_disks()
+    assert node.fake.snapshots("zfs/vm/web1") == []
+
+
 # what was not ours
 
 

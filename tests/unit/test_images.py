@@ -620,6 +620,20 @@ def test_a_clock_that_jumps_ahead_makes_no_image_go(bench: Bench) -> None:
     assert bench.images.sweep() == ["debian-12"]
 
 
+def test_an_image_that_is_deleted_while_the_clock_is_behind_is_kept_once_that_is_set_right(bench: Bench) -> None:
+    bench.make()
+    bench.node.trash.give_up()
+    bench.later(-400 * DAY)
+    bench.images.delete("debian-12", now=False)
+    bench.later(400 * DAY)
+    for _day in range(7):
+        bench.node.trash.give_up()
+        assert bench.images.sweep() == []
+        bench.later(DAY)
+    bench.node.trash.give_up()
+    assert bench.images.sweep() == ["debian-12"]
+
+
 def test_what_was_deleted_can_be_had_back(bench: Bench) -> None:
     bench.make()
     assert not bench.images.delete("debian-12")

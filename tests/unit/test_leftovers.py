@@ -44,6 +44,8 @@ def test_a_fence_that_nobody_lifts(where: str, phase: str) -> None:
     known: dict[str, Any] = {"minutes": 0, where: [leaving(phase, 60)]}  # on the master, which knows what is at work
     assert said(facts("node1", **known)) == [stopped]
     assert said(facts("node1", **known), busy={"web1"}) == []
+    coming: dict[str, Any] = {where: [leaving(phase, -86400)]}  # by a clock that was ahead
+    assert said(facts("node1", **coming)) == said(facts("node1", minutes=0, **coming)) == [stopped]
 
 
 def test_a_source_that_was_not_given_up() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import zfsganeti
-from tests.killing import writes
 from tests.rig import Rig, make_rig
+from tests.watch import watch
 from zfsganeti import variants
 from zfsganeti.answer import VERBS, answer
 
@@ -53,35 +51,14 @@ requests = st.builds(
 )
 
 
-class Watch:
-    """Raises where something outside a directory is changed, or a program is started with a path outside it, while it is on."""
-
-    def __init__(self) -> None:
-        self.place = ""
-
-    def saw(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self.place or (event != "subprocess.Popen" and not writes(event, arguments)):
-            return
-        touched = arguments[1][1:] if event == "subprocess.Popen" else arguments[:1]
-        strange = [path for path in map(str, touched) if path.startswith("/") and not path.startswith((self.place, "/dev/null"))]
-        if strange:
-            place, self.place = self.place, ""  # what follows, such as the report, may write
-            raise AssertionError(f"{event} {strange} is outside {place}")
-
-
-watch = Watch()
-sys.addaudithook(watch.saw)
-
-
 @pytest.fixture
-def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     made = make_rig(tmp_path, monkeypatch)
     made.ganeti.add("web1", "file", "node1", {"x.file.disk0": b"web1"}, up=False)
     made.ganeti.add("db1", "ext", "node1", {"x.ext.disk0": b"db1"}, up=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(variants, "LIST", str(tmp_path / "variants.list"))
-    yield made
-    watch.place = ""
+    return made
 
 
 def test_the_words_of_requests_are_known() -> None:
@@ -93,11 +70,8 @@ def test_any_request_is_answered_or_refused_in_one_line(rig: Rig, verb: str) -> 
     @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(requests)
     def ask(request: dict[str, Any]) -> None:
-        watch.place = str(rig.place)
-        try:
+        with watch.over(str(rig.place)):
             said = answer(rig.master, verb, lambda: json.dumps(request))
-        finally:
-            watch.place = ""
         assert set(said) in ({"answer"}, {"error", "code"}), said
         if "error" in said:
             assert said["code"] in CODES

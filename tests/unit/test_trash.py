@@ -341,6 +341,27 @@ def test_a_clock_that_was_ahead_and_is_set_right_makes_what_is_kept_expire_in_it
     assert node.trash.give_up() == ([entry], [])
 
 
+@pytest.mark.parametrize("behind", [9 * DAY, 400 * DAY, 19_675 * DAY])
+def test_what_is_removed_while_the_clock_is_behind_is_kept_once_that_is_set_right(node: Node, behind: int) -> None:
+    assert node.trash.give_up() == ([], [])
+    node.fake.clock -= behind
+    entry = remove(node)
+    node.fake.clock += behind + HOUR
+    assert node.trash.give_up() == ([], [])
+    assert node.trash.entries()[0].as_json(7, node.trash.until())["expires"] == int(node.fake.clock) + 7 * DAY
+    for _day in range(7):
+        assert node.trash.give_up() == ([], [])
+        node.fake.clock += DAY
+    assert node.trash.give_up() == ([entry], [])
+
+
+def test_a_clock_that_goes_back_a_little_is_not_written_down(node: Node) -> None:
+    node.trash.give_up()
+    node.fake.clock -= HOUR
+    remove(node)
+    assert clock.parse(node.marks("zfs/vm")[clock.MARK])[0] == node.fake.clock + HOUR
+
+
 @pytest.mark.parametrize("mark", ["", "x", "1 x", "-1 5", "1", "1 2 3"])
 def test_a_mark_of_the_clock_that_is_not_understood_is_none(mark: str) -> None:
     assert clock.parse(mark) == (0.0, 0.0)
