@@ -11,7 +11,7 @@ from typing import Any
 from tests.fakezfs import FakeZfs, Filesystem, Snapshot, read_files
 from zfsganeti.errors import BadInput, CommandFailed, Missing, Unavailable
 from zfsganeti.names import check_dataset, check_snapshot
-from zfsganeti.process import Done
+from zfsganeti.process import Child, Done
 from zfsganeti.streams import Resumable, Snap, Streams, check_token, receive_command, receive_error, send_command
 
 Door = Callable[[str, dict[str, Any], int], dict[str, Any]]  # a peer's answer to a verb with a stream behind it
@@ -112,6 +112,7 @@ class FakeStreams(Streams):
         progress: Callable[[int], None] = lambda _moved: None,
         limit: int = 0,  # noqa: ARG002
         seconds: float,  # noqa: ARG002
+        begun: Child | None = None,  # noqa: ARG002
     ) -> Done:
         stream = self.stream(send)
         cut = self.cut.pop(0) if self.cut else None

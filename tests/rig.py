@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -24,7 +24,7 @@ from zfsganeti.datasets import CLUSTER, Store
 from zfsganeti.errors import CommandFailed, Missing, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.ganeti import Disk, Event, Instance
 from zfsganeti.here import Here
-from zfsganeti.node import PeerFailed
+from zfsganeti.node import Door, PeerFailed
 from zfsganeti.roots import Root
 from zfsganeti.trash import Trash
 from zfsganeti.volumes import Volumes
@@ -73,7 +73,11 @@ class Knot(Here):
             raise Unavailable(peer, "cannot be reached (no route to host)")
         return self.rig.knots[peer]
 
-    def call(self, peer: str, verb: str, *, seconds: float = 0, **request: Any) -> Any:  # noqa: ARG002
+    def open(self, peer: str, verb: str) -> Door | None:
+        return cast("Door", FakeDoor(self.rig, peer, verb)) if peer != self.node else None
+
+    def call(self, peer: str, verb: str, *, seconds: float = 0, door: Door | None = None, **request: Any) -> Any:  # noqa: ARG002
+        use(door, peer, verb)
         other = self._reached(peer, verb)
         with self.rig.turn:
             said = json.loads(json.dumps(answer(other, verb, lambda: json.dumps(request))))
@@ -81,7 +85,8 @@ class Knot(Here):
             raise PeerFailed(peer, said["error"], said["code"])
         return said["answer"]
 
-    def listen(self, peer: str, verb: str, hear: Callable[[dict[str, Any]], None], **request: Any) -> Any:
+    def listen(self, peer: str, verb: str, hear: Callable[[dict[str, Any]], None], *, door: Door | None = None, **request: Any) -> Any:
+        use(door, peer, verb)
         other = self._reached(peer, verb)
         return json.loads(json.dumps(departure.TOLD[verb](other, json.loads(json.dumps(request)), hear)))
 
@@ -111,6 +116,39 @@ class Knot(Here):
 
     def files(self, name: str) -> dict[str, bytes]:
         return self.fake.files(f"zfs/vm/{name}")
+
+
+class FakeDoor:
+    """A door of a node's; each is open until it was used or left."""
+
+    def __init__(self, rig: Rig, peer: str, verb: str) -> None:
+        self.asked, self.used = (peer, verb), False
+        self.rig = rig
+
+    def __enter__(self) -> FakeDoor:
+        self.rig.doors.append(self)
+        return self
+
+    def __exit__(self, *_failure: object) -> None:
+        self.rig.doors.remove(self)
+
+    def is_open(self) -> bool:
+        return self in self.rig.doors and not self.used
+
+    @property
+    def child(self) -> None:
+        """What waits for a stream is whoever FakeStreams gives it to."""
+        assert self.asked[1] == "receive"
+        self.used = True
+
+
+def use(door: Door | None, peer: str, verb: str) -> None:
+    """A door leads where it is to, and is used once, while it is open."""
+    if door is not None:
+        fake = cast("FakeDoor", door)
+        assert fake in fake.rig.doors
+        assert (fake.asked, fake.used) == ((peer, verb), False)
+        fake.used = True
 
 
 class FakeGaneti:
@@ -300,6 +338,7 @@ class Rig:
     def __init__(self, place: Path) -> None:
         self.place = place
         self.asked: list[tuple[str, str]] = []
+        self.doors: list[FakeDoor] = []  # that are open now
         self.before: Callable[[str, str], None] = lambda _who, _verb: None
         self.ganeti = FakeGaneti(self)
         self.turn = threading.RLock()  # the fakes, unlike ZFS, are not made for several at once

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from importlib import import_module
 
 from zfsganeti.datasets import ABSORB_LIMIT, INTENT, TRASH, locked
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Unavailable, ZfsGanetiError, defect, of_system, one_line
@@ -387,22 +388,26 @@ def _listed(room: str, name: str) -> Verb:
     """Return a verb of a room that has a table of its own, which is imported when it is asked for."""
 
     def verb(here: Here, request: dict[str, Any]) -> Any:
-        from importlib import import_module
-
         return import_module(f"zfsganeti.{room}").VERBS[name](here, request)
 
     return verb
 
 
-def _of(room: str, name: str) -> Verb:
-    """Return a verb that is a function of a room of its own, which is imported when it is asked for."""
+class _Of:
+    """A verb that is a function of a room of its own, which is imported when it is asked for."""
 
-    def verb(here: Here, request: dict[str, Any]) -> Any:
-        from importlib import import_module
+    def __init__(self, room: str, name: str) -> None:
+        self.room, self.name = room, name
 
-        return getattr(import_module(f"zfsganeti.{room}"), name)(here, request)
+    def __call__(self, here: Here, request: dict[str, Any]) -> Any:
+        return getattr(import_module(f"zfsganeti.{self.room}"), self.name)(here, request)
 
-    return verb
+
+def _make_ready(verb: str) -> None:
+    """What a verb needs is read: it may be that its request comes later."""
+    does = VERBS[verb]
+    for room in ROOMS.get(verb, [does.room] if isinstance(does, _Of) else []):
+        import_module(f"zfsganeti.{room}")
 
 
 def _move_send(here: Here, request: dict[str, Any]) -> Any:
@@ -422,8 +427,9 @@ def _move_send(here: Here, request: dict[str, Any]) -> Any:
         sys.stdout.flush()
 
     def heed() -> None:
-        while select.select([0], [], [], LISTEN_SECONDS)[0] and os.read(0, 4096):
-            pass
+        with contextlib.suppress(OSError, ValueError):  # where there is nobody to be heard at all
+            while select.select([0], [], [], LISTEN_SECONDS)[0] and os.read(0, 4096):
+                pass
         os._exit(130)  # streams break off, and can be resumed
 
     def beat() -> None:
@@ -444,6 +450,7 @@ def _move_send(here: Here, request: dict[str, Any]) -> Any:
 
 
 ADOPT = ("facts", "state", "copy", "changed", "finish", "halves", "verify", "drop", "loosen", "settle", "keep", "leftovers")
+ROOMS = {"move-send": ["departure"], "receive": ["transfer", "arrival"]}  # of verbs that are not a function of one room
 STREAMED = ("receive", "move-send")  # what follows the request's line is read by the verb itself
 VERBS: dict[str, Verb] = {
     "report": _report,
@@ -472,7 +479,7 @@ VERBS: dict[str, Verb] = {
     "trash-give-up": _trash_give_up,
     "images": _images,
     "image-arrivals": _image_arrivals,
-    "image-change": _of("holders", "change"),
+    "image-change": _Of("holders", "change"),
     "image-save": _image_save,
     "image-push": _image_push,
     "disk-swap": _disk_swap,
@@ -485,19 +492,19 @@ VERBS: dict[str, Verb] = {
     "write-variants": _write_variants,
     "setup-facts": _setup_facts,
     "setup-apply": _setup_apply,
-    **{f"snapshot-{name}": _of("snapshots", name) for name in ("create", "histories", "delete", "clone")},
+    **{f"snapshot-{name}": _Of("snapshots", name) for name in ("create", "histories", "delete", "clone")},
     "snapshot-drop-clone": lambda here, request: _place_of_entry(here, request).trash.drop_clone(_entry(request)),
-    "rollback-plan": _of("rollback", "ask"),
-    "rollback": _of("rollback", "execute"),
-    "rollback-finish": _of("rollback", "finish"),
+    "rollback-plan": _Of("rollback", "ask"),
+    "rollback": _Of("rollback", "execute"),
+    "rollback-finish": _Of("rollback", "finish"),
     **{name: _listed("transfer", name) for name in ("receive", "receive-state", "receive-done", "receive-abort")},
     "move-send": _move_send,
-    **{f"move-{name}": _of("departure", name) for name in ("begin", "abort", "leave")},
-    **{f"move-{name}": _of("fence", name) for name in ("fence", "check")},
-    **{f"move-{name}": _of("arrival", name) for name in ("fit", "ready", "land", "drop")},
-    "move-lift": _of("fence", "unfence"),
-    "move-source": _of("departure", "facts"),
-    "move-target": _of("arrival", "facts"),
+    **{f"move-{name}": _Of("departure", name) for name in ("begin", "abort", "leave")},
+    **{f"move-{name}": _Of("fence", name) for name in ("fence", "check")},
+    **{f"move-{name}": _Of("arrival", name) for name in ("fit", "ready", "land", "drop")},
+    "move-lift": _Of("fence", "unfence"),
+    "move-source": _Of("departure", "facts"),
+    "move-target": _Of("arrival", "facts"),
     **{f"adopt-{name}": _listed("intake", f"adopt-{name}") for name in ADOPT},
 }
 
@@ -509,6 +516,7 @@ def answer(here: Here, verb: str, read: Callable[[], str]) -> dict[str, Any]:
     try:
         if verb not in VERBS:
             raise BadInput(f"verb {verb!r}: there are {', '.join(VERBS)}")
+        _make_ready(verb)
         return {"answer": VERBS[verb](here, read_request(read()))}
     except ZfsGanetiError as error:
         return {"error": one_line(error), "code": error.exit_code}

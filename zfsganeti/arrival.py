@@ -82,8 +82,8 @@ class Arriving(Place):
     def command(self, request: Mapping[str, Any]) -> list[str]:
         """Return the command that receives the stream; what begins anew gets its marks with its first byte."""
         source, instance, guid = request.get("source"), request.get("instance"), request.get("origin", "")
-        if source not in self.here.ssconf.nodes or not isinstance(guid, str) or not isinstance(request.get("wanted"), str):
-            raise BadInput("request: source must be a node, origin and wanted GUIDs")
+        if source not in self.here.ssconf.nodes or not all(isinstance(text, str) for text in (instance, guid, request.get("wanted"))):
+            raise BadInput("request: source must be a node, instance a name, origin and wanted GUIDs")
         if snaps := self.snapshots(self.partial):
             self._make_way(snaps, str(request.get("replaces") or ""))
             return receive_command(self.partial, {})

@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +38,7 @@ from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 from zfsganeti.moving import mark_of, release
 from zfsganeti.names import PREFIX
-from zfsganeti.node import PeerFailed
+from zfsganeti.node import Door, PeerFailed
 from zfsganeti.route import (
     FENCED,
     LEASE_SECONDS,
@@ -298,8 +298,9 @@ def send(here: Here, request: dict[str, Any], tell: Tell) -> Any:
     limit = request.get("limit", 0)
     if not isinstance(limit, int) or limit < 0:
         raise BadInput("request: limit must be a number of bytes")
-    with locked(f".move.{instance}", seconds=WAIT_SECONDS, what=f"move of {instance}"):
-        if request.get("last") is True:
+    last = request.get("last") is True
+    with locked(f".move.{instance}", seconds=WAIT_SECONDS, what=f"move of {instance}"), _doors(here, peer, names if last else ()) as doors:
+        if last:
             fence(here, request)
         else:
             _renew(here, names)
@@ -307,21 +308,29 @@ def send(here: Here, request: dict[str, Any], tell: Tell) -> Any:
         short = _snapshot(here, datasets)
         jobs = {name: _shipment(here, peer, name, dataset, short, request) for name, dataset in datasets.items()}
         for name, job in jobs.items():
-            if request.get("last") is True:
-                job.ready = _along(here.place_of(name), datasets[name], job.known_txg())
+            if last:
+                job.ready, job.door = _along(here.place_of(name), datasets[name], job.known_txg()), doors.get(name)
             job.limit = limit // len(jobs) if limit else 0
         began = time.monotonic()
         guids = _ship(jobs, tell)
         seconds = time.monotonic() - began
-        if request.get("last") is not True:
+        if not last:
             along = {name: _along(here.place_of(name), dataset) for name, dataset in datasets.items()}
             here.call(peer, "move-fit", datasets=along)  # what is refused there is known before anything is stopped
         written = 0
-        for name, job in jobs.items() if request.get("last") is not True else ():
+        for name, job in jobs.items() if not last else ():
             _forget_passes(here.place_of(name), job.dataset, short)
             _renew(here, [name])
             written += here.place_of(name).streams.written_since(job.dataset, short)
     return {"guids": guids, "moved": sum(job.moved for job in jobs.values()), "seconds": seconds, "written": written}
+
+
+@contextlib.contextmanager
+def _doors(here: Here, peer: str, names: Sequence[str]) -> Iterator[dict[str, Door]]:
+    """The peer waits for a stream of each of these, since the instance is down when they come."""
+    with contextlib.ExitStack() as stack:
+        opened = {name: here.open(peer, "receive") for name in names}
+        yield {name: stack.enter_context(door) for name, door in opened.items() if door is not None}
 
 
 def _renew(here: Here, names: Sequence[str]) -> None:

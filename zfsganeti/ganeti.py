@@ -89,7 +89,7 @@ class Event:
         self.master = self._must("GANETI_MASTER")
         self.instance = self._name("GANETI_INSTANCE_NAME")
         self.primary = self._must("GANETI_INSTANCE_PRIMARY")
-        self.post_primary = environ.get("GANETI_POST_INSTANCE_PRIMARY", self.primary)
+        self.post_primary = self._must("GANETI_POST_INSTANCE_PRIMARY") if "GANETI_POST_INSTANCE_PRIMARY" in environ else self.primary
         self.template, self.new_template = storage_kinds(environ)
         self.post_template = environ.get("GANETI_POST_INSTANCE_DISK_TEMPLATE", self.template)
         self.sizes = self._sizes()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from zfsganeti.images import Images
     from zfsganeti.independent import Independent
+    from zfsganeti.node import Door
     from zfsganeti.streams import Streams
     from zfsganeti.trash import Trash
     from zfsganeti.volumes import Volumes
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 STREAMED = ("receive", "move-send")  # verbs with much data on their way
+TALKING = ("move-send",)  # verbs that tell how far they are
 ALIVE = ("-oServerAliveInterval=10", "-oServerAliveCountMax=6")  # a link that is cut is known after a minute
 LISTEN_SECONDS = 60.0
 JOB_SECONDS = 900.0  # as long as an operation of Ganeti's may take
@@ -145,11 +147,21 @@ class Here:
 
     # peers
 
-    def call(self, peer: str, verb: str, *, seconds: float = 0, **request: Any) -> Any:
-        """Return a node's answer to one of our verbs, within `seconds` (default: peer_seconds); this node answers itself without ssh."""
+    def call(self, peer: str, verb: str, *, seconds: float = 0, door: Door | None = None, **request: Any) -> Any:
+        """Return a node's answer to one of our verbs, within `seconds` (default: peer_seconds); this node answers itself without ssh.
+
+        Where its door is open already, which may have been for long, it is asked there.
+        """
         if peer == self.node:
             return self._verbs()[verb](self, request)
-        return node.ask(peer, self.door(peer, verb), request, seconds=seconds or self.config.peer_seconds)
+        seconds = seconds or self.config.peer_seconds
+        if door is not None and door.is_open():
+            return door.ask(request, seconds=seconds)
+        return node.ask(peer, self.door(peer, verb), request, seconds=seconds)
+
+    def open(self, peer: str, verb: str) -> Door | None:
+        """Return a node's door for a verb that it is to be asked for soon; this node has none."""
+        return node.Door(peer, verb, self.door(peer, verb), talks=verb in TALKING) if peer != self.node else None
 
     def door(self, peer: str, verb: str) -> list[str]:
         """Return the command that hands what it reads to one of a peer's verbs."""
@@ -157,12 +169,14 @@ class Here:
         streamed = ["-c", self.config.ssh_cipher, *ALIVE] if verb in STREAMED and self.config.ssh_cipher else list(ALIVE)
         return [ssh, *streamed, *words, COMMAND, "node", verb]
 
-    def listen(self, peer: str, verb: str, hear: Callable[[dict[str, Any]], None], **request: Any) -> Any:
-        """Return a node's answer to a verb that tells how far it is; it ends when we do."""
+    def listen(self, peer: str, verb: str, hear: Callable[[dict[str, Any]], None], *, door: Door | None = None, **request: Any) -> Any:
+        """Return a node's answer to a verb that tells how far it is; it ends when we do. Where its door is open, it is asked there."""
         if peer == self.node:
             from zfsganeti import departure
 
             return departure.TOLD[verb](self, request, hear)
+        if door is not None and door.is_open():
+            return door.listen(request, hear, seconds=LISTEN_SECONDS)
         return node.listen(peer, self.door(peer, verb), request, hear, seconds=LISTEN_SECONDS)
 
     def call_all(self, verb: str, nodes: list[str] | None = None, **request: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from zfsganeti.here import Here
 from zfsganeti.jobs import look, perform
 from zfsganeti.moving import LOCK
 from zfsganeti.names import meant
+from zfsganeti.node import Door
 from zfsganeti.route import PRESYNC, STOPPING, Leaving, Pass, Plan, Rest, choose_target, downtime, find_rest, go_on, make_plan
 
 Say = Callable[[str], None]
@@ -120,6 +121,7 @@ class Move:
         self.known: dict[str, str] = {}  # the GUIDs that the target has told
         self.ran = self.instance.admin_state == "up"
         self.owed = False  # a mover before has stopped it, and it is to run again
+        self.doors: dict[str, Door] = {}  # of what is asked next, by verb
 
     def _node(self, name: str) -> str:
         found = full_name(name, self.here.ssconf.nodes)
@@ -238,6 +240,7 @@ class Move:
             self.source,
             "move-send",
             hear,
+            door=self.doors.pop("move-send", None),
             instance=self.name,
             datasets=self.going,
             target=self.target,
@@ -260,19 +263,34 @@ class Move:
     # the switch
 
     def _switch(self) -> None:
-        try:
-            began = self._stop()
-            guids = self._fence_and_send()
-            self._to_target()
-        except (Exception, KeyboardInterrupt) as error:
-            self._go_back(error)
-            raise
-        with self._started_anyway():
-            with self._landing():
-                self._make_sure(guids)
-                self._land(guids)
-            self._start(began)
+        with contextlib.ExitStack() as soon:
+            try:
+                with self._expecting((self.source, "move-send")):
+                    began = self._stop()
+                    guids = self._fence_and_send()
+                soon.enter_context(self._expecting((self.source, "move-check"), (self.target, "move-land")))
+                self._to_target()
+            except (Exception, KeyboardInterrupt) as error:
+                self._go_back(error)
+                raise
+            with self._started_anyway():
+                with self._landing():
+                    self._make_sure(guids)
+                    self._land(guids)
+                self._start(began)
         self._give_up_source()
+
+    @contextlib.contextmanager
+    def _expecting(self, *asked: tuple[str, str]) -> Iterator[None]:
+        """What nodes are asked within is answered sooner: their doors are opened now, while the instance is down and others work."""
+        with contextlib.ExitStack() as open_ones:
+            for node, verb in asked:
+                if (door := self.here.open(node, verb)) is not None:
+                    self.doors[verb] = open_ones.enter_context(door)
+            try:
+                yield
+            finally:
+                self.doors.clear()
 
     def _stop(self) -> float | None:
         """The instance is down, and its datasets say whether it is to run again; return when that began, None if it was down."""
@@ -317,7 +335,7 @@ class Move:
         told = False
         while True:
             try:
-                return self.here.call(node, verb, **request)
+                return self.here.call(node, verb, door=self.doors.pop(verb, None), **request)
             except Unavailable as error:
                 if time.monotonic() >= deadline:
                     raise

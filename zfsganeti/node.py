@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 
 from zfsganeti.errors import BadInput, CommandFailed, Unavailable, ZfsGanetiError
-from zfsganeti.process import converse, execute
+from zfsganeti.process import converse, execute, told, waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from zfsganeti.process import Done
+    from zfsganeti.process import Child, Done
 
 SSH_FAILED = 255  # ssh(1): the status of ssh's own failures
 
@@ -51,27 +51,62 @@ def ask(node: str, command: Sequence[str], request: dict[str, Any], *, seconds: 
     return read_answer(node, execute(command, stdin=json.dumps(request), seconds=seconds))
 
 
+class Door:
+    """A verb of ours that a peer has begun with, and that waits for its request: ssh and a start of Python there take longer than most."""
+
+    def __init__(self, node: str, verb: str, command: Sequence[str], *, talks: bool) -> None:
+        self.node, self.verb = node, verb
+        self.child = waiting(command, talks=talks)
+
+    def __enter__(self) -> Door:
+        return self
+
+    def __exit__(self, *_failure: object) -> None:
+        """A verb that was not asked for anything has seen the end of its input, and done nothing."""
+        if not self.child.is_over:
+            with self.child:
+                pass
+
+    def is_open(self) -> bool:
+        """Tell whether the peer still waits."""
+        return not self.child.is_over and self.child.wait(0) is None
+
+    def ask(self, request: dict[str, Any], *, seconds: float) -> Any:
+        """Return the peer's answer, as `ask` does."""
+        import json
+
+        return read_answer(self.node, told(self.child, json.dumps(request), seconds=seconds))
+
+    def listen(self, request: dict[str, Any], hear: Callable[[dict[str, Any]], None], *, seconds: float) -> Any:
+        """Return the peer's answer, as `listen` does."""
+        return _listened(self.node, self.child, request, hear, seconds)
+
+
 def listen(node: str, command: Sequence[str], request: dict[str, Any], hear: Callable[[dict[str, Any]], None], *, seconds: float) -> Any:
     """Return a peer's answer to a request that takes long; what it tells meanwhile is heard, and it ends when we do.
 
     Unavailable when it says nothing for `seconds`: it tells at least every few of them that it is at work.
     """
+    return _listened(node, waiting(command, talks=True), request, hear, seconds)
+
+
+def _listened(node: str, child: Child, request: dict[str, Any], hear: Callable[[dict[str, Any]], None], seconds: float) -> Any:
     import json
 
     last = ['{"error": "said nothing"}']
 
     def line(text: str) -> None:
         try:
-            told = json.loads(text)
+            found = json.loads(text)
         except (ValueError, RecursionError):
-            told = {}
-        if isinstance(told, dict) and isinstance(told.get("told"), dict):
-            hear(told["told"])
+            found = {}
+        if isinstance(found, dict) and isinstance(found.get("told"), dict):
+            hear(found["told"])
         elif text.strip():
             last[0] = text
 
     try:
-        done = converse(command, json.dumps(request) + "\n", line, seconds=seconds)
+        done = converse(child, json.dumps(request) + "\n", line, seconds=seconds)
     except TimeoutError as error:
         raise Unavailable(node, f"does not answer any more ({error})") from None
     done.stdout = last[0]

@@ -6,6 +6,7 @@ the rest of them together, `subprocess` as long as zfs(8) itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -185,6 +186,7 @@ class Child:
         import subprocess
 
         self.name = " ".join(command[:2])
+        self.is_over = False  # ended, and what it printed forgotten
         self._out, self._err = os.memfd_create("stdout"), os.memfd_create("stderr")
         try:
             self.program = subprocess.Popen(
@@ -208,12 +210,13 @@ class Child:
         self._forget()
 
     def _forget(self) -> None:
+        self.is_over = True
         os.close(self._out)
         os.close(self._err)
 
     @property
     def pipe(self) -> int:
-        """The end that is ours of the one pipe that was asked for."""
+        """The end that is ours of the one pipe that was asked for, of two that which is written to."""
         return next(pipe.fileno() for pipe in (self.program.stdin, self.program.stdout) if pipe is not None)
 
     def read(self, size: int) -> bytes:
@@ -323,15 +326,15 @@ class Flow:
 
 
 def relay(
-    source: Sequence[str], sink: Sequence[str], head: bytes, *, progress: Callable[[int], None], limit: int = 0, seconds: float
+    source: Sequence[str], sink: Sequence[str] | Child, head: bytes, *, progress: Callable[[int], None], limit: int = 0, seconds: float
 ) -> Relayed:
-    """Both programs have ended: the sink was given `head`, then all that the source wrote, unless one of them ended before.
+    """Both programs have ended: the sink, which may be waiting, was given `head`, then all that the source wrote, unless one ended before.
 
     The other is ended then. TimeoutError when no byte moves for `seconds`, or the sink takes as long to end after the last one.
     """
     import subprocess
 
-    with Child(source, subprocess.DEVNULL, subprocess.PIPE) as giver, Child(sink, subprocess.PIPE) as taker:
+    with Child(source, subprocess.DEVNULL, subprocess.PIPE) as giver, sink if isinstance(sink, Child) else waiting(sink) as taker:
         flow = Flow(giver.pipe, taker.pipe, progress, limit, seconds)
         early = False
         try:
@@ -391,37 +394,55 @@ def _bytes_read(pid: int) -> int:
 BEAT_SECONDS = 5.0  # so often either end of a conversation says that it is there
 
 
-def converse(command: Sequence[str], head: str, hear: Callable[[str], None], *, seconds: float) -> Done:
-    """Run a program that was given `head` and is given empty lines for as long as somebody listens, and hear each line that it prints.
+def waiting(command: Sequence[str], *, talks: bool = False) -> Child:
+    """Return a program at work that waits for its input, and may talk while it runs."""
+    import subprocess
+
+    return Child(command, subprocess.PIPE, subprocess.PIPE if talks else None)
+
+
+def told(child: Child, text: str, *, seconds: float) -> Done:
+    """Give a program that waits all of its input, and return what it has ended with; Unavailable when it does not end."""
+    with child:
+        _offer(child.pipe, text.encode())
+        child.close()
+        return child.ended(seconds)
+
+
+def _offer(pipe: int, data: bytes) -> None:
+    """What a program reads it was given; what it has printed before it stopped to read is of use all the same."""
+    with contextlib.suppress(BrokenPipeError):
+        while data:
+            data = data[os.write(pipe, data) :]
+
+
+def converse(child: Child, head: str, hear: Callable[[str], None], *, seconds: float) -> Done:
+    """Give a program that talks `head`, and empty lines for as long as somebody listens, and hear each line that it prints.
 
     TimeoutError when it prints nothing for `seconds`. It has ended when this returns, and sees the end of its input when we die.
     """
     import select
-    import subprocess
 
-    with Child(command, subprocess.PIPE, subprocess.PIPE) as child:
+    with child:
         assert child.program.stdin is not None
         assert child.program.stdout is not None
         given, printed = child.program.stdin.fileno(), child.program.stdout.fileno()
         poll = select.poll()
         poll.register(printed, select.POLLIN)
         text, heard = b"", time.monotonic()
-        try:
-            os.write(given, head.encode())
-            while True:
-                if poll.poll(BEAT_SECONDS * 1000):
-                    more = os.read(printed, CHUNK)
-                    if not more:
-                        break
-                    heard = time.monotonic()
-                    *lines, text = (text + more).split(b"\n")
-                    for line in lines:
-                        hear(line.decode(errors="replace"))
-                elif time.monotonic() - heard > seconds:
-                    raise TimeoutError(f"nothing was heard for {seconds:.0f} s")
-                os.write(given, b"\n")
-        except BrokenPipeError:
-            pass
+        _offer(given, head.encode())
+        while True:
+            if poll.poll(BEAT_SECONDS * 1000):
+                more = os.read(printed, CHUNK)
+                if not more:
+                    break
+                heard = time.monotonic()
+                *lines, text = (text + more).split(b"\n")
+                for line in lines:
+                    hear(line.decode(errors="replace"))
+            elif time.monotonic() - heard > seconds:
+                raise TimeoutError(f"nothing was heard for {seconds:.0f} s")
+            _offer(given, b"\n")
         child.wait(ENDING_SECONDS)
         return child.done()
 

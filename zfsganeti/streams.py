@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from zfsganeti.process import Done
+    from zfsganeti.process import Child, Done
 
 QUERY_SECONDS = 60
 COPY_SECONDS = 600  # without a byte
@@ -162,8 +162,9 @@ class Streams:
         progress: Callable[[int], None] = lambda _moved: None,
         limit: int = 0,
         seconds: float,
+        begun: Child | None = None,
     ) -> Done:
-        """The peer has read a line of JSON and then the stream; return what its command ended with, good or bad.
+        """The peer has read a line of JSON and then the stream; return what its command, which may have `begun`, ended with, good or bad.
 
         CommandFailed when the sender failed, whatever the peer says then; Unavailable when nothing moves for `seconds`.
         """
@@ -173,7 +174,7 @@ class Streams:
         if len(head) > LINE_LIMIT:
             raise BadInput("the request is too long for one line")
         try:
-            done = relay(send, ssh, head, progress=progress, limit=limit, seconds=seconds)
+            done = relay(send, begun or ssh, head, progress=progress, limit=limit, seconds=seconds)
         except TimeoutError as error:
             raise Unavailable(peer, f"the stream stands still, {error}") from None
         if done.source.status != 0 and not done.early:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from zfsganeti.here import Here, Verb
     from zfsganeti.image import Image
+    from zfsganeti.node import Door
+    from zfsganeti.process import Child
 
     Progress = Callable[[str, int, int], None]  # the peer, bytes moved, bytes there are about
 
@@ -134,6 +136,7 @@ class Push:
         self.datastore = here.datastore  # of the peer, where it is to go
         self.moved, self.total = 0, 0
         self.answer: Any = None  # the peer's, to the last stream
+        self.door: Door | None = None  # the peer's, which is open already and takes one stream
 
     def run(self) -> Pushed:
         """The peer has the snapshot in its place, with its GUID and its marks."""
@@ -195,6 +198,7 @@ class Push:
                 progress=self._told(begin),
                 limit=self.limit,
                 seconds=self.seconds,
+                begun=self._waiting(),
             )
             self.answer = read_answer(self.peer, done)
         except CommandFailed as error:
@@ -206,6 +210,11 @@ class Push:
         except Unavailable as error:
             raise Unavailable(error.what, error.why, GO_ON if self.moved > begin else error.way_out) from error
         return True
+
+    def _waiting(self) -> Child | None:
+        """Return what waits on the peer for a stream, once."""
+        door, self.door = self.door, None
+        return door.child if door is not None and door.is_open() else None
 
     def _command(self, step: Step) -> list[str]:
         return send_command(

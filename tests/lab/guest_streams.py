@@ -14,39 +14,111 @@ from collections.abc import Iterator
 from typing import Any
 
 NAME = "fuzzed"
-HEADER: dict[str, Any] = {"kind": "image", "name": NAME, "datastore": "", "seconds": 60, "token": ""}
-HEADERS: tuple[bytes, ...] = (
-    b"",
-    b"{}",
-    b"[1]",
-    b"nonsense",
-    b"\xff\xfe",
-    json.dumps({**HEADER, "name": "../../escape"}).encode(),
-    json.dumps({**HEADER, "name": "a@b"}).encode(),
-    json.dumps({**HEADER, "name": ""}).encode(),
-    json.dumps({**HEADER, "kind": "root"}).encode(),
-    json.dumps({**HEADER, "seconds": -1}).encode(),
-    json.dumps({**HEADER, "seconds": "1; reboot"}).encode(),
-    json.dumps({**HEADER, "token": 7}).encode(),
-    json.dumps({**HEADER, "token": "1-" + "f" * 400}).encode(),
-    json.dumps({**HEADER, "datastore": "none"}).encode(),
-    b"x" * (1 << 20),
-)
+
+STRANGE: tuple[dict[str, Any], ...] = (
+    {"name": "../../escape"}, {"name": "a@b"}, {"name": ""}, {"name": "escape/a"}, {"kind": "root"}, {"kind": ["moving"]}, {"seconds": -1},
+    {"seconds": "1; reboot"}, {"token": 7}, {"token": "1-" + "f" * 400}, {"datastore": "none"}, {"datastore": "../escape"},
+)  # fmt: skip
+STRANGE_MOVES: tuple[dict[str, Any], ...] = (
+    {"source": "escape"}, {"source": 1}, {"wanted": None}, {"instance": "../escape"}, {"instance": None}, {"origin": 3}, {"origin": "7"},
+)  # fmt: skip
+GARBAGE = (b"", b"{}", b"[1]", b"nonsense", b"\xff\xfe", b"x" * (1 << 20))
 
 
-def main(good: str, other: str, seed: str) -> None:
-    chance = random.Random(seed)
-    stream, strange = (open(path, "rb").read() for path in (good, other))  # noqa: SIM115
-    for header in HEADERS:
-        tell("a request that is none", ask("receive", header + b"\n" + stream))
-    for what, sent in broken(stream, strange, chance):
-        tell(what, ask("receive", json.dumps(HEADER).encode() + b"\n" + sent))
-        done = ask("receive-done", json.dumps({"kind": "image", "name": NAME, "guid": "1", "marks": {}}).encode())
-        if done.returncode == 0:
-            print(f"{what}: was put in its place")
-        ask("receive-abort", json.dumps({"kind": "image", "name": NAME}).encode())
+class Receiver:
+    """What a node receives, of a kind, as a peer asks for it: `header` is the request that comes before the stream."""
+
+    def __init__(self, kind: str, guid: str, source: str) -> None:
+        self.kind, self.guid = kind, guid
+        self.header: dict[str, Any] = {"kind": kind, "name": NAME, "datastore": "", "seconds": 60, "token": ""}
+        if kind == "moving":
+            self.header |= {"source": source, "instance": NAME, "wanted": guid, "origin": ""}
+
+    def receive(self, stream: bytes, **other: Any) -> subprocess.CompletedProcess[bytes]:
+        return ask("receive", json.dumps({**self.header, **other}).encode() + b"\n" + stream)
+
+    def use(self) -> subprocess.CompletedProcess[bytes]:
+        """What was received is put in its place, if it may be."""
+        if self.kind == "image":
+            return ask("receive-done", json.dumps({"kind": "image", "name": NAME, "guid": self.guid, "marks": {}}).encode())
+        return ask("move-land", json.dumps({"instance": NAME, "guids": {NAME: self.guid}}).encode())
+
+    def token(self) -> str:
+        said = json.loads(ask("receive-state", json.dumps(self.header).encode()).stdout)
+        return str(said["answer"]["token"])
+
+    def give_up(self, what: str) -> None:
+        """Nothing is left of it."""
+        done = ask("receive-abort", json.dumps({"kind": self.kind, "name": NAME}).encode())
+        if done.returncode != 0:
+            print(f"{what}: cannot be given up: {done.stdout!r} {done.stderr!r}")
         if left := datasets():
             print(f"{what}: left {left}")
+
+
+def main(kind: str, source: str, guid: str, good: str, other: str, full: str, seed: str) -> None:
+    """`good` is a whole stream of that GUID, `other` changes what there is not, `full` is another dataset's whole one."""
+    chance, to = random.Random(seed), Receiver(kind, guid, source)
+    stream, strange, foreign = (open(path, "rb").read() for path in (good, other, full))  # noqa: SIM115
+    for header in GARBAGE:
+        tell("a request that is none", ask("receive", header + b"\n" + stream))
+    for wrong in (*STRANGE, *(STRANGE_MOVES if kind == "moving" else ())):
+        tell(f"a request with {wrong}", to.receive(stream, **wrong))
+        to.give_up(f"a request with {wrong}")
+    for what, sent in broken(stream, strange, chance):
+        tell(what, to.receive(sent))
+        refused(what, to)
+        to.give_up(what)
+    whole_of_another(to, foreign)
+    tokens(to, stream, foreign)
+
+
+def refused(what: str, to: Receiver) -> None:
+    if to.use().returncode == 0:
+        print(f"{what}: was put in its place")
+
+
+def whole_of_another(to: Receiver, foreign: bytes) -> None:
+    """Another dataset's stream is as good as any; only its GUID says that it is not what was asked for."""
+    what, done = "another's whole stream", to.receive(foreign)
+    if to.kind == "moving":
+        tell(what, done)
+    refused(what, to)
+    to.give_up(what)
+
+
+def tokens(to: Receiver, stream: bytes, foreign: bytes) -> None:
+    """What was half received is gone on with by what goes on with it, and by nothing else, whatever token is named."""
+    tell("half of a stream", to.receive(stream[: len(stream) * 3 // 4]))
+    half = to.token()
+    if not half:
+        print("half of a stream: cannot be gone on with")
+        return
+    for what, token, sent in (
+        ("no token", "", stream),
+        ("a token with a digit turned", half[:-9] + ("0" if half[-9] != "0" else "1") + half[-8:], stream),
+        ("the token, and the stream from its begin", half, stream),
+        ("the token, and another's stream", half, foreign),
+        ("the token, and nothing", half, b""),
+    ):
+        tell(what, to.receive(sent, token=token))
+        refused(what, to)
+        if to.token() != half:
+            print(f"{what}: what was half received is another one now")
+    if to.kind == "moving":  # a valid token, of what another dataset has half of
+        ask(
+            "receive", json.dumps({**to.header, "name": f"{NAME}2", "instance": f"{NAME}2"}).encode() + b"\n" + foreign[: len(foreign) // 2]
+        )
+        theirs = str(json.loads(ask("receive-state", json.dumps({**to.header, "name": f"{NAME}2"}).encode()).stdout)["answer"]["token"])
+        tell("another's token", to.receive(stream, token=theirs))
+        ask("receive-abort", json.dumps({"kind": to.kind, "name": f"{NAME}2"}).encode())
+    rest = subprocess.run(["zfs", "send", "-t", half], capture_output=True, check=True).stdout
+    done = to.receive(rest, token=half)
+    if done.returncode != 0:
+        print(f"what goes on with it: {done.stdout!r} {done.stderr!r}")
+    if to.kind == "moving":
+        refused("what is whole, and not what the source was fenced with", to)
+    to.give_up("what was whole")
 
 
 def broken(stream: bytes, strange: bytes, chance: random.Random) -> Iterator[tuple[str, bytes]]:

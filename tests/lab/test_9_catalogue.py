@@ -179,17 +179,23 @@ def test_disks_and_images_in_another_datastore(lab: Lab) -> None:
 
 
 @pytest.mark.on()
-def test_what_is_no_image_is_not_received_as_one(lab: Lab) -> None:
+@pytest.mark.parametrize("kind", ["image", "moving"])
+def test_what_is_not_asked_for_is_not_received(lab: Lab, kind: str) -> None:
     lab.node2.run(f"{SOURCE}; gnt-zfs image import debian-12 /tmp/disk.raw")
     lab.add("web1")
-    lab.node2.run("zfs snapshot zfs/vm/web1@one")
-    lab.fill("web1")
-    lab.node2.run("zfs snapshot zfs/vm/web1@two; zfs send -i @one zfs/vm/web1@two > /tmp/other; zfs destroy zfs/vm/web1@one,two")
-    lab.node2.run("zfs send -L -e -c zfs/vm/.images/debian-12@golden > /tmp/good")
-    before = lab.datasets()
+    lab.node2.run("dd if=/dev/urandom of=/zfs/vm/web1/more bs=1M count=8 status=none; zfs snapshot zfs/vm/web1@one")
+    sums = lab.fill("web1")
+    lab.node2.run(
+        "zfs snapshot zfs/vm/web1@two; zfs send -i @one zfs/vm/web1@two > /tmp/other; zfs send -L -e -c zfs/vm/web1@two > /tmp/full"
+    )
+    good = "zfs/vm/.images/debian-12@golden"
+    lab.node2.run(f"zfs destroy zfs/vm/web1@one,two; rm /zfs/vm/web1/more; zfs send -L -e -c {good} > /tmp/good")
+    guid, before = lab.node2.run(f"zfs get -H -o value guid {good}").strip(), lab.datasets()
     lab.node2.write("/tmp/guest_streams.py", (HERE / "guest_streams.py").read_text(encoding="utf-8"))
-    assert lab.node2.run("python3 /tmp/guest_streams.py /tmp/good /tmp/other 1", seconds=1200) == ""
-    assert lab.datasets() == before
+    given = f"{kind} node3.example.com {guid} /tmp/good /tmp/other /tmp/full 1"
+    assert lab.node2.run(f"python3 /tmp/guest_streams.py {given}", seconds=1200) == ""
+    assert [name for name in lab.datasets() if name != ".moving"] == before
+    assert lab.sums("web1") == sums
     lab.node2.run("gnt-zfs image push debian-12 node3")
     lab.node3.run("gnt-zfs image verify debian-12")
     lab.well()

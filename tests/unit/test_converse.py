@@ -24,9 +24,13 @@ def python(text: str) -> list[str]:
     return ["/usr/bin/python3", "-u", "-c", text]
 
 
+def talking(text: str) -> process.Child:
+    return process.waiting(python(text), talks=True)
+
+
 def test_each_line_is_heard_and_the_first_one_is_read() -> None:
     heard: list[str] = []
-    done = converse(python("print(input()); print('a', end=''); print('b'); print('c', end='')"), "head\n", heard.append, seconds=30)
+    done = converse(talking("print(input()); print('a', end=''); print('b'); print('c', end='')"), "head\n", heard.append, seconds=30)
     assert heard == ["head", "ab"]
     assert done.status == 0
 
@@ -34,13 +38,13 @@ def test_each_line_is_heard_and_the_first_one_is_read() -> None:
 def test_a_program_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "BEAT_SECONDS", 0.05)
     with pytest.raises(TimeoutError, match="nothing was heard"):
-        converse(python("import time; time.sleep(60)"), "\n", lambda _line: None, seconds=0.2)
+        converse(talking("import time; time.sleep(60)"), "\n", lambda _line: None, seconds=0.2)
 
 
 def test_a_program_is_told_that_somebody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "BEAT_SECONDS", 0.05)
     heard: list[str] = []
-    converse(python("for _ in range(3): print(repr(input()))"), "head\n", heard.append, seconds=30)
+    converse(talking("for _ in range(3): print(repr(input()))"), "head\n", heard.append, seconds=30)
     assert heard == ["'head'", "''", "''"]
 
 
@@ -68,8 +72,8 @@ def test_what_goes_wrong_is_said(text: str, error: type[Exception], said: str) -
 MOVER = """
 import sys
 sys.path.insert(0, {house!r})
-from zfsganeti.process import converse
-converse([{python!r}, "-u", {script!r}], "x\\n", lambda line: print(line, flush=True), seconds=60)
+from zfsganeti.process import converse, waiting
+converse(waiting([{python!r}, "-u", {script!r}], talks=True), "x\\n", lambda line: print(line, flush=True), seconds=60)
 """
 SENDER = """
 import os, select, sys, threading, time
@@ -98,3 +102,10 @@ def test_the_sender_ends_when_the_mover_is_killed(tmp_path: Path) -> None:
         time.sleep(0.05)
     assert not os.path.exists(f"/proc/{sender}/fd/0")
     mover.stdout.close()
+
+
+def test_what_a_program_says_that_reads_nothing_is_heard() -> None:
+    """A peer that does not know what it is asked has answered before it was."""
+    for _time in range(5):
+        with pytest.raises(PeerFailed, match="^node2: unknown$"):
+            node.listen("node2", ["/usr/bin/echo", '{"error": "unknown", "code": 2}'], {}, lambda _told: None, seconds=30)

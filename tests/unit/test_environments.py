@@ -28,7 +28,6 @@ from zfsganeti import answer, config, extstorage, here, hooks, loop, osdefinitio
 from zfsganeti.config import Config
 from zfsganeti.datasets import CLUSTER, Store
 from zfsganeti.errors import EXIT_STATUS
-from zfsganeti.image import LENDABLE
 from zfsganeti.volumes import Volumes
 
 Environment = dict[str, str]
@@ -93,59 +92,29 @@ NASTY = st.sampled_from(NAMES + NODES + PATHS + NUMBERS + TOKENS + WORDS + STRAN
 
 
 class Site:
-    """One example's cluster: instances that are named and others, images, what is not ours, and the doors of its nodes."""
+    """One example's cluster, with instances that the environment is about and others, what others have made, and its nodes' doors."""
 
     def __init__(self, place: Path, patched: pytest.MonkeyPatch) -> None:
         self.place, self.patched = place, patched
         self.rig = make_rig(place, patched)
-        self.refuse_waiting()
-        patched.chdir(place)
         for knot in self.rig.knots.values():
             knot.fake.foreign("zfs/vm/theirs")
+            knot.fake.available = ROOM
         self.theirs = self.rig.master.fake.state()["zfs/vm/theirs"]
         for name, disk in DISKS.items():
-            kind = "ext" if ".ext." in disk else "file"
-            self.rig.ganeti.add(name, kind, "node1", {disk: self.content(name)}, up=False)
+            self.rig.ganeti.add(name, "ext" if ".ext." in disk else "file", "node1", {disk: content(name)}, up=False)
             os.truncate(self.rig.ganeti.path(name, disk), MIB)
-        self._furnish(self.rig.master)
-        for knot in self.rig.knots.values():
-            knot.fake.available = ROOM
-        for module in (hooks, extstorage, osdefinition, answer):
-            patched.setattr(module, "defect", self.fail)
-        patched.setattr(config, "load", lambda: self.rig.master.config)
-        patched.setattr(variants, "LIST", f"{place}/variants.list")
-        patched.setattr(tempfile, "tempdir", str(place))
-        patched.setattr(process, "background", lambda *_words: None)
+        self.byhand = Path(self.rig.master.root.path, "byhand", "b.file.disk0")
+        self.byhand.parent.mkdir()
+        self.byhand.write_bytes(content("byhand"))
+        self._settle(self.rig.master)
+        self._patch()
 
-    @staticmethod
-    def content(name: str) -> bytes:
-        return f"what {name} has written".encode()
-
-    @staticmethod
-    def fail(error: Exception) -> str:
-        raise AssertionError(f"a defect: {type(error).__name__}: {error}") from error
-
-    def refuse_waiting(self) -> None:
-        class Waited(BaseException):
-            pass
-
-        def sleep(seconds: float) -> None:
-            raise Waited(f"{seconds} s")
-
-        self.patched.setattr(time, "sleep", sleep)
-
-    def _furnish(self, knot: Knot) -> None:
-        """The node has another datastore, an image, files to fill disks with, something in the trash, and what others have made."""
-        (self.place / "fill" / "files").mkdir(parents=True, exist_ok=True)
-        knot.fake.foreign("zfs/fast", {CLUSTER: CLUSTER_NAME}, mountpoint=f"{self.place}/{knot.node}/fast")
-        knot.fake.mount("zfs/fast", f"{self.place}/{knot.node}/fast")
-        byhand = Path(knot.root.path, "byhand")
-        byhand.mkdir()
-        (byhand / "b.file.disk0").write_bytes(self.content("byhand"))
-        for name in ("debian-12:1", "debian-11"):
-            knot.images.make(name, f"file:/{name}", holding())
-        knot.fake.set("zfs/vm/.images/debian-11", {LENDABLE: "yes"})
-        self._throw_away(knot, REMOVED.partition(":")[0])
+    def _settle(self, knot: Knot) -> None:
+        """The node has another datastore, files to fill disks with, and no patience."""
+        (self.place / "fill" / "files").mkdir(parents=True)
+        knot.fake.foreign("zfs/fast", {CLUSTER: CLUSTER_NAME}, mountpoint=f"{self.place}/fast")
+        knot.fake.mount("zfs/fast", f"{self.place}/fast")
         settled = Config(busy_seconds=0, attach_seconds=0, datastores={"ssd": "zfs/fast"}, fill_directories=(f"{self.place}/fill",))
         knot.__dict__["config"] = knot.store.config = settled
         ssd = knot.at("ssd")
@@ -153,20 +122,38 @@ class Site:
         ssd.__dict__["volumes"] = Volumes(ssd.store, knot.loop)
         knot.ssconf.__dict__["instances"] = list(DISKS)
 
-    @staticmethod
-    def _throw_away(knot: Knot, volume: str) -> None:
+    def _patch(self) -> None:
+        """Nothing waits, goes on in the background or writes elsewhere, and a defect is no line like another."""
+        master = self.rig.master
+        for module in (hooks, extstorage, osdefinition, answer):
+            self.patched.setattr(module, "defect", fail)
+        self.patched.setattr(config, "load", lambda: master.config)
+        self.patched.setattr(variants, "LIST", f"{self.place}/variants.list")
+        self.patched.setattr(tempfile, "tempdir", str(self.place))
+        self.patched.setattr(process, "background", lambda *_words: None)
+        self.patched.setattr(time, "sleep", wait)
+        self.patched.chdir(self.place)
+
+    def stock(self) -> None:
+        """The first node has images, one of which can be lent, and in its trash a disk that is reserved."""
+        knot = self.rig.master
+        knot.fake.available = 100 << 30
+        for name in ("debian-12:1", "debian-11"):
+            knot.images.make(name, f"file:/{name}", holding())
+        knot.images.set_lendable("debian-11", True)
+        volume = REMOVED.partition(":")[0]
         knot.volumes.create(volume, MIB, {})
         knot.volumes.set_instance(volume, "gone1")
         Path(knot.volumes.disk(volume)).write_bytes(b"gone1".ljust(MIB, b"\0"))
         knot.volumes.remove(volume)
         knot.trash.reserve(REMOVED, TOKEN)
+        knot.fake.available = ROOM
 
     def written(self, state: Mapping[str, Any]) -> set[bytes]:
         """Return what the files of a node in this state hold before their zeros, those in snapshots as well."""
         files = [files for dataset in state.values() for files in (dataset["files"], *dataset["snapshots"].values())]
-        byhand = Path(self.rig.master.root.path, "byhand", "b.file.disk0")
         texts = {content.partition(b"\0")[0] for each in files for content in each.values()}
-        return texts | {byhand.read_bytes() if byhand.exists() else b""}
+        return texts | {self.byhand.read_bytes() if self.byhand.exists() else b""}
 
     def place_in(self, environ: Mapping[str, str], node: str) -> Environment:
         """Return an environment with paths of this example, as the node has them."""
@@ -202,11 +189,28 @@ class Site:
         """What is not named is as it was; nothing is lost anywhere, unless the door is one that overwrites what is named."""
         for name, disk in BYSTANDERS.items():
             if not any(name in value or disk in value for value in environ.values()):
-                assert Path(self.rig.ganeti.path(name, disk)).read_bytes() == self.content(name).ljust(MIB, b"\0")
+                assert Path(self.rig.ganeti.path(name, disk)).read_bytes() == content(name).ljust(MIB, b"\0")
         state = self.rig.master.fake.state()
         assert state["zfs/vm/theirs"] == self.theirs
         if not loses:
-            assert {self.content(name) for name in (*DISKS, "byhand")} <= self.written(state)
+            assert {content(name) for name in (*DISKS, "byhand")} <= self.written(state)
+
+
+def content(name: str) -> bytes:
+    """Return what the disk of an instance begins with."""
+    return f"what {name} has written".encode()
+
+
+def fail(error: Exception) -> str:
+    raise AssertionError(f"a defect: {type(error).__name__}: {error}") from error
+
+
+class Waited(BaseException):
+    """Somebody waits, which no example has a reason for."""
+
+
+def wait(seconds: float) -> None:
+    raise Waited(f"{seconds} s")
 
 
 class Said:
@@ -224,11 +228,15 @@ class Said:
 
 
 @contextlib.contextmanager
-def site() -> Iterator[Site]:
+def site(*, stocked: bool = False) -> Iterator[Site]:
+    """Yield a cluster that is gone afterwards."""
     place = place_in_memory()
     try:
         with pytest.MonkeyPatch.context() as patched:
-            yield Site(place, patched)
+            made = Site(place, patched)
+            if stocked:
+                made.stock()
+            yield made
     finally:
         shutil.rmtree(place)
 
@@ -239,11 +247,12 @@ def value_of(name: str) -> st.SearchStrategy[str | None]:
     return st.one_of(alike, alike, NASTY, st.sampled_from(STRANGE), CHARACTERS, st.none())
 
 
-def changed(plausible: st.SearchStrategy[Environment], more: tuple[str, ...] = ()) -> st.SearchStrategy[Environment]:
-    """Return environments as they should be, but for some variables, which are missing or something else, and some more."""
+def changed(plausible: st.SearchStrategy[Environment], most: tuple[str, ...], more: tuple[str, ...] = ()) -> st.SearchStrategy[Environment]:
+    """Return environments as they should be, but for some variables, `most` of all these, which are missing or something else."""
 
     def of(environ: Environment) -> st.SearchStrategy[Environment]:
-        one = st.sampled_from(sorted({*environ, *more})).flatmap(lambda name: st.tuples(st.just(name), value_of(name)))
+        names = st.sampled_from(sorted({*environ, *more})) | st.sampled_from([name for name in (*most, *more) if name] or sorted(environ))
+        one = names.flatmap(lambda name: st.tuples(st.just(name), value_of(name)))
         new = st.lists(one, max_size=3).map(dict)
         return new.map(lambda new: {name: value for name, value in {**environ, **new}.items() if value is not None})
 
@@ -266,7 +275,7 @@ EVERY_HOOK = {
 }
 OF_HOOK: dict[str, dict[str, st.SearchStrategy[str]]] = {
     "instance-add": one_of(GANETI_ADD_MODE="create|import", GANETI_INSTANCE_OS_TYPE="zfs-image+debian-12|zfs-image+debian-13|noop"),
-    "instance-rename": one_of(GANETI_INSTANCE_NEW_NAME="app2"),
+    "instance-rename": one_of(GANETI_INSTANCE_NEW_NAME="app2|app2|app1"),
     "instance-move": one_of(GANETI_TARGET_NODE="node2", GANETI_POST_INSTANCE_PRIMARY="node1|node2"),
     "instance-recreate-disks": one_of(GANETI_POST_INSTANCE_PRIMARY="node1|node2"),
     "instance-modify": one_of(
@@ -322,12 +331,12 @@ def of_instance(kind: str, name: str) -> st.SearchStrategy[Environment]:
 
 @pytest.mark.parametrize(("kind", "name"), HOOKS)
 def test_a_hook_ends_in_nothing_or_one_line(kind: str, name: str) -> None:
-    extra = ("GANETI_INSTANCE_OS_TYPE", "GANETI_INSTANCE_DISK0_ID", "GANETI_INSTANCE_DISK1_SIZE", "GANETI_POST_INSTANCE_PRIMARY")
-    plausible = of_instance(kind, name)
+    most = (*OF_HOOK.get(name.rpartition("-")[0], ()), "GANETI_INSTANCE_NAME", "GANETI_INSTANCE_PRIMARY", "GANETI_INSTANCE_DISK0_ID")
+    more = ("GANETI_INSTANCE_OS_TYPE", "GANETI_INSTANCE_DISK1_SIZE", "GANETI_POST_INSTANCE_PRIMARY")
 
     @FUZZED
     @given(
-        plausible.flatmap(lambda right: st.tuples(st.just(right), changed(st.just(right), extra))),
+        of_instance(kind, name).flatmap(lambda right: st.tuples(st.just(right), changed(st.just(right), most, more))),
         st.sampled_from(("node1", "node1", "node2")),
         st.sampled_from(OPCODES),
         st.sampled_from(("", "", "node1", "node2")),
@@ -335,7 +344,7 @@ def test_a_hook_ends_in_nothing_or_one_line(kind: str, name: str) -> None:
     )
     def call(environs: tuple[Environment, Environment], node: str, opcode: dict[str, Any] | None, away: str, twice: bool) -> None:
         right, wrong = environs
-        with site() as found:
+        with site(stocked=name.startswith("instance-add-")) as found:
             found.patched.setattr(found.rig.ganeti, "running", lambda _operation, _instance: opcode)
             if twice and name.endswith("-post"):  # what comes before it was right
                 found.knock(hooks.main, "hook", right | {"GANETI_HOOKS_PHASE": "pre"}, node)
@@ -355,9 +364,13 @@ def test_a_hook_of_the_node_ends_in_nothing_or_one_line(name: str) -> None:
     plausible = st.fixed_dictionaries({key: st.just(value) for key, value in environ.items()} | OF_HOOK.get(name.rpartition("-")[0], {}))
 
     @FUZZED
-    @given(changed(plausible, ("GANETI_INSTANCE_DISK_TEMPLATE", "GANETI_INSTANCE_NAME")), st.sampled_from(("", "node2")), st.booleans())
+    @given(
+        changed(plausible, tuple(OF_HOOK.get(name.rpartition("-")[0], ())), ("GANETI_INSTANCE_NAME",)),
+        st.sampled_from(("", "node2")),
+        st.booleans(),
+    )
     def call(environ: Environment, away: str, aside: bool) -> None:
-        with site() as found:
+        with site(stocked=aside) as found:
             if aside:
                 found.rig.master.store.put_aside("app1", "remove", [DISKS["app1"]])
             for other in {away} - {""}:
@@ -400,10 +413,12 @@ def test_a_verb_of_the_provider_ends_in_a_device_or_one_line(verb: str) -> None:
         st.fixed_dictionaries({**always, **OF_VERB.get(verb, {})}), one | one | several if verb == "create" else st.just({})
     )
 
+    most = ("VOL_NAME", *OF_VERB.get(verb, ()), *(OF_DISK if verb == "create" else ()))
+
     @FUZZED
-    @given(changed(plausible.map(lambda both: both[0] | both[1]), ("VOL_UUID", "VOL_CNAME", *OF_DISK)), st.booleans())
+    @given(changed(plausible.map(lambda both: both[0] | both[1]), most, ("VOL_UUID", "EXTP_", "EXTP_a\nb", "EXTP_\udcff")), st.booleans())
     def call(environ: Environment, attached: bool) -> None:
-        with site() as found:
+        with site(stocked=verb == "create") as found:
             if attached:
                 found.rig.master.volumes.attach(DISKS["sql1"])
             said = found.knock(extstorage.main, verb, environ)
@@ -451,13 +466,72 @@ def test_a_script_of_the_os_definition_ends_in_one_line(script: str) -> None:
     plausible = st.fixed_dictionaries({**always, **OF_SCRIPT[script], **disk})
 
     @FUZZED
-    @given(changed(plausible), st.binary(max_size=9) | st.just(b"x" * (MIB + 1)))
-    def call(environ: Environment, given: bytes) -> None:
+    @given(changed(plausible, ("INSTANCE_NAME", *OF_SCRIPT[script], *disk)), st.sampled_from((0, 4, MIB, MIB + 1)))
+    def call(environ: Environment, size: int) -> None:
         assume(script != "import" or environ.get("IMPORT_DEVICE") not in OUTSIDE)  # it writes to whatever it is told to
-        with site() as found:
+        with site(stocked=script == "create") as found:
             stand_in(found)
-            said = found.knock(osdefinition.main, script, environ, given=given)
+            said = found.knock(osdefinition.main, script, environ, given=b"x" * size)
             said.check(said.err)
             found.check(environ, loses=True)
 
     call()
+
+
+# what has gone wrong once
+
+
+@pytest.mark.parametrize(
+    ("door", "name", "environ", "said"),
+    [
+        (
+            extstorage.main,
+            "create",
+            {"VOL_NAME": "n.ext.disk0", "VOL_SIZE": "1", "EXTP_TRASH": "\udcff@x"},
+            r"dataset name 'zfs/vm/.trash/\udcff'",
+        ),
+        (
+            osdefinition.main,
+            "create",
+            {"INSTANCE_NAME": "sql1", "INSTANCE_OS": "zfs-image+x", "DISK_0_PATH": f"{LINKS}/\udcff"},
+            r"'zfs/vm/\udcff'",
+        ),
+    ],
+)
+def test_a_name_that_is_no_text_is_no_name(door: Callable[[], int], name: str, environ: Environment, said: str) -> None:
+    with site() as found:
+        stand_in(found)
+        told = found.knock(door, name, environ)
+        assert (told.status, told.out) == (2, "")
+        assert told.err.endswith(f"{said}: each part must be letters, digits, '.', '-', '_' and ':'\n")
+
+
+def test_an_instance_that_is_renamed_to_its_own_name_is_not_waited_for() -> None:
+    """Ganeti allows that; the hook that comes before refuses it only where the disks are ours."""
+    environ = {
+        **EVERY_HOOK,
+        **of_hook("instance-rename-post"),
+        "GANETI_INSTANCE_NAME": "app1",
+        "GANETI_INSTANCE_NEW_NAME": "app1",
+        "GANETI_INSTANCE_PRIMARY": "node1",
+        "GANETI_INSTANCE_DISK_TEMPLATE": "file",
+    }
+    with site() as found:
+        assert found.knock(hooks.main, "hook", environ).out == ""
+        assert found.rig.content("app1") == {DISKS["app1"]: content("app1")}
+
+
+@pytest.mark.parametrize("name", ["instance-move-post", "instance-recreate-disks-post"])
+def test_an_instance_that_has_gone_nowhere_stays(name: str) -> None:
+    environ = {
+        **EVERY_HOOK,
+        **of_hook(name),
+        "GANETI_INSTANCE_NAME": "app1",
+        "GANETI_INSTANCE_PRIMARY": "node1",
+        "GANETI_INSTANCE_DISK_TEMPLATE": "file",
+        "GANETI_POST_INSTANCE_PRIMARY": "",
+    }
+    with site() as found:
+        said = found.knock(hooks.main, "hook", environ)
+        assert said.out == f"{HOST}: GANETI_POST_INSTANCE_PRIMARY is '': Ganeti always sets it in this hook\n"
+        assert found.rig.content("app1") == {DISKS["app1"]: content("app1")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -32,6 +33,7 @@ from zfsganeti.errors import (
 
 MESSAGES = [
     (BadName("instance", "Web1", "must be lower-case"), 2, "instance name 'Web1': must be lower-case"),
+    (BadName("instance", cast(str, None), "must be lower-case"), 2, "instance name 'None': must be lower-case"),  # a peer has sent it
     (BadConfig("/etc/x", ["one", "two"]), 2, "/etc/x: one; two"),
     (BadEnvironment("GANETI_MASTER", None, "it must be set"), 2, "GANETI_MASTER is not set: it must be set"),
     (BadEnvironment("GANETI_MASTER", "a b", "no"), 2, "GANETI_MASTER is 'a b': no"),

@@ -59,9 +59,9 @@ class Asked:
         web1 = SimpleNamespace(disks=disks, record=lambda: {"name": "web1.example.com"})
         self.master = SimpleNamespace(instances=lambda: {"web1.example.com": web1}, running=lambda _operation, _instance: {})
 
-    def call(self, node: str, verb: str, **request: Any) -> list[str]:
+    def call(self, node: str, verb: str, **request: Any) -> list[str] | None:
         self.calls.append((node, verb, request))
-        return [] if node == self.has else request.get("volumes", [])
+        return None if verb != "keep-records" else [] if node == self.has else request["volumes"]
 
     def call_all(self, verb: str, **request: Any) -> None:
         self.calls.append(("", verb, request))
