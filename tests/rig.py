@@ -26,6 +26,7 @@ from zfsganeti.ganeti import Disk, Event, Instance
 from zfsganeti.here import Here
 from zfsganeti.node import Door, PeerFailed
 from zfsganeti.roots import Root
+from zfsganeti.shapes import understood
 from zfsganeti.trash import Trash
 from zfsganeti.volumes import Volumes
 
@@ -83,7 +84,7 @@ class Knot(Here):
             said = json.loads(json.dumps(answer(other, verb, lambda: json.dumps(request))))
         if "error" in said:
             raise PeerFailed(peer, said["error"], said["code"])
-        return said["answer"]
+        return said["answer"] if other is self else understood(peer, verb, said["answer"])
 
     def listen(self, peer: str, verb: str, hear: Callable[[dict[str, Any]], None], *, door: Door | None = None, **request: Any) -> Any:
         use(door, peer, verb)

@@ -9,6 +9,7 @@ from zfsganeti.datasets import Store
 from zfsganeti.errors import Busy, Missing, Unavailable, ZfsGanetiError
 from zfsganeti.process import COMMAND
 from zfsganeti.roots import Root, find_datastore, find_root
+from zfsganeti.shapes import understood
 from zfsganeti.zfs import Zfs
 
 TYPE_CHECKING = False
@@ -156,8 +157,8 @@ class Here:
             return self._verbs()[verb](self, request)
         seconds = seconds or self.config.peer_seconds
         if door is not None and door.is_open():
-            return door.ask(request, seconds=seconds)
-        return node.ask(peer, self.door(peer, verb), request, seconds=seconds)
+            return understood(peer, verb, door.ask(request, seconds=seconds))
+        return understood(peer, verb, node.ask(peer, self.door(peer, verb), request, seconds=seconds))
 
     def open(self, peer: str, verb: str) -> Door | None:
         """Return a node's door for a verb that it is to be asked for soon; this node has none."""

@@ -176,6 +176,11 @@ def inject(node: Machine) -> None:
     node.run(f"mkdir -p {points.PLACE}")
 
 
+def withdraw(node: Machine) -> None:
+    """The node's programs run as they are."""
+    node.run(f"rm -rf {MODULES}/zfsganeti_points.pth {MODULES}/zfsganeti_points.py {points.PLACE}")
+
+
 def order(name: str, count: int) -> Iterator[tuple[str, int]]:
     """Yield every kind at every point, in an order that is the same each time and spreads over all of them."""
     faults = [(kind, number) for kind in KINDS for number in range(1, count + 1)]

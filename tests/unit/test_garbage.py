@@ -16,6 +16,7 @@ from tests.watch import watch
 from zfsganeti import cli, exchange, here, hooks, setup, undo, variants
 from zfsganeti.answer import VERBS
 from zfsganeti.errors import EXIT_STATUS, CommandFailed
+from zfsganeti.shapes import understood
 
 GARBAGE: tuple[Any, ...] = (
     7,
@@ -131,15 +132,15 @@ def answering(rig: Rig, monkeypatch: pytest.MonkeyPatch, answers: Callable[[str]
     """One node answers what it is told to."""
 
     def call(knot: Knot, who: str, verb: str, **request: Any) -> Any:
-        return copy.deepcopy(answers(verb)) if who == "node2" else ask(knot, who, verb, **request)
+        return understood(who, verb, copy.deepcopy(answers(verb))) if who == "node2" else ask(knot, who, verb, **request)
 
     ask = type(rig.master).call
     monkeypatch.setattr(type(rig.master), "call", call)
     monkeypatch.setattr(type(rig.master), "listen", lambda knot, who, verb, _hear, **request: call(knot, who, verb, **request))
 
 
-def ends_in_lines(rig: Rig, capsys: pytest.CaptureFixture[str], line: str, what: str) -> None:
-    """The command ends with a status that is known, says why, and nothing is changed by it."""
+def ends_in_lines(rig: Rig, capsys: pytest.CaptureFixture[str], line: str, what: str, *, whole: bool = False) -> None:
+    """The command ends with a status that is known, says why, and nothing is changed by it; of `whole` garbage it says whose it is."""
     words = line.format(root=rig.master.root.path, place=rig.place).split()
     before = everything(rig)
     with watch.over(str(rig.place)):
@@ -147,6 +148,7 @@ def ends_in_lines(rig: Rig, capsys: pytest.CaptureFixture[str], line: str, what:
     said = capsys.readouterr()
     assert status in EXIT_STATUS, said
     assert "Traceback" not in said.err
+    assert not whole or "please report this" not in said.err, f"{line}: {what}: {said.err}"
     assert status == 0 or said.err.strip() or said.out.strip(), f"{line}: {what}: ends with {status} and says nothing"
     assert everything(rig) == before, f"{line}: {what}"
 
@@ -158,7 +160,7 @@ def test_a_peer_that_answers_garbage_ends_in_lines(
     for garbage in GARBAGE:
         with monkeypatch.context() as patch:
             answering(rig, patch, dict.fromkeys(VERBS, garbage).get)
-            ends_in_lines(rig, capsys, line, repr(garbage))
+            ends_in_lines(rig, capsys, line, repr(garbage), whole=True)
 
 
 # what is garbled within

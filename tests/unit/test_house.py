@@ -35,6 +35,7 @@ LEVELS = {
     **dict.fromkeys(
         (
             "here",
+            "shapes",
             "datasets",
             "roots",
             "volumes",
