@@ -18,14 +18,60 @@ Door = Callable[[str, dict[str, Any], int], dict[str, Any]]  # a peer's answer t
 MODIFIED = "destination has been modified\nsince most recent snapshot"
 
 
-class FakeStreams(Streams):
-    """One node's streams; `doors` are its peers, `cut` says after how many bytes of the next streams the line breaks."""
+class Wired(Streams):
+    """One node's streams without ssh: `doors` are its peers.
+
+    `cut` says after how many bytes of the next streams, or after what share of them, the line breaks.
+    """
+
+    def __init__(self) -> None:
+        self.doors: dict[str, Door] = {}
+        self.cut: list[float | None] = []
+        self.sent: list[list[str]] = []
+
+    def stream(self, send: list[str]) -> bytes:
+        """Return the stream that a command writes."""
+        raise NotImplementedError
+
+    def pump(
+        self,
+        peer: str,
+        send: list[str],
+        ssh: list[str],
+        header: Mapping[str, Any],
+        *,
+        progress: Callable[[int], None] = lambda _moved: None,
+        limit: int = 0,  # noqa: ARG002
+        seconds: float,  # noqa: ARG002
+        begun: Child | None = None,  # noqa: ARG002
+    ) -> Done:
+        stream = self.stream(send)
+        arriving = stream[: self._length(len(stream))]
+        self.sent.append(send)
+        descriptor = os.memfd_create("stream")
+        try:
+            os.write(descriptor, arriving)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            answer = self.doors[peer](ssh[-1], json.loads(json.dumps(header)), descriptor)
+        finally:
+            os.close(descriptor)
+        progress(len(arriving))
+        if arriving != stream:
+            raise Unavailable(peer, "cannot be reached (broken)")
+        return Done(int(answer.get("code", 0)), json.dumps(answer), "")
+
+    def _length(self, whole: int) -> int:
+        """Return how many bytes of the next stream arrive."""
+        cut = self.cut.pop(0) if self.cut else None
+        return whole if cut is None else min(whole, int(cut if cut >= 1 else cut * whole))
+
+
+class FakeStreams(Wired):
+    """One fake node's streams."""
 
     def __init__(self, fake: FakeZfs) -> None:
+        super().__init__()
         self.fake = fake
-        self.doors: dict[str, Door] = {}
-        self.cut: list[int | None] = []
-        self.sent: list[list[str]] = []
 
     def snapshots(self, dataset: str) -> list[Snap]:
         found = self.fake._must(check_dataset(dataset)).snapshots.items()
@@ -101,33 +147,6 @@ class FakeStreams(Streams):
                     files = {name: base64.b64encode(content).decode() for name, content in snapshot.files.items()}
                     return json.dumps(files).encode() + b"END"
         raise CommandFailed("zfs send", 1, "cannot resume send: it is no longer the same snapshot used in the initial send")
-
-    def pump(
-        self,
-        peer: str,
-        send: list[str],
-        ssh: list[str],
-        header: Mapping[str, Any],
-        *,
-        progress: Callable[[int], None] = lambda _moved: None,
-        limit: int = 0,  # noqa: ARG002
-        seconds: float,  # noqa: ARG002
-        begun: Child | None = None,  # noqa: ARG002
-    ) -> Done:
-        stream = self.stream(send)
-        cut = self.cut.pop(0) if self.cut else None
-        self.sent.append(send)
-        descriptor = os.memfd_create("stream")
-        try:
-            os.write(descriptor, stream[:cut])
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            answer = self.doors[peer](ssh[-1], json.loads(json.dumps(header)), descriptor)
-        finally:
-            os.close(descriptor)
-        progress(len(stream[:cut]))
-        if cut is not None and cut < len(stream):
-            raise Unavailable(peer, "cannot be reached (broken)")
-        return Done(int(answer.get("code", 0)), json.dumps(answer), "")
 
     def copy(
         self,

@@ -18,7 +18,8 @@ from zfsganeti.roots import Root
 from zfsganeti.zfs import Zfs
 
 CHANGING = (
-    "create", "snapshot", "clone", "rename", "set", "mark_snapshot", "clear", "destroy_snapshots", "destroy", "promote", "mount", "unmount"
+    "create", "snapshot", "clone", "rename", "set", "mark_snapshot", "clear", "destroy_snapshots", "destroy", "promote",
+    "rename_snapshot", "hold", "release", "roll_back", "mount", "unmount",
 )  # fmt: skip
 
 

@@ -14,10 +14,10 @@ from typing import Any, cast
 import pytest
 
 from tests.fakeloop import FakeLoop
-from tests.fakestreams import FakeStreams
+from tests.fakestreams import FakeStreams, Wired
 from tests.fakezfs import FakeZfs
-from tests.node import CLUSTER_NAME
-from zfsganeti import datasets, departure, here, hooks, move, transfer
+from tests.node import CLUSTER_NAME, DAY
+from zfsganeti import datasets, departure, here, hooks, move, moving, transfer
 from zfsganeti.answer import VERBS, answer
 from zfsganeti.config import Config
 from zfsganeti.datasets import CLUSTER, Store
@@ -38,15 +38,13 @@ LOOKS = 3  # at a queue before a job in it has ended
 class Knot(Here):
     """A node of the fake cluster; what it asks its peers goes through JSON, as in real life."""
 
+    busy_seconds = 0
+
     def __init__(self, rig: Rig, name: str, seed: int) -> None:
         super().__init__(lambda: VERBS)
-        place = rig.place
-        fake = FakeZfs(f"{place}/{name}/pool", seed=seed)
-        self.fake, self.net, self.rig = fake, FakeStreams(fake), rig
+        root, fake = self.make_root(rig, name, seed)
+        self.fake, self.net, self.rig = fake, self.make_streams(fake), rig
         self.loop = FakeLoop(fake.reaper)
-        root = Root("zfs/vm", f"{place}/{name}/vm")
-        fake.foreign(root.name, {CLUSTER: CLUSTER_NAME}, mountpoint=root.path)
-        fake.mount(root.name, root.path)
         ssconf = SimpleNamespace(
             cluster=CLUSTER_NAME,
             nodes=list(NODES),
@@ -55,7 +53,7 @@ class Knot(Here):
             storage_directory=root.path,
             ssh=lambda peer: ["ssh", f"root@{peer}"],
         )
-        config = Config(busy_seconds=0)
+        config = Config(busy_seconds=self.busy_seconds)
         store = Store(fake, root, CLUSTER_NAME, config, now=lambda: float(fake.clock))
         volumes = Volumes(store, self.loop)
         self.__dict__.update(
@@ -63,6 +61,19 @@ class Knot(Here):
             trash=Trash(store), master=rig.ganeti,
         )  # fmt: skip
         self.away = False
+
+    def make_root(self, rig: Rig, name: str, seed: int) -> tuple[Root, FakeZfs]:
+        fake, root = FakeZfs(f"{rig.place}/{name}/pool", seed=seed), Root("zfs/vm", f"{rig.place}/{name}/vm")
+        fake.foreign(root.name, {CLUSTER: CLUSTER_NAME}, mountpoint=root.path)
+        fake.mount(root.name, root.path)
+        return root, fake
+
+    def make_streams(self, fake: FakeZfs) -> Wired:
+        return FakeStreams(fake)
+
+    def full(self, name: str) -> str:
+        """Return the full name of a dataset below the root."""
+        return f"{self.root.name}/{name}"
 
     def _reached(self, peer: str, verb: str) -> Knot:
         """Return a node of the cluster that answers."""
@@ -104,19 +115,19 @@ class Knot(Here):
         return door
 
     def datasets(self) -> list[str]:
-        return [name.removeprefix("zfs/vm/") for name in self.fake.state() if name.startswith("zfs/vm/")]
+        return [name.removeprefix(self.full("")) for name in self.fake.state() if name.startswith(self.full(""))]
 
     def holds(self) -> list[str]:
         """Every hold on this node, as dataset@snapshot."""
         return [snapshot for name in self.fake.state() for snapshot in self.fake.held(name)]
 
     def marks(self, name: str) -> dict[str, str]:
-        marks = self.fake.state()[f"zfs/vm/{name}"]["marks"]
+        marks = self.fake.state()[self.full(name)]["marks"]
         assert isinstance(marks, dict)
         return marks
 
     def files(self, name: str) -> dict[str, bytes]:
-        return self.fake.files(f"zfs/vm/{name}")
+        return self.fake.files(self.full(name))
 
 
 class FakeDoor:
@@ -242,9 +253,9 @@ class FakeGaneti:
         """The guest writes, which needs a mounted dataset that is not read-only."""
         known = self.data[name]
         knot = self.rig.knots[known["primary"]]
-        dataset = f"zfs/vm/{disk if known['kind'] == 'ext' else name}"
-        assert knot.fake.mounted_at(f"{knot.root.path}/{dataset.rsplit('/', 1)[1]}") == dataset
-        assert knot.fake.local(dataset).get("readonly", "off") == "off", "a write to what is fenced"
+        short = disk if known["kind"] == "ext" else name
+        assert knot.fake.mounted_at(f"{knot.root.path}/{short}") == knot.full(short)
+        assert knot.fake.local(knot.full(short)).get("readonly", "off") == "off", "a write to what is fenced"
         Path(self.path(name, disk)).write_bytes(content)
 
     def speak(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +345,15 @@ class FakeGaneti:
 
 
 class Rig:
-    """Three nodes and their Ganeti; the first is the master. `before` is called before each thing that is asked of anybody."""
+    """Three nodes and their Ganeti; the first is the master. `before` is called before each thing that is asked of anybody.
+
+    `cuts` are after how many bytes, or after what share of all, a line breaks early or late; `stride` is how many seconds pass at most
+    until every node has looked after itself.
+    """
+
+    kind: type[Knot] = Knot
+    cuts: Mapping[str, float] = {"early": 40, "late": 1500}
+    stride = DAY
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -343,13 +362,23 @@ class Rig:
         self.before: Callable[[str, str], None] = lambda _who, _verb: None
         self.ganeti = FakeGaneti(self)
         self.turn = threading.RLock()  # the fakes, unlike ZFS, are not made for several at once
-        self.knots = {name: Knot(self, name, 10000 * number) for number, name in enumerate(NODES, 1)}
+        self.knots = {name: self.kind(self, name, 10000 * number) for number, name in enumerate(NODES, 1)}
         for knot in self.knots.values():
             knot.net.doors = {name: other.door_of() for name, other in self.knots.items()}
 
     @property
     def master(self) -> Knot:
         return self.knots[NODES[0]]
+
+    def catch_up(self) -> None:
+        """No dataset was made later than the nodes believe it is now: the fakes ask them what time it is."""
+
+    def looking(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing changes meanwhile, so that what is asked may be answered all at once."""
+        return contextlib.nullcontext()
+
+    def clean(self) -> None:
+        """Nothing is left of the nodes but files."""
 
     def content(self, name: str) -> dict[str, bytes]:
         """Return what the disks of an instance hold on its primary."""
@@ -368,13 +397,22 @@ class Rig:
         return True
 
 
-def make_rig(place: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    """Return three nodes whose Ganeti the mover reaches, until the test ends."""
+def make_rig(place: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Rig] = Rig) -> Rig:
+    """Return three nodes, made like that, whose Ganeti the mover reaches until the test ends."""
     monkeypatch.setattr(datasets, "LOCKS", str(place / "locks"))
     monkeypatch.setattr(departure, "WAIT_SECONDS", 0.0)
     monkeypatch.setattr(here, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(move, "LINK_SECONDS", 0.0)
     monkeypatch.setattr(move, "AGAIN_SECONDS", 0.0)
-    made = Rig(place)
+    made = make(place)
     made.ganeti.speak(monkeypatch)
     return made
+
+
+def go(rig: Rig, target: str = "node2", name: str = "web1", said: list[str] | None = None, **options: object) -> move.Result:
+    """The instance is on the target, as `gnt-zfs move` has it go there, which tells what it does."""
+    told = said if said is not None else []
+    with moving.alone(name):
+        one = move.Move(rig.master, name, target, move.Options(**options), told.append, lambda *_words: None)  # type: ignore[arg-type]
+        told += one.prepare()
+        return one.run()

@@ -23,7 +23,7 @@ def test_the_contract_holds_on_real_zfs(lab: Lab) -> None:
         said = lab.node2.run(
             "cd /tmp/contract && ZFSGANETI_CONTRACT_ROOT=zfs/contract ZFSGANETI_CONTRACT_DIR=/contract "
             f"/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/contract tests/unit/test_process.py --deselect={NOT_THERE}",
-            seconds=900,
+            seconds=1200,
         )
     finally:
         lab.node2.run("zfs destroy -R zfs/contract")

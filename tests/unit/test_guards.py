@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.rig import Rig, make_rig
-from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES, go
+from tests.rig import Rig, go, make_rig
+from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES
 from zfsganeti import arrival, fence, transfer
 from zfsganeti.datasets import DETACH, KEPT, MOVE, ROLLBACK, locked
 from zfsganeti.disks import Disk

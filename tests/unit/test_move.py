@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.rig import Rig, make_rig
+from tests.rig import Rig, go, make_rig
 from zfsganeti import adopt_cli, adoption, arrival, datasets, departure, here, move, moving, retreat
 from zfsganeti.answer import VERBS
 from zfsganeti.cli import parser
 from zfsganeti.datasets import KEPT, MOVE
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.move import Move, Options, Result
 from zfsganeti.route import LEASE_SECONDS, LEFT
 
 FILES = {"a.disk0": b"zero" * 300, "b.disk1": b"one" * 300}
@@ -28,14 +27,6 @@ KINDS = pytest.mark.parametrize("kind", list(DISKS))
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     yield make_rig(tmp_path, monkeypatch)
-
-
-def go(rig: Rig, target: str = "node2", name: str = "web1", said: list[str] | None = None, **options: object) -> Result:
-    told = said if said is not None else []
-    with moving.alone(name):
-        one = Move(rig.master, name, target, Options(**options), told.append, lambda *_words: None)  # type: ignore[arg-type]
-        told += one.prepare()
-        return one.run()
 
 
 def arrived(rig: Rig, kind: str, source: str = "node1", target: str = "node2", *, up: bool = True) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.fakezfs import Filesystem
-from tests.rig import Knot, Rig, make_rig
-from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES, arrived, go
+from tests.rig import Knot, Rig, go, make_rig
+from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES, arrived
 from zfsganeti import move
 from zfsganeti.cli import parser
 from zfsganeti.datasets import MOVE

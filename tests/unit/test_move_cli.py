@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.rig import Rig, make_rig
-from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES, arrived, go
+from tests.rig import Rig, go, make_rig
+from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES, arrived
 from zfsganeti import arrival, move, move_cli
 from zfsganeti.answer import VERBS
 from zfsganeti.cli import parser

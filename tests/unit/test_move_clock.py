@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.rig import NODES, Knot, Rig, make_rig
-from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES, Died, arrived, go
+from tests.rig import NODES, Knot, Rig, go, make_rig
+from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES, Died, arrived
 from zfsganeti import cli, fence, moving, retreat, upkeep, variants
 from zfsganeti.datasets import MOVE
 from zfsganeti.errors import Busy

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig import Rig, make_rig
-from tests.unit.test_move import DISKS, KINDS, Died, arrived, go
+from tests.rig import Rig, go, make_rig
+from tests.unit.test_move import DISKS, KINDS, Died, arrived
 from zfsganeti import retreat
 from zfsganeti.datasets import MOVE
 from zfsganeti.errors import Refused, Unavailable, ZfsGanetiError

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.killing import dies
-from tests.rig import Rig
-from tests.unit.test_move import DISKS, arrived, go
+from tests.rig import Rig, go
+from tests.unit.test_move import DISKS, arrived
 from zfsganeti import datasets, departure
 from zfsganeti.errors import Refused
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig import Rig, make_rig
-from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES, go
+from tests.rig import Rig, go, make_rig
+from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES
 from zfsganeti import departure, moving, retreat
 from zfsganeti.errors import Refused, ZfsGanetiError
 
