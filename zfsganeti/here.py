@@ -9,7 +9,6 @@ from zfsganeti.datasets import Store
 from zfsganeti.errors import Busy, Missing, Unavailable, ZfsGanetiError
 from zfsganeti.process import COMMAND
 from zfsganeti.roots import Root, find_datastore, find_root
-from zfsganeti.shapes import understood
 from zfsganeti.zfs import Zfs
 
 TYPE_CHECKING = False
@@ -155,6 +154,8 @@ class Here:
         """
         if peer == self.node:
             return self._verbs()[verb](self, request)
+        from zfsganeti.shapes import understood
+
         seconds = seconds or self.config.peer_seconds
         if door is not None and door.is_open():
             return understood(peer, verb, door.ask(request, seconds=seconds))

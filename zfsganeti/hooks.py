@@ -33,7 +33,6 @@ VOLUME_HOOKS = (
     "instance-start-pre",
     "instance-reinstall-pre",
 )
-NOTHING = type(None)
 NODE_HOOKS = ("cluster-verify-post", "cluster-rename-post", "watcher")
 
 
@@ -189,24 +188,16 @@ def _aside_by_master(here: Here, event: ganeti.Event, intent: str) -> None:
         return
     instance = here.master.instances().get(event.instance)
     record = instance.record() if instance else None
-    _call_primary(here, event, "aside", bool, instance=event.instance, intent=intent, files=_files(event), record=record)
+    _call_primary(here, event, "aside", instance=event.instance, intent=intent, files=_files(event), record=record)
 
 
-def _call_primary(here: Here, event: ganeti.Event, verb: str, kind: type, **request: Any) -> Any:
+def _call_primary(here: Here, event: ganeti.Event, verb: str, **request: Any) -> Any:
     """The primary has done it, its answer is returned; when it cannot be asked, the way out for a node that is lost is said."""
     try:
-        answer = here.call(event.primary, verb, **request)
+        return here.call(event.primary, verb, **request)
     except Unavailable as error:
         lost = f"if {event.primary} is lost, gnt-node modify --offline=yes {event.primary} lets this go on without it"
         raise Unavailable(error.what, error.why, f"{error.way_out}; {lost}" if error.way_out else lost) from error
-    return _understood(event.primary, answer, kind)
-
-
-def _understood(node: str, answer: Any, *kinds: type) -> Any:
-    """Return what a node has answered, which is of one of these kinds: nobody knows what one of another version has done."""
-    if not isinstance(answer, kinds):
-        raise Unavailable(node, "gnt-zfs there answers in a way not known here", "install the same version on every node")
-    return answer
 
 
 def _files(event: ganeti.Event) -> list[str]:
@@ -362,10 +353,10 @@ def _change_disks(here: Here, event: ganeti.Event, opcode: dict[str, Any]) -> No
     """On the master, which alone is sure to know what was asked for: there is room, and what Ganeti will unlink is kept."""
     added, removed = _added_bytes(opcode), _removed_disks(opcode)
     if added:
-        _understood(event.primary, here.call(event.primary, "check-space", instance=event.instance, bytes=added), NOTHING)
+        here.call(event.primary, "check-space", instance=event.instance, bytes=added)
     if removed and not opcode.get("dry_run"):
         # first, since the primary's own pre hook, which runs at the same time, may bring home what is put aside here
-        _understood(event.primary, here.call(event.primary, "keep-disks", instance=event.instance), str, NOTHING)
+        here.call(event.primary, "keep-disks", instance=event.instance)
         if removed >= len(event.sizes) and not _brings_disks(opcode):
             _aside_by_master(here, event, "empty")
 
@@ -373,7 +364,7 @@ def _change_disks(here: Here, event: ganeti.Event, opcode: dict[str, Any]) -> No
 def _keep_files(here: Here, event: ganeti.Event) -> None:
     """On the master: what the files hold is in a snapshot before an operating system is installed over it."""
     if here.node == event.master and not _elsewhere_by_paths(here, event) and not _is_dry_run(here, event):
-        _understood(event.primary, here.call(event.primary, "keep-disks", instance=event.instance), str, NOTHING)
+        here.call(event.primary, "keep-disks", instance=event.instance)
 
 
 def _brings_disks(opcode: Mapping[str, Any]) -> bool:
@@ -449,7 +440,7 @@ def _keep_records(here: Here, event: ganeti.Event) -> None:
             "disks": disks,
             "record": instance.record(),
         }
-        if _call_primary(here, event, "keep-records", list, **request):
+        if _call_primary(here, event, "keep-records", **request):
             # the configuration points at a node without them: wherever they are, a repair puts them into the trash
             here.call_all("keep-records", **request)
 
@@ -475,7 +466,7 @@ def _refuse_recreated(here: Here, event: ganeti.Event) -> None:
     disks = instance.disks if instance else []
     wanted = [disk.volume for index, disk in enumerate(disks) if disk.volume and (not chosen or index in chosen)]
     for node, lacking in here.answers("lacking-volumes", volumes=wanted).items():
-        there = [volume for volume in wanted if volume not in _understood(node, lacking, list)]
+        there = [volume for volume in wanted if volume not in lacking]
         if there:
             elsewhere = f"gnt-instance modify --new-primary={node} {event.instance}"
             way_out = f"{elsewhere} if it is the one" if node != event.primary else "remove the disk or the instance instead"
@@ -497,7 +488,6 @@ def _refuse_elsewhere(here: Here, event: ganeti.Event) -> None:
     way_out = f"gnt-zfs move {event.instance} {event.new_primary} moves it"
     try:
         lacking = here.call(event.new_primary, "lacking-volumes", volumes=event.volumes, used=True)
-        _understood(event.new_primary, lacking, list)
     except ZfsGanetiError as error:
         raise Refused(event.instance, f"whether {event.new_primary} has its disks is not known ({one_line(error)})", way_out) from error
     if lacking:
@@ -507,7 +497,7 @@ def _refuse_elsewhere(here: Here, event: ganeti.Event) -> None:
 def _keep_volumes(here: Here, event: ganeti.Event) -> None:
     """On the master: what the volumes hold is in a snapshot before an operating system is installed over it."""
     if here.node == event.master and not _is_dry_run(here, event):
-        _understood(event.primary, here.call(event.primary, "keep-volumes", volumes=event.volumes), NOTHING)
+        here.call(event.primary, "keep-volumes", volumes=event.volumes)
 
 
 def _volumes_ready(here: Here, event: ganeti.Event) -> None:
