@@ -11,6 +11,7 @@ from zfsganeti.colours import Bad, Odd, cell
 from zfsganeti.errors import EXIT_STATUS, BadInput, Missing, Unavailable, ZfsGanetiError, defect, human, of_system, one_line
 from zfsganeti.here import Here
 from zfsganeti.names import meant
+from zfsganeti.process import EARLY
 from zfsganeti.terminal import command, complain, confirm, day, fail, group, left_out, must_be_master, print_json, say, say_no_more, table
 
 TYPE_CHECKING = False
@@ -52,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     here = Here(_verbs)
-    if len(words) == 2 and words[0] == "node":
-        return _answer(here, words[1])
+    if words[:1] == ["node"] and (len(words) == 2 or words[2:] == [EARLY]):
+        return _answer(here, words[1], early=len(words) > 2)
     for word in words:
         _check_word(word)
     try:
@@ -82,18 +83,25 @@ def _verbs() -> dict[str, Verb]:
     return VERBS
 
 
-def _answer(here: Here, verb: str) -> int:
-    """What a peer asks of this node, many times a day: it pays neither for the parser nor for what other commands import."""
+def _answer(here: Here, verb: str, *, early: bool) -> int:
+    """What a peer asks of this node, many times a day: it pays neither for the parser nor for what other commands import.
+
+    Who comes early says so when all is there that the verb needs, and waits.
+    """
     import json
 
     from zfsganeti.answer import STREAMED, answer
 
-    if verb in STREAMED:
+    def read() -> str:
+        if early:
+            print(json.dumps({"told": {}}), flush=True)
+        if verb not in STREAMED:
+            return sys.stdin.read()
         from zfsganeti.streams import read_line
 
-        result = answer(here, verb, lambda: read_line(sys.stdin.fileno()))
-    else:
-        result = answer(here, verb, sys.stdin.read)
+        return read_line(sys.stdin.fileno())
+
+    result = answer(here, verb, read)
     print(json.dumps(result))
     return int(result.get("code", 0))
 

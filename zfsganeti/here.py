@@ -7,7 +7,7 @@ from functools import cached_property
 from zfsganeti import config, ganeti, node
 from zfsganeti.datasets import Store
 from zfsganeti.errors import Busy, Missing, Unavailable, ZfsGanetiError
-from zfsganeti.process import COMMAND
+from zfsganeti.process import COMMAND, EARLY
 from zfsganeti.roots import Root, find_datastore, find_root
 from zfsganeti.zfs import Zfs
 
@@ -163,7 +163,7 @@ class Here:
 
     def open(self, peer: str, verb: str) -> Door | None:
         """Return a node's door for a verb that it is to be asked for soon; this node has none."""
-        return node.Door(peer, verb, self.door(peer, verb), talks=verb in TALKING) if peer != self.node else None
+        return node.Door(peer, verb, [*self.door(peer, verb), EARLY], talks=verb in TALKING) if peer != self.node else None
 
     def door(self, peer: str, verb: str) -> list[str]:
         """Return the command that hands what it reads to one of a peer's verbs."""

@@ -33,6 +33,7 @@ GANETI_SECONDS = 900.0
 OPCODES = {"shutdown": "OP_INSTANCE_SHUTDOWN", "startup": "OP_INSTANCE_STARTUP", "modify": "OP_INSTANCE_SET_PARAMS"}
 LINK_SECONDS = 60.0  # for a node that an instance, stopped, waits for
 AGAIN_SECONDS = 2.0
+READY_SECONDS, LOOK_SECONDS = 20.0, 0.1  # for what nodes are asked while the instance is down
 FENCES = 3  # a start that comes in between lifts the fence
 
 
@@ -263,12 +264,10 @@ class Move:
     # the switch
 
     def _switch(self) -> None:
-        with contextlib.ExitStack() as soon:
+        with self._expecting((self.source, "move-send"), (self.source, "move-check"), (self.target, "move-land")):
             try:
-                with self._expecting((self.source, "move-send")):
-                    began = self._stop()
-                    guids = self._fence_and_send()
-                soon.enter_context(self._expecting((self.source, "move-check"), (self.target, "move-land")))
+                began = self._stop()
+                guids = self._fence_and_send()
                 self._to_target()
             except (Exception, KeyboardInterrupt) as error:
                 self._go_back(error)
@@ -282,11 +281,14 @@ class Move:
 
     @contextlib.contextmanager
     def _expecting(self, *asked: tuple[str, str]) -> Iterator[None]:
-        """What nodes are asked within is answered sooner: their doors are opened now, while the instance is down and others work."""
+        """What nodes are asked first within is answered sooner: their doors are open, and ready unless that took too long."""
         with contextlib.ExitStack() as open_ones:
             for node, verb in asked:
                 if (door := self.here.open(node, verb)) is not None:
                     self.doors[verb] = open_ones.enter_context(door)
+            deadline = time.monotonic() + READY_SECONDS
+            while time.monotonic() < deadline and not all(door.is_ready() for door in self.doors.values()):
+                time.sleep(LOOK_SECONDS)
             try:
                 yield
             finally:

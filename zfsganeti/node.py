@@ -52,7 +52,10 @@ def ask(node: str, command: Sequence[str], request: dict[str, Any], *, seconds: 
 
 
 class Door:
-    """A verb of ours that a peer has begun with, and that waits for its request: ssh and a start of Python there take longer than most."""
+    """A verb of ours that a peer has begun with, and that waits for its request: ssh and a start of Python there take longer than most.
+
+    It is told to be EARLY, and says something when it is ready.
+    """
 
     def __init__(self, node: str, verb: str, command: Sequence[str], *, talks: bool) -> None:
         self.node, self.verb = node, verb
@@ -70,6 +73,10 @@ class Door:
     def is_open(self) -> bool:
         """Tell whether the peer still waits."""
         return not self.child.is_over and self.child.wait(0) is None
+
+    def is_ready(self) -> bool:
+        """Tell whether there is nothing more to wait for: the peer has said that it waits, or it will not any more."""
+        return self.child.is_over or self.child.has_spoken()
 
     def ask(self, request: dict[str, Any], *, seconds: float) -> Any:
         """Return the peer's answer, as `ask` does."""
@@ -121,7 +128,7 @@ def read_answer(node: str, done: Done) -> Any:
         said = " ".join(done.stderr.split()) or "ssh failed"
         raise Unavailable(node, f"cannot be reached ({said})")
     try:
-        answer = json.loads(done.stdout)
+        answer = json.loads(done.stdout.rstrip("\n").rpartition("\n")[2])  # before it there may be word that it is ready
     except (ValueError, RecursionError):
         said = " ".join((done.stderr or done.stdout).split())[:200]
         raise Unavailable(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 COMMAND = "/usr/sbin/gnt-zfs"  # ours; an ssh session's PATH has no sbin
+EARLY = "early"  # said to a verb on a peer that is to say when it is ready for its request
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
 NOBODY = "65533"  # a user and group that Debian reserves and gives to nobody, unlike 65534, whose processes may be anybody's
 SIGKILL, SIGPIPE, SIGXFSZ = 9, 13, 25  # the module `signal` makes enumerations of them at every start
@@ -228,6 +229,14 @@ class Child:
         for pipe in (self.program.stdin, self.program.stdout):
             if pipe is not None:
                 pipe.close()
+
+    def has_spoken(self) -> bool:
+        """Tell whether the program has printed anything, or ended without."""
+        import select
+
+        if self.program.stdout is None:
+            return os.fstat(self._out).st_size > 0 or self.wait(0) is not None
+        return bool(select.select([self.program.stdout], [], [], 0)[0])
 
     def wait(self, seconds: float) -> int | None:
         """Return the status that the program ended with, None when it has not ended in time."""

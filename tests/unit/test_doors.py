@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.rig import make_rig
-from zfsganeti import answer
+from zfsganeti import answer, cli
 from zfsganeti.config import Config
 from zfsganeti.errors import Unavailable
 from zfsganeti.here import Here
@@ -38,6 +39,38 @@ def test_what_waits_is_asked_and_answers() -> None:
         assert opened.is_open()
         assert opened.ask({"a": 1}, seconds=SECONDS) == '{"a": 1}'
         assert not opened.is_open()
+
+
+@pytest.mark.parametrize("talks", [False, True])
+def test_who_comes_early_is_told_when_all_is_ready(tmp_path: Path, *, talks: bool) -> None:
+    go = tmp_path / "go"
+    text = (
+        f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+        "print('{\"told\": {}}', flush=True)\ninput()\nprint('{\"answer\": 3}')"
+    )
+    with door(text, talks=talks) as opened:
+        assert not opened.is_ready()
+        go.touch()
+        until(opened.is_ready)
+        assert opened.is_open()
+        assert (opened.listen({}, lambda _told: None, seconds=SECONDS) if talks else opened.ask({}, seconds=SECONDS)) == 3
+        assert opened.is_ready()
+
+
+@pytest.mark.parametrize("talks", [False, True])
+def test_what_ends_is_not_waited_for(*, talks: bool) -> None:
+    with door("pass", talks=talks) as opened:
+        until(opened.is_ready)
+        until(lambda: not opened.is_open())
+
+
+def test_the_command_says_that_it_is_ready_and_reads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("nonsense"))
+    assert cli.main(["node", "move-check", "early"]) == 2
+    assert capsys.readouterr().out.splitlines() == ['{"told": {}}', '{"error": "the request is no JSON", "code": 2}']
+    monkeypatch.setattr("sys.stdin", io.StringIO("nonsense"))
+    assert cli.main(["node", "move-check"]) == 2
+    assert capsys.readouterr().out == '{"error": "the request is no JSON", "code": 2}\n'
 
 
 def test_a_large_request_is_read_whole() -> None:
@@ -149,7 +182,7 @@ def test_a_move_opens_doors_and_leaves_none_open(monkeypatch: pytest.MonkeyPatch
     move = Move(rig.master, "web1", "node3", Options(), lambda _text: None, lambda *_told: None)
     move.prepare()
     move.run()
-    assert opened == [("node2", "move-send"), ("node3", "receive"), ("node2", "move-check"), ("node3", "move-land")]
+    assert opened == [("node2", "move-send"), ("node2", "move-check"), ("node3", "move-land"), ("node3", "receive")]
     assert rig.doors == []
     assert rig.ganeti.data["web1"]["primary"] == "node3"
 

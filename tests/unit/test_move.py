@@ -17,6 +17,7 @@ from zfsganeti.cli import parser
 from zfsganeti.datasets import KEPT, MOVE
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.route import LEASE_SECONDS, LEFT
+from zfsganeti.shapes import SHAPES
 
 FILES = {"a.disk0": b"zero" * 300, "b.disk1": b"one" * 300}
 VOLUMES = {"u.ext.disk0": b"zero" * 300, "v.ext.disk1": b"one" * 300}
@@ -481,6 +482,7 @@ def test_what_has_come_of_an_instance_that_is_gone_is_given_up(
     monkeypatch.setattr(rig.master, "is_master", lambda: True)
     names = {"file": ["web1.example.com"], "ext": list(VOLUMES)}[kind]
     monkeypatch.setitem(VERBS, "report", lambda here, _request: {"moving": arrival.report(here)})
+    monkeypatch.delitem(SHAPES, "report")  # all else that there is in one
     rig.ganeti.add("web1.example.com", kind, "node1", DISKS[kind])
     go(rig, name="web1.example.com", presync_only=True)
     del rig.ganeti.data["web1.example.com"]

@@ -21,6 +21,7 @@ from zfsganeti.cli import parser
 from zfsganeti.datasets import MOVE
 from zfsganeti.errors import BadInput, CommandFailed, Refused, Unavailable
 from zfsganeti.process import reading
+from zfsganeti.shapes import SHAPES
 from zfsganeti.snapshots import COMMENT, histories
 
 
@@ -96,6 +97,7 @@ def test_what_has_come_of_a_gone_instance_is_asked_for(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(VERBS, "report", lambda here, _request: {"moving": arrival.report(here)})
+    monkeypatch.delitem(SHAPES, "report")  # all else that there is in one
     rig.ganeti.add("web1", "file", "node1", FILES)
     go(rig, presync_only=True)
     del rig.ganeti.data["web1"]
