@@ -11,11 +11,12 @@ from tests.chaos.scenarios import scenarios
 
 from .conftest import DIRECTORY, Lab
 
-# what is left is less than anything takes; the reservation leaves as much as ZFS needs to make it
+# what is left is less than anything takes: near the end ZFS refuses what it has room for once its transaction groups are written
 FILL = (
     "zfs create -o mountpoint=none zfs/ballast && zfs set reservation=$(($(zfs list -Hp -o avail zfs) - 33554432)) zfs/ballast && "
-    "zfs create -o mountpoint=/fill zfs/fill && ! dd if=/dev/urandom of=/fill/full bs=64k status=none oflag=dsync 2>/dev/null; "
-    "! dd if=/dev/urandom of=/fill/more bs=4k status=none oflag=dsync 2>/dev/null; zpool sync zfs; zfs list -Hp -o avail zfs/vm"
+    "zfs create -o mountpoint=/fill zfs/fill && for size in 64k 16k 4k 4k 4k 4k 4k 4k 4k 4k; do "
+    "test $(zfs list -Hp -o avail zfs/vm) -lt 1048576 || dd if=/dev/urandom bs=$size oflag=append,dsync conv=notrunc "
+    "of=/fill/full status=none 2>/dev/null; zpool sync zfs; done; zfs list -Hp -o avail zfs/vm"
 )
 
 
