@@ -163,7 +163,7 @@ def test_a_peer_that_answers_garbage_is_named_and_changes_nothing(lab: Lab) -> N
 FEW = {"removal of files": (("kill", 8),), "rollback": (("error", 6),)}  # points that each run of them passes
 
 
-@pytest.mark.on("bookworm")
+@pytest.mark.on()
 def test_a_few_faults(lab: Lab) -> None:
     """What `make chaos` does for hours, at some points: the same command again, and nothing is lost."""
     chaos = Chaos(lab.generation, None)
