@@ -11,7 +11,7 @@ from typing import Any
 from tests.fakezfs import FakeZfs, Filesystem, Snapshot, read_files
 from zfsganeti.errors import BadInput, CommandFailed, Missing, Unavailable
 from zfsganeti.names import check_dataset, check_snapshot
-from zfsganeti.process import Child, Done
+from zfsganeti.process import Done
 from zfsganeti.streams import Resumable, Snap, Streams, check_token, receive_command, receive_error, send_command
 
 Door = Callable[[str, dict[str, Any], int], dict[str, Any]]  # a peer's answer to a verb with a stream behind it
@@ -41,9 +41,7 @@ class Wired(Streams):
         header: Mapping[str, Any],
         *,
         progress: Callable[[int], None] = lambda _moved: None,
-        limit: int = 0,  # noqa: ARG002
-        seconds: float,  # noqa: ARG002
-        begun: Child | None = None,  # noqa: ARG002
+        **_options: Any,
     ) -> Done:
         stream = self.stream(send)
         arriving = stream[: self._length(len(stream))]

@@ -180,17 +180,9 @@ class RealStreams(Wired):
         with self._changing():
             super().receive(command, descriptor, seconds=seconds)
 
-    def copy(
-        self,
-        snapshot: str,
-        target: str,
-        *,
-        base: str = "",
-        properties: Mapping[str, str | None],
-        progress: Callable[[int], None] = lambda _moved: None,
-    ) -> None:
+    def copy(self, *arguments: Any, **options: Any) -> None:
         with self._changing():
-            super().copy(snapshot, target, base=base, properties=properties, progress=progress)
+            super().copy(*arguments, **options)
 
     def abort(self, dataset: str) -> None:
         with self._changing():

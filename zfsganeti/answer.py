@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from importlib import import_module
 
 from zfsganeti.datasets import ABSORB_LIMIT, INTENT, TRASH, locked
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Unavailable, ZfsGanetiError, defect, of_system, one_line
@@ -384,11 +383,18 @@ def _setup_apply(here: Here, request: dict[str, Any]) -> Any:
     setup.apply_step(here, _text(request, "action"), {key: str(value) for key, value in request.items() if key != "action"})
 
 
+def _enter(room: str) -> Any:
+    """Return a room, with all that it needs; most verbs have none of their own and need no importlib."""
+    from importlib import import_module
+
+    return import_module(f"zfsganeti.{room}")
+
+
 def _listed(room: str, name: str) -> Verb:
     """Return a verb of a room that has a table of its own, which is imported when it is asked for."""
 
     def verb(here: Here, request: dict[str, Any]) -> Any:
-        return import_module(f"zfsganeti.{room}").VERBS[name](here, request)
+        return _enter(room).VERBS[name](here, request)
 
     return verb
 
@@ -400,14 +406,14 @@ class _Of:
         self.room, self.name = room, name
 
     def __call__(self, here: Here, request: dict[str, Any]) -> Any:
-        return getattr(import_module(f"zfsganeti.{self.room}"), self.name)(here, request)
+        return getattr(_enter(self.room), self.name)(here, request)
 
 
 def _make_ready(verb: str) -> None:
     """What a verb needs is read: it may be that its request comes later."""
     does = VERBS[verb]
     for room in ROOMS.get(verb, [does.room] if isinstance(does, _Of) else []):
-        import_module(f"zfsganeti.{room}")
+        _enter(room)
 
 
 def _move_send(here: Here, request: dict[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 
 ROOM = "gnt-zfs trash empty may make room"
+SAME_VERSION = "install the same version on every node"
 EXIT_STATUS = {
     0: "done, nothing is wrong",
     1: "something is wrong, or the answer to a question was no",

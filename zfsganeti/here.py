@@ -158,12 +158,14 @@ class Here:
 
         seconds = seconds or self.config.peer_seconds
         if door is not None and door.is_open():
-            return understood(peer, verb, door.ask(request, seconds=seconds))
-        return understood(peer, verb, node.ask(peer, self.door(peer, verb), request, seconds=seconds))
+            answer = door.ask(request, seconds=seconds)
+        else:
+            answer = node.ask(peer, self.door(peer, verb), request, seconds=seconds)
+        return understood(peer, verb, answer)
 
     def open(self, peer: str, verb: str) -> Door | None:
         """Return a node's door for a verb that it is to be asked for soon; this node has none."""
-        return node.Door(peer, verb, [*self.door(peer, verb), EARLY], talks=verb in TALKING) if peer != self.node else None
+        return node.Door(peer, [*self.door(peer, verb), EARLY], talks=verb in TALKING) if peer != self.node else None
 
     def door(self, peer: str, verb: str) -> list[str]:
         """Return the command that hands what it reads to one of a peer's verbs."""

@@ -18,7 +18,19 @@ from typing import Any
 from zfsganeti import datasets, ganeti
 from zfsganeti.adoption import refuse_move
 from zfsganeti.disks import datasets_of, find_instance
-from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError, human, one_line
+from zfsganeti.errors import (
+    SAME_VERSION,
+    BadInput,
+    Busy,
+    CommandFailed,
+    Missing,
+    NoSpace,
+    Refused,
+    Unavailable,
+    ZfsGanetiError,
+    human,
+    one_line,
+)
 from zfsganeti.here import Here
 from zfsganeti.jobs import look, perform
 from zfsganeti.moving import LOCK
@@ -461,7 +473,7 @@ def understood(node: str) -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         why = f"gnt-zfs there answers in a way not known here ({one_line(error)})"
-        raise Unavailable(node, why, "install the same version on every node") from error
+        raise Unavailable(node, why, SAME_VERSION) from error
 
 
 def must_know(facts: Any) -> None:

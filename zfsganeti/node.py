@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from zfsganeti.errors import BadInput, CommandFailed, Unavailable, ZfsGanetiError
+from zfsganeti.errors import SAME_VERSION, BadInput, CommandFailed, Unavailable, ZfsGanetiError
 from zfsganeti.process import converse, execute, told, waiting
 
 TYPE_CHECKING = False
@@ -57,8 +57,8 @@ class Door:
     It is told to be EARLY, and says something when it is ready.
     """
 
-    def __init__(self, node: str, verb: str, command: Sequence[str], *, talks: bool) -> None:
-        self.node, self.verb = node, verb
+    def __init__(self, node: str, command: Sequence[str], *, talks: bool) -> None:
+        self.node = node
         self.child = waiting(command, talks=talks)
 
     def __enter__(self) -> Door:
@@ -135,7 +135,7 @@ def read_answer(node: str, done: Done) -> Any:
             node, f"gnt-zfs there gave no answer ({said or f'exit status {done.status}'})", "is zfsganeti installed there?"
         ) from None
     if not isinstance(answer, dict) or not {"answer", "error"} & set(answer):
-        raise Unavailable(node, "gnt-zfs there answers in a way not known here", "install the same version on every node")
+        raise Unavailable(node, "gnt-zfs there answers in a way not known here", SAME_VERSION)
     if "error" in answer:
         code = answer.get("code")
         raise PeerFailed(node, str(answer["error"]), code if isinstance(code, int) else 1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from zfsganeti.errors import Unavailable
+from zfsganeti.errors import SAME_VERSION, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-SAME = "install the same version on every node"
 # a type; a list of what each of its elements is; a tuple of as many; a dictionary of what it has at least
 SHAPES: dict[str, Any] = {
     "report": {
@@ -70,7 +69,7 @@ SHAPES: dict[str, Any] = {
 def understood(node: str, verb: str, answer: Any) -> Any:
     """Return a peer's answer to a verb; Unavailable when it is not what such an answer is."""
     if verb in SHAPES and not fits(answer, SHAPES[verb]):
-        raise Unavailable(node, f"gnt-zfs there answers {verb} in a way not known here", SAME)
+        raise Unavailable(node, f"gnt-zfs there answers {verb} in a way not known here", SAME_VERSION)
     return answer
 
 

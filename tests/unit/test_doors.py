@@ -24,7 +24,7 @@ SECONDS = 30.0
 
 
 def door(text: str, *, talks: bool = False) -> Door:
-    return Door("node2", "move-check", ["/usr/bin/python3", "-u", "-c", text], talks=talks)
+    return Door("node2", ["/usr/bin/python3", "-u", "-c", text], talks=talks)
 
 
 def until(condition: Any) -> None:
@@ -142,7 +142,7 @@ def test_a_verb_is_ready_before_it_is_asked(monkeypatch: pytest.MonkeyPatch, tmp
     """And nothing of what it will do has been begun then: what it is not asked, it does not do."""
     rig = make_rig(tmp_path, monkeypatch)
     order: list[str] = []
-    monkeypatch.setattr(answer, "import_module", lambda room: order.append(room.removeprefix("zfsganeti.")))
+    monkeypatch.setattr(answer, "_enter", order.append)
 
     def read() -> str:
         order.append("read")
