@@ -180,6 +180,40 @@ def test_what_breaks_in_the_middle_of_the_sending_is_gone_on_with(lab: Lab, brea
     goes_on(lab, sums)
 
 
+MORE = "ssh node2.example.com 'dd if=/dev/urandom of={} bs=1M count=24 conv=notrunc,fsync status=none'\n"
+QUOTA = "zfs set quota=$(($(zfs get -Hp -o value used tank/vm) + (8 << 20))) tank/vm"
+CUT = "ssh node3.example.com 'ip route add blackhole $(getent hosts node2.example.com | cut -d\" \" -f1)'\n"
+MENDED = "ip route flush type blackhole; zfs set quota=none tank/vm"
+
+
+@pytest.mark.on()
+@pytest.mark.parametrize("breaks", ["target is full", "link is cut"])
+def test_what_breaks_while_the_instance_is_down_has_it_run_again_where_it_was(lab: Lab, breaks: str) -> None:
+    """What a hook of Ganeti's does once the instance is stopped comes before the last pass."""
+    lab.add("web1", disks=("64M",))
+    lab.fill("web1")
+    (disk,) = lab.disks("web1")
+    lab.run("gnt-instance start web1")
+    script = f"{MORE.format(disk)}ssh node3.example.com '{QUOTA}'\n" if breaks == "target is full" else CUT
+    lab.run("mkdir -p /etc/ganeti/hooks/instance-stop-post.d")
+    lab.master.write("/etc/ganeti/hooks/instance-stop-post.d/zzz-break", f"#!/bin/sh\n{script}touch /tmp/broken\n", "755")
+    said = lab.master.execute("gnt-zfs move --yes web1 node3", seconds=600)
+    lab.run("rm /etc/ganeti/hooks/instance-stop-post.d/zzz-break /tmp/broken")
+    assert said.status != 0, said.said
+    assert "starting it again on node2.example.com" in said.said
+    assert "Traceback" not in said.said
+    assert ("full" if breaks == "target is full" else "node3.example.com") in said.said
+    assert runs(lab, "web1", "node2")
+    sums = lab.sums("web1")
+
+    lab.node3.run(MENDED)
+    move(lab, "web1 node3")
+    assert runs(lab, "web1", "node3")
+    assert lab.sums("web1", "node3") == sums
+    nothing_left(lab)
+    lab.well()
+
+
 KILL = "#!/bin/sh\nkill -9 $(cat /tmp/mover) && touch /tmp/killed\n{}"
 
 

@@ -62,14 +62,23 @@ def test_a_removal_beside_a_scrub_a_send_and_sanoid_loses_nothing(lab: Lab) -> N
     sums = lab.fill("web1")
     lab.node2.run("mkdir -p /etc/sanoid; gnt-zfs snapshot policy > /etc/sanoid/sanoid.conf; zfs snapshot zfs/vm/web1@theirs")
     lab.run("gnt-instance start web1")
-    lab.node2.run("zpool scrub zfs")
-    send = "zfs send zfs/vm/web1@theirs | pv -q -L 2M > /dev/null"
+    # a scrub that stands still is under way for as long as it is wanted
+    lab.node2.run("echo 1 > /sys/module/zfs/parameters/zfs_scan_suspend_progress; zpool scrub zfs")
+    send = "zfs send zfs/vm/web1@theirs | pv -q -L 500k > /dev/null; echo $? > /tmp/sent"
+    sanoid = "while sanoid --take-snapshots --prune-snapshots && echo run; do sleep 1; done"
     lab.node2.run(
-        f"setsid sh -c '{send}' > /tmp/send.log 2>&1 < /dev/null & setsid sanoid --take-snapshots > /tmp/sanoid.log 2>&1 < /dev/null &"
+        f"setsid sh -c '{send}' > /tmp/send.log 2>&1 < /dev/null & setsid sh -c '{sanoid}' > /tmp/sanoid.log 2>&1 < /dev/null & "
+        "echo $! > /tmp/sanoid"
     )
+    lab.node2.wait("grep -qx run /tmp/sanoid.log && pgrep -x pv")
+    runs = int(lab.node2.run("grep -cx run /tmp/sanoid.log"))
     lab.run("gnt-instance remove -f web1")
+    assert "scrub in progress" in lab.node2.run("pgrep -x pv > /dev/null && zpool status zfs")
+    lab.node2.wait(f"test $(grep -cx run /tmp/sanoid.log) -gt {runs}")
     assert [name.split(":")[0] for name in lab.trash()] == ["web1"]
-    lab.node2.wait("! pgrep -x sanoid && ! pgrep -x pv", seconds=300)
+    lab.node2.run("kill -- -$(cat /tmp/sanoid); echo 0 > /sys/module/zfs/parameters/zfs_scan_suspend_progress")
+    lab.node2.wait("test -e /tmp/sent && ! pgrep -x sanoid", seconds=300)
+    assert lab.node2.run("cat /tmp/sent").strip() == "0"
     assert lab.node2.run("cat /tmp/send.log") == ""
     assert "0 errors" in lab.node2.wait("zpool status zfs | grep 'scrub repaired'", seconds=300)
     said = lab.fails("gnt-zfs trash empty --yes")
