@@ -25,7 +25,7 @@ from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Full, Missi
 from zfsganeti.mounts import Mount
 from zfsganeti.names import check_dataset, check_hold, check_snapshot
 from zfsganeti.roots import FS_IMMUTABLE_FL, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, guard, is_guarded
-from zfsganeti.zfs import VALIDATORS, Dataset, Pool, encode
+from zfsganeti.zfs import VALIDATORS, Dataset, Pool, encode, said_of_strangers
 
 SIZES = ("quota", "refquota", "reservation", "refreservation")  # which zfs(8) validates, and 'none' is one
 Arguments = ParamSpec("Arguments")
@@ -605,7 +605,7 @@ class FakeZfs:
                 raise Busy(f"dataset {name}", f"snapshot {name}@{short} ({tag}) is held")
         others = [short for short in filesystem.snapshots if not short.startswith(self.ours) and short != also]
         if others and not strangers:
-            raise Busy(f"dataset {name}", f"has {len(others)} snapshots that are not ours, such as {others[-1]}")
+            raise Busy(f"dataset {name}", said_of_strangers(len(others), others[-1]))
 
     def _users(self, filesystem: Filesystem) -> list[str]:
         mounts = [f"the mount at {mounted.path}" for mounted in self._mounted if mounted.filesystem is filesystem]

@@ -104,6 +104,11 @@ def encode(properties: Mapping[str, object], marks: Mapping[str, str]) -> dict[b
     return result
 
 
+def said_of_strangers(count: int, one: str) -> str:
+    """Return what is said of a dataset that has so many snapshots of others."""
+    return f"has the snapshot {one}, which is not ours" if count == 1 else f"has {count} snapshots that are not ours, such as {one}"
+
+
 def make_private(path: str) -> None:
     """The directory exists; it, and what was missing above it, can be read by its owner and group alone."""
     if not os.path.isdir(path):
@@ -450,7 +455,7 @@ class Zfs(History):
         if why == "foreign":
             return Foreign(f"dataset {name}", f"is not ours as expected (property {what})")
         if why == "snapshot":
-            return Busy(f"dataset {name}", f"has {answer['count']} snapshots that are not ours, such as {what.split('@')[1]}")
+            return Busy(f"dataset {name}", said_of_strangers(int(answer["count"]), what.split("@")[1]))
         if why == "mounted":
             users = ", ".join(self.users(name))
             return Busy(f"dataset {name}", f"is in use by {users}" if users else "is in use by a mount or a receive")

@@ -30,6 +30,7 @@ MODULES = "/usr/lib/python3/dist-packages"
 COMMAND = "make chaos"
 ROOT = Path(__file__).parents[2]
 OPERATION_SECONDS = 900
+JOB_DEATH_SECONDS = 600  # of a job that a power cut has ended Ganeti's luxid learns when it looks at its queue, every 300 s
 NOT_STRUCK = "not struck"
 
 
@@ -148,7 +149,7 @@ class Chaos:
         cut |= self.revive(lab, struck)
         if cut:
             struck.wait(f"mkdir -p {points.PLACE}; mountpoint -q /zfs/vm")
-            lab.master.wait('gnt-cluster getmaster && test -z "$(gnt-job list --no-headers --running -o id)"', seconds=300)
+            lab.master.wait('gnt-cluster getmaster && test -z "$(gnt-job list --no-headers --running -o id)"', seconds=JOB_DEATH_SECONDS)
         return cut or struck.execute(f"test -e {points.PLACE}/fired").status == 0
 
     def revive(self, lab: Lab, struck: Machine) -> bool:

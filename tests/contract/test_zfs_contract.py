@@ -780,7 +780,7 @@ def test_snapshots_of_others_keep_it_unless_told(bench: Bench) -> None:
     name = bench.make()
     bench.zfs.snapshot([f"{name}@{bench.zfs.ours}one"])
     bench.zfs.snapshot([f"{name}@autosnap_daily"])
-    assert_kept(bench, name, "has 1 snapshots that are not ours, such as autosnap_daily")
+    assert_kept(bench, name, "has the snapshot autosnap_daily, which is not ours")
     bench.zfs.destroy(name, OURS, strangers=True, only_check=True)
     assert len(bench.zfs.snapshots(name)) == 2
     bench.zfs.destroy(name, OURS, strangers=True)

@@ -49,7 +49,7 @@ def test_the_life_and_return_of_an_instance(lab: Lab) -> None:
 
     # what is in use or bears others' snapshots is not destroyed, and the message says by whom
     said = lab.fails("gnt-zfs trash empty --yes")
-    assert "has 1 snapshots that are not ours, such as autosnap_2026-11-21_00:00:01_daily" in said
+    assert "has the snapshot autosnap_2026-11-21_00:00:01_daily, which is not ours" in said
     assert "--with-snapshots destroys those too" in said
     assert "is in use by process sleep" in lab.fails("gnt-zfs trash empty --yes --with-snapshots")
     lab.node2.run("pkill -x sleep")

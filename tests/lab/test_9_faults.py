@@ -163,7 +163,7 @@ def test_a_peer_that_answers_garbage_is_named_and_changes_nothing(lab: Lab) -> N
 FEW = {"removal of files": (("kill", 8),), "rollback": (("error", 6),)}  # points that each run of them passes
 
 
-@pytest.mark.on()
+@pytest.mark.on("bookworm")
 def test_a_few_faults(lab: Lab) -> None:
     """What `make chaos` does for hours, at some points: the same command again, and nothing is lost."""
     chaos = Chaos(lab.generation, None)
@@ -176,7 +176,7 @@ def test_a_few_faults(lab: Lab) -> None:
                 lab.node(scenario.struck).run(f"rm -rf {points.PLACE} && mkdir {points.PLACE}")
                 result = chaos.fault(lab, scenario, state, kind, number)
                 assert survived(result), (scenario.name, kind, number, result)
-                lab.run("gnt-instance remove -f web1 2>/dev/null || true; gnt-zfs trash empty --yes")
+                lab.run("gnt-instance remove -f web1 2>/dev/null || true; gnt-zfs trash empty --yes --with-snapshots")
     finally:
         for node in lab.nodes:
             withdraw(node)

@@ -298,7 +298,7 @@ def test_they_go_to_the_trash_and_come_back_and_keep_it(bench: Bench, short: str
     bench.volumes.remove(DISK0)
     (entry,) = bench.trash.entries()
     assert bench.snapshots(entry.dataset.name) == [short]
-    with pytest.raises(Busy, match=f"snapshots that are not ours, such as {short}"):
+    with pytest.raises(Busy, match=f"has the snapshot {short}, which is not ours"):
         bench.trash.destroy(entry.entry)
     bench.fake.clock += 100 * 86400
     assert bench.trash.give_up()[0] == []

@@ -255,7 +255,7 @@ def test_a_destroyed_entry_is_gone(node: Node) -> None:
 
 
 KEEPERS = {
-    "snapshot": f"dataset zfs/vm/.trash/{ENTRY}: has 1 snapshots that are not ours, such as autosnap",
+    "snapshot": f"dataset zfs/vm/.trash/{ENTRY}: has the snapshot autosnap, which is not ours",
     "clone": f"dataset zfs/vm/.trash/{ENTRY}: has the clone zfs/clone",
     "hold": f"dataset zfs/vm/.trash/{ENTRY}: snapshot zfs/vm/.trash/{ENTRY}@zfsganeti-1 (keep) is held",
     "child": f"dataset zfs/vm/.trash/{ENTRY}: has the child zfs/vm/.trash/{ENTRY}/child",
