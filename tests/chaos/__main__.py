@@ -30,7 +30,7 @@ MODULES = "/usr/lib/python3/dist-packages"
 COMMAND = "make chaos"
 ROOT = Path(__file__).parents[2]
 OPERATION_SECONDS = 900
-JOB_DEATH_SECONDS = 600  # of a job that a power cut has ended Ganeti's luxid learns when it looks at its queue, every 300 s
+JOB_DEATH_SECONDS = 600  # that a power cut has ended a job luxid learns when it looks at its queue: LUXID_JOBQUEUE_POLL_INTERVAL is 307 s
 NOT_STRUCK = "not struck"
 
 
