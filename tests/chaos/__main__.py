@@ -1,5 +1,6 @@
 """Interrupts every operation at every point, in the lab: python3 -m tests.chaos [--generation G] [--hours H] [--only NAME] [FILE]
 
+First what the library does for them, which takes seconds each (tests/chaos/library.py), then what Ganeti and gnt-zfs do with it.
 Each fault begins with a cluster as it was before the operation. One process of ours is killed, one call in it fails, or the node loses
 its power; then the same command is given again, `gnt-zfs check --repair` puts right what is left, and every disk must hold what it may
 hold, with nothing leaked. What was tried is kept in tests/chaos/tried, so that later runs go on; FILE is written from all of it.
@@ -10,12 +11,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from tests.chaos import points
+from tests.chaos import library, points
 from tests.chaos.alone import leave_others
 from tests.chaos.scenarios import Scenario, State, scenarios
 from tests.lab import host, image
@@ -31,7 +34,9 @@ COMMAND = "make chaos"
 ROOT = Path(__file__).parents[2]
 OPERATION_SECONDS = 900
 JOB_DEATH_SECONDS = 600  # that a power cut has ended a job luxid learns when it looks at its queue: LUXID_JOBQUEUE_POLL_INTERVAL is 307 s
-NOT_STRUCK = "not struck"
+NOT_STRUCK = library.NOT_STRUCK
+LIBRARY = "library"
+TOLD_SECONDS = 300.0  # how often what the library has survived is kept
 
 
 def main() -> int:
@@ -79,16 +84,40 @@ class Chaos:
             alone = leave_others(lab)
             single = self.cluster.place / "alone"
             self.cluster.freeze(alone.nodes, single)
-            told: list[tuple[Lab, Path, Scenario]] = []
-            told += [(alone, single, scenario) for scenario in scenarios(alone) if not scenario.together]
-            told += [(lab, begin, scenario) for scenario in scenarios(lab) if scenario.together]
-            wanted = [each for each in told if any(part in each[2].name for part in self.only)]
-            for number, (place, state, scenario) in enumerate(wanted):
+            turns: list[tuple[str, Callable[[float], None]]] = [(LIBRARY, lambda until: self.library(alone, single, until))]
+            for place, state, together in ((alone, single, False), (lab, begin, True)):
+                for scenario in scenarios(place):
+                    if scenario.together == together:
+                        turns.append((scenario.name, partial(self.strike_from, place, state, scenario)))
+            wanted = [turn for name, turn in turns if any(part in name for part in self.only)]
+            for number, turn in enumerate(wanted):
                 now = time.monotonic()
-                self.cluster.back_to(place.nodes, state)
-                self.strike(place, scenario, now + (deadline - now) / (len(wanted) - number))
+                turn(now + (deadline - now) / (len(wanted) - number))
         finally:
             self.cluster.stop()
+
+    def library(self, lab: Lab, state: Path, deadline: float) -> None:
+        """What the library does has been interrupted at each point that is not known yet, on one node."""
+        self.cluster.back_to(lab.nodes, state)
+        packed = subprocess.run(["tar", "-C", str(ROOT), "--exclude=__pycache__", "-c", "tests"], check=True, capture_output=True).stdout
+        lab.master.run("mkdir /tmp/library && tar -C /tmp/library -x && zfs create -o mountpoint=/library zfs/library", stdin=packed)
+        seen: set[str] = set()
+        while (left := deadline - time.monotonic()) > 0:
+            told = known(self.generation)
+            settled = {key: result for key, result in told.items() if key in seen or is_settled(result) or not _is_fault(key)}
+            command = f"cd /tmp/library && /usr/bin/python3 -m tests.chaos.library zfs/library /library {min(left, TOLD_SECONDS):.0f}"
+            found = json.loads(lab.master.run(command, stdin=json.dumps(settled).encode(), seconds=OPERATION_SECONDS))
+            if not found.keys() - seen:
+                return
+            for key, result in found.items():
+                remember(self.generation, key, f"{result} ({host.commit(ROOT)})" if _is_fault(key) else result)
+            struck = [result for key, result in found.items() if _is_fault(key)]
+            say(f"{self.generation}: {LIBRARY}: {len(struck)} more faults, {sum(map(survived, struck))} survived")
+            seen |= found.keys()
+
+    def strike_from(self, lab: Lab, state: Path, scenario: Scenario, deadline: float) -> None:
+        self.cluster.back_to(lab.nodes, state)
+        self.strike(lab, scenario, deadline)
 
     def strike(self, lab: Lab, scenario: Scenario, deadline: float) -> None:
         """The operation was interrupted at each point that is not known yet, those first that chance puts first."""
@@ -222,6 +251,9 @@ def page(found: dict[str, dict[str, str]]) -> str:
         "`tried` says how many of all faults have had their turn by now, in an order that spreads over all points. Not every run passes",
         "as many points; where the chosen one was not passed, nothing was struck.",
         "",
+        f"What is called {LIBRARY} are the parts of which the others are made, on real ZFS without Ganeti: the process is killed at",
+        "every point, or its call fails, and another process does the same again, at once or after what a boot mounts.",
+        "",
     ]
     for generation, faults in found.items():
         lines += [
@@ -239,6 +271,10 @@ def _is_fault(key: str) -> bool:
     return not key.endswith("/points")
 
 
+def _kinds(name: str) -> tuple[str, ...]:
+    return library.KINDS if name.startswith(library.PREFIX) else KINDS
+
+
 def _rows(faults: dict[str, str]) -> Iterator[str]:
     """Yield a row for each operation, and one for all of them."""
     names = sorted({key.split("/")[0] for key in faults})
@@ -247,7 +283,8 @@ def _rows(faults: dict[str, str]) -> Iterator[str]:
         tried = {kind: [result for key, result in faults.items() if key.split("/")[0] in of and f"/{kind}/" in key] for kind in KINDS}
         results = [result for those in tried.values() for result in those]
         whole, settled = sum(map(survived, results)), sum(map(is_settled, results))
-        share = f"{len(results)} of {len(KINDS) * points}"
+        most = sum(len(_kinds(each)) * int(faults.get(f"{each}/points", 0)) for each in of)
+        share = f"{len(results)} of {most}"
         figures = (points, *(len(tried[kind]) for kind in KINDS), share, whole, settled - whole, len(results) - settled)
         yield f"| {name} | {' | '.join(map(str, figures))} |"
 

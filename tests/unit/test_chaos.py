@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tests.chaos import points
+from tests.chaos import library, points
 from tests.chaos.__main__ import KINDS, order, page
+from tests.deaths import Operation
 
 PROGRAM = """
 import sys
@@ -86,4 +90,27 @@ def test_the_page_counts_what_survived_and_what_was_lost() -> None:
     assert "| add | 9 | 1 | 1 | 1 | 3 of 27 | 2 | 0 | 1 |" in lines
     assert "| move | 2 | 2 | 0 | 0 | 2 of 6 | 1 | 1 | 0 |" in lines
     assert "| all | 11 | 3 | 1 | 1 | 5 of 33 | 3 | 1 | 1 |" in lines
+    assert "| library: put | 4 | 1 | 0 | 0 | 1 of 8 | 1 | 0 | 0 |" in page(
+        {"trixie": {"library: put/points": "4", "library: put/kill/1": "survived (abc)"}}
+    )
     assert [line for line in lines if line.startswith("- ")] == ["- add/power/1: disk 0 differs (abc)"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "reached", "made"), [("kill", 2, True, ["one"]), ("error", 2, True, ["one"]), ("kill", 3, False, ["one", "two"])]
+)
+def test_a_process_that_is_struck_leaves_what_it_has_done(tmp_path: Path, kind: str, number: int, reached: bool, made: list[str]) -> None:
+    node: Any = SimpleNamespace(root=SimpleNamespace(path=str(tmp_path)), fake=SimpleNamespace())
+
+    def makes_two(_node: object) -> None:
+        for name in ("one", "two"):
+            os.mkdir(tmp_path / name)
+
+    operation = Operation(lambda _node: None, makes_two)
+    assert library.struck(node, operation, kind, number) is reached
+    assert sorted(os.listdir(tmp_path)) == made
+
+
+def test_two_states_differ_in_what_is_said() -> None:
+    one, two = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "d": 3}
+    assert library.difference(one, two) == {"a": {"c": (2, 4)}}
