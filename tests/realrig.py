@@ -73,7 +73,18 @@ def level(name: str, root: str) -> int | None:
     return rest.count("/") + rest.count("@") if name == root or (name.startswith(root) and rest[0] in "/@") else None
 
 
-class SurveyedZfs(RealZfs):
+class BootedZfs(RealZfs):
+    """One node's ZFS, after whose boot all is mounted that a boot mounts."""
+
+    def boot(self) -> None:
+        """Mounted is what `zfs mount -a` mounts, over files as well."""
+        self.unmount_all()
+        for dataset in self.datasets(self.root.name):
+            if dataset.canmount == "on":
+                mount_over(dataset)
+
+
+class SurveyedZfs(BootedZfs):
     """One node's ZFS, which answers from the survey while somebody only looks."""
 
     def __init__(self, root: Root, survey: Survey) -> None:
@@ -132,15 +143,6 @@ class SurveyedZfs(RealZfs):
         if key not in self.survey.contents:
             self.survey.contents[key] = super().snapshot_files(snapshot)
         return self.survey.contents[key]
-
-    # the power
-
-    def boot(self) -> None:
-        """Mounted is what `zfs mount -a` mounts, over files as well."""
-        self.unmount_all()
-        for dataset in self.datasets(self.root.name):
-            if dataset.canmount == "on":
-                mount_over(dataset)
 
 
 def _told(row: Row) -> tuple[dict[str, str], dict[str, str]]:

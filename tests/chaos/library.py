@@ -21,8 +21,7 @@ from tests.deaths import CASES, NOW, OPERATIONS, Operation, comparable
 from tests.fakezfs import FakeZfs
 from tests.killing import Reaper, dies
 from tests.node import CLUSTER_NAME, Node
-from tests.realnode import RealZfs
-from tests.realrig import clean, mount_over
+from tests.realrig import BootedZfs, clean
 from zfsganeti.datasets import CLUSTER
 from zfsganeti.roots import Root
 
@@ -49,7 +48,7 @@ class Striker(Reaper):
             raise OSError(errno.EIO, "chaos")
 
 
-class EveryZfs(RealZfs):
+class EveryZfs(BootedZfs):
     """Real ZFS that tells all there is, as the fake does."""
 
     def state(self) -> dict[str, Any]:
@@ -69,13 +68,6 @@ class EveryZfs(RealZfs):
             if mount.dataset in found:
                 found[mount.dataset]["mounted"].append(mount.path)
         return found
-
-    def boot(self) -> None:
-        """Mounted is what `zfs mount -a` mounts, over files as well."""
-        self.unmount_all()
-        for dataset in self.datasets(self.root.name):
-            if dataset.canmount == "on":
-                mount_over(dataset)
 
 
 class Place:

@@ -19,7 +19,7 @@ from .machine import MEMORY_MIB, Machine
 from .product import install
 
 ROOT = Path(__file__).parents[2]
-RESULT = re.compile(r"::(\S+) (PASSED|FAILED|ERROR)")
+RESULT = re.compile(r"::(.+?) (PASSED|FAILED|ERROR)")
 
 
 def main() -> int:
