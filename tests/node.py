@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.fakeloop import FakeLoop
+from tests.fakestreams import FakeStreams
 from tests.fakezfs import FakeZfs, read_files
 from zfsganeti.config import Config
 from zfsganeti.datasets import CLUSTER, INSTANCE, Store
 from zfsganeti.roots import Root
+from zfsganeti.streams import Streams
 from zfsganeti.trash import Trash
 
 CLUSTER_NAME = "cluster.example.com"
@@ -33,6 +36,18 @@ class Node:
         self.config = Config(**{"busy_seconds": 0, **settings})
         self.store = Store(self.fake, self.root, CLUSTER_NAME, self.config, now=lambda: float(self.fake.clock))
         self.trash = Trash(self.store)
+        self.loop, self.streams = self.make_loop(), self.make_streams()
+
+    def make_loop(self) -> FakeLoop:
+        return FakeLoop(self.fake.reaper)
+
+    def make_streams(self) -> Streams:
+        return FakeStreams(self.fake)
+
+    def boot(self) -> None:
+        """The node was off: there are no devices, and mounted is what a boot mounts."""
+        self.loop.attached.clear()
+        self.fake.boot()
 
     def make_root(self) -> tuple[Root, FakeZfs]:
         fake, root = FakeZfs(f"{self.place}/pool"), Root("zfs/vm", f"{self.place}/vm")

@@ -36,6 +36,10 @@ OPERATION_SECONDS = 900
 JOB_DEATH_SECONDS = 600  # that a power cut has ended a job luxid learns when it looks at its queue: LUXID_JOBQUEUE_POLL_INTERVAL is 307 s
 NOT_STRUCK = library.NOT_STRUCK
 LIBRARY = "library"
+# the library is struck on a pool of its own, which is called like the lab's
+ALL_ELSE_ENDS = (
+    "systemctl stop cron.service 'ganeti*' 'gnt-zfs*' 'zfsganeti*'; systemctl list-units --state=running --no-legend; zpool export -f zfs"
+)
 TOLD_SECONDS = 300.0  # how often what the library has survived is kept
 
 
@@ -100,12 +104,13 @@ class Chaos:
         """What the library does has been interrupted at each point that is not known yet, on one node."""
         self.cluster.back_to(lab.nodes, state)
         packed = subprocess.run(["tar", "-C", str(ROOT), "--exclude=__pycache__", "-c", "tests"], check=True, capture_output=True).stdout
-        lab.master.run("mkdir /tmp/library && tar -C /tmp/library -x && zfs create -o mountpoint=/library zfs/library", stdin=packed)
+        lab.master.run("mkdir /tmp/library && tar -C /tmp/library -x", stdin=packed)
+        lab.master.run(ALL_ELSE_ENDS)
         seen: set[str] = set()
         while (left := deadline - time.monotonic()) > 0:
             told = known(self.generation)
             settled = {key: result for key, result in told.items() if key in seen or is_settled(result) or not _is_fault(key)}
-            command = f"cd /tmp/library && /usr/bin/python3 -m tests.chaos.library zfs/library /library {min(left, TOLD_SECONDS):.0f}"
+            command = f"cd /tmp/library && /usr/bin/python3 -m tests.chaos.library /var/library {min(left, TOLD_SECONDS):.0f}"
             found = json.loads(lab.master.run(command, stdin=json.dumps(settled).encode(), seconds=OPERATION_SECONDS))
             if not found.keys() - seen:
                 return
@@ -252,7 +257,8 @@ def page(found: dict[str, dict[str, str]]) -> str:
         "as many points; where the chosen one was not passed, nothing was struck.",
         "",
         f"What is called {LIBRARY} are the parts of which the others are made, on real ZFS without Ganeti: the process is killed at",
-        "every point, or its call fails, and another process does the same again, at once or after what a boot mounts.",
+        "every point, or its call fails, or the pool is from then on what was on its disk at that moment; then another process does the",
+        "same again. The last point is after the end: what is done outlasts a power cut.",
         "",
     ]
     for generation, faults in found.items():
@@ -272,7 +278,7 @@ def _is_fault(key: str) -> bool:
 
 
 def _kinds(name: str) -> tuple[str, ...]:
-    return library.KINDS if name.startswith(library.PREFIX) else KINDS
+    return library.kinds_of(name.removeprefix(library.PREFIX)) if name.startswith(library.PREFIX) else KINDS
 
 
 def _rows(faults: dict[str, str]) -> Iterator[str]:

@@ -1,165 +1,129 @@
-"""On a node: each operation of tests/deaths.py is killed, or a call in it fails, at every point on real ZFS, and is then repeated.
+"""On a node: each operation of tests/deaths is stopped at every point on real ZFS, and is then repeated.
 
-python3 -m tests.chaos.library ROOT DIRECTORY SECONDS < KNOWN > FOUND; both are JSON and say what each fault has ended in. The process
-that is killed is a real one, and gets a real SIGKILL; what is done again is done by another one, at once or after what a boot mounts.
+python3 -m tests.chaos.library DIRECTORY SECONDS < KNOWN > FOUND; both are JSON and say what each fault has ended in. The process
+that is stopped is a real one: it gets a real SIGKILL, or a call in it fails. Or the node loses its power: what is found then is the
+pool as it was on its disk at that moment, where a boot mounts what it mounts. What is done again is done by another process.
+
+There must be no pool called zfs: it makes one, in a file.
 """
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
-from tests.deaths import CASES, NOW, OPERATIONS, Operation, comparable
-from tests.fakezfs import FakeZfs
-from tests.killing import Reaper, dies
-from tests.node import CLUSTER_NAME, Node
-from tests.realrig import BootedZfs, clean
-from zfsganeti.datasets import CLUSTER
-from zfsganeti.roots import Root
+from tests import deaths
+from tests.chaos import travels
+from tests.chaos.pool import Ground, PoolNode, Striker
+from tests.deaths.operation import Operation, comparable, contents
+from tests.killing import dies
 
 PREFIX = "library: "
-KINDS = ("kill", "error")
+OPERATIONS = deaths.OPERATIONS | travels.OPERATIONS
+KINDS = ("kill", "error", "power")
 SURVIVED, NOT_STRUCK = "survived", "not struck"
 NOT_REACHED, REACHED = 0, 3  # how a child ends
 
 
-class Striker(Reaper):
-    """Counts points as a reaper does; at the chosen one the process is killed, or the call fails."""
-
-    def __init__(self, place: str, kind: str) -> None:
-        super().__init__(place)
-        self.kind = kind
-
-    def point(self) -> None:
-        if not self.counting:
-            return
-        self.passed += 1
-        if self.passed == self.chosen and self.kind == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.passed == self.chosen:
-            raise OSError(errno.EIO, "chaos")
-
-
-class EveryZfs(BootedZfs):
-    """Real ZFS that tells all there is, as the fake does."""
-
-    def state(self) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            dataset.name: {"properties": {}, "marks": {}, "snapshots": {}, "files": self.files(dataset.name), "mounted": []}
-            for dataset in self.datasets(self.root.name)
-        }
-        columns = ("-s", "local", "-t", "filesystem", "-o", "name,property,value", "all")
-        told = self._command("zfs", "get", "-Hp", "-r", *columns, self.root.name)
-        for line in told.splitlines():
-            name, prop, value = line.split("\t", 2)
-            found[name]["marks" if ":" in prop else "properties"][prop] = value
-        for snapshot, _created, _used in self.snapshots(self.root.name):
-            name, _at, short = snapshot.partition("@")
-            found[name]["snapshots"][short] = self.snapshot_files(snapshot)
-        for mount in self.mounts():
-            if mount.dataset in found:
-                found[mount.dataset]["mounted"].append(mount.path)
-        return found
-
-
-class Place:
-    """Where one node after the other is made, each at the same path, so that two can be compared."""
-
-    def __init__(self, below: str, directory: str, scratch: Path) -> None:
-        self.root, self.scratch = Root(f"{below}/every", f"{directory}/every"), scratch
-        self.made = False
-
-    def node(self) -> Node:
-        self.clean()
-        self.made = True
-        return _Node(self.scratch, self.root)
-
-    def clean(self) -> None:
-        if self.made:
-            clean(self.root.name, self.root.path)
-        self.made = False
-
-
-class _Node(Node):
-    def __init__(self, scratch: Path, root: Root) -> None:
-        self._root = root
-        super().__init__(scratch, busy_seconds=10)  # what was unmounted a moment ago may be kept for another one
-
-    def make_root(self) -> tuple[Root, FakeZfs]:
-        zfs = EveryZfs(self._root)
-        zfs.clock = NOW
-        zfs.create(self._root.name, {"mountpoint": self._root.path}, {CLUSTER: CLUSTER_NAME})
-        zfs.mount(self._root.name, self._root.path)
-        return self._root, cast("FakeZfs", zfs)  # which has all of it that is asked for here
-
-
 def main() -> int:
-    below, directory, seconds = sys.argv[1:]
+    directory, seconds = sys.argv[1:]
     until, known = time.monotonic() + float(seconds), dict(json.load(sys.stdin))
     found: dict[str, str] = {}
-    with TemporaryDirectory() as scratch:
-        place = Place(below, directory, Path(scratch))
-        try:
-            for name, boot in CASES:
-                if time.monotonic() < until:
-                    found.update(faults(place, name, boot, known, until))
-        finally:
-            place.clean()
+    ground = Ground(directory)
+    try:
+        for name in sorted(OPERATIONS, key=lambda name: hashlib.sha256(name.encode()).digest()):  # mixed, and the same each time
+            if time.monotonic() < until:
+                found.update(faults(ground, name, known, until))
+    finally:
+        ground.close()
     print(json.dumps(found))
     return 0
 
 
-def faults(place: Place, name: str, boot: bool, known: dict[str, str], until: float) -> Iterator[tuple[str, str]]:
+def kinds_of(name: str) -> tuple[str, ...]:
+    """Return what an operation is struck by: a power cut is a boot as well, which some do not outlast."""
+    return KINDS if OPERATIONS[name].boots else ("kill", "error")
+
+
+def faults(ground: Ground, name: str, known: dict[str, str], until: float) -> Iterator[tuple[str, str]]:
     """Yield what each fault has ended in that is not known yet, and how many points there are."""
-    operation, title = OPERATIONS[name], f"{PREFIX}{name}{', then a boot' if boot else ''}"
+    operation, title = OPERATIONS[name], f"{PREFIX}{name}"
     count = int(known.get(f"{title}/points", 0))
-    left = [(kind, number) for number in range(1, count + 1) for kind in KINDS if f"{title}/{kind}/{number}" not in known]
-    if count and not left:
+    if count and all(f"{title}/{kind}/{number}" in known for number in range(1, count + 1) for kind in kinds_of(name)):
         return
-    node = place.node()
-    operation.before(node)
-    counted = node.fake.reaper = Striker(node.root.path, "")
-    dies(counted, 0, lambda: operation.does(node))
-    goal, count = comparable(node), counted.passed
+    node = ground.node()
+    bench = operation.bench(node)
+    operation.before(bench)
+    needed = set() if operation.destroys else contents(node)
+    count = count_of(node, lambda: operation.does(bench))
+    goals = {kind: seen(node, bench, operation, kind) for kind in KINDS}
     yield f"{title}/points", str(count)
     for number in range(1, count + 1):
-        for kind in KINDS:
+        for kind in kinds_of(name):
             key = f"{title}/{kind}/{number}"
             if key not in known and time.monotonic() < until:
-                yield key, ends_in(place.node(), operation, kind, number, goal, boot=boot)
+                yield key, ends_in(ground, operation, kind, number, goals[kind], needed)
 
 
-def ends_in(node: Node, operation: Operation, kind: str, number: int, goal: dict[str, Any], *, boot: bool) -> str:
+def seen(node: PoolNode, bench: Any, operation: Operation, kind: str) -> dict[str, Any]:
+    """Return what two runs that were struck like that must have in common."""
+    if operation.tells is not None:
+        return operation.tells(bench)
+    return comparable(node, ignored=operation.ignored, places=operation.places, booted=kind == "power")
+
+
+def whole(does: Callable[[], object], reaper: Striker) -> None:
+    """It is done, and one more point is passed: what has ended can be struck as well."""
+    does()
+    reaper.point()
+
+
+def count_of(node: PoolNode, does: Callable[[], object]) -> int:
+    """Return how many points there are."""
+    counted = node.fake.reaper = Striker(node.place, "")
+    dies(counted, 0, partial(whole, does, counted))
+    return counted.passed
+
+
+def ends_in(ground: Ground, operation: Operation, kind: str, number: int, goal: dict[str, Any], needed: set[bytes]) -> str:
     """Return what became of an operation that was struck and done again."""
     try:
-        operation.before(node)
-        if not struck(node, operation, kind, number):
+        node = ground.node()
+        bench = operation.bench(node)
+        operation.before(bench)
+        ground.settle()
+        if not struck(node, bench, operation, kind, number):
             return NOT_STRUCK
-        if boot:
-            node.fake.boot()
-        operation.does(node)
-        now = comparable(node)
+        if kind == "power":
+            ground.lose_power(node)
+        operation.inherit(bench, booted=kind == "power")
+        lost = needed - contents(node)
+        operation.sees(bench)
+        operation.does(bench)
+        now = seen(node, bench, operation, kind)
     except Exception as error:  # whatever it is, it is what is to be told
         return " ".join(f"{type(error).__name__}: {error}".split())[:2000]
+    if lost:
+        return f"lost in between: {sorted(lost)}"[:2000]
     return SURVIVED if now == goal else f"not as without a fault: {difference(now, goal)}"[:2000]
 
 
-def struck(node: Node, operation: Operation, kind: str, number: int) -> bool:
+def struck(node: PoolNode, bench: Any, operation: Operation, kind: str, number: int) -> bool:
     """A process has done the operation until it was struck; tell whether it came to that point."""
     child = os.fork()
     if child == 0:
-        reaper = node.fake.reaper = Striker(node.root.path, kind)
+        leave = partial(operation.leave, bench)
+        reaper = node.fake.reaper = Striker(node.place, kind, leave)
         try:
-            dies(reaper, number, lambda: operation.does(node))
+            dies(reaper, number, partial(whole, partial(operation.does, bench), reaper))
         finally:
+            leave()
             os._exit(REACHED if reaper.passed >= number else NOT_REACHED)
     _pid, status = os.waitpid(child, 0)
     return os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == REACHED

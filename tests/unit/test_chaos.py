@@ -13,7 +13,7 @@ import pytest
 
 from tests.chaos import library, points
 from tests.chaos.__main__ import KINDS, order, page
-from tests.deaths import Operation
+from tests.deaths.operation import Operation
 
 PROGRAM = """
 import sys
@@ -90,24 +90,25 @@ def test_the_page_counts_what_survived_and_what_was_lost() -> None:
     assert "| add | 9 | 1 | 1 | 1 | 3 of 27 | 2 | 0 | 1 |" in lines
     assert "| move | 2 | 2 | 0 | 0 | 2 of 6 | 1 | 1 | 0 |" in lines
     assert "| all | 11 | 3 | 1 | 1 | 5 of 33 | 3 | 1 | 1 |" in lines
-    assert "| library: put | 4 | 1 | 0 | 0 | 1 of 8 | 1 | 0 | 0 |" in page(
+    assert "| library: put | 4 | 1 | 0 | 0 | 1 of 12 | 1 | 0 | 0 |" in page(
         {"trixie": {"library: put/points": "4", "library: put/kill/1": "survived (abc)"}}
     )
     assert [line for line in lines if line.startswith("- ")] == ["- add/power/1: disk 0 differs (abc)"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "number", "reached", "made"), [("kill", 2, True, ["one"]), ("error", 2, True, ["one"]), ("kill", 3, False, ["one", "two"])]
+    ("kind", "number", "reached", "made"),
+    [("kill", 2, True, ["one"]), ("error", 2, True, ["one"]), ("kill", 3, True, ["one", "two"]), ("kill", 4, False, ["one", "two"])],
 )
 def test_a_process_that_is_struck_leaves_what_it_has_done(tmp_path: Path, kind: str, number: int, reached: bool, made: list[str]) -> None:
-    node: Any = SimpleNamespace(root=SimpleNamespace(path=str(tmp_path)), fake=SimpleNamespace())
+    node: Any = SimpleNamespace(place=str(tmp_path), fake=SimpleNamespace())
 
-    def makes_two(_node: object) -> None:
+    def makes_two() -> None:
         for name in ("one", "two"):
             os.mkdir(tmp_path / name)
 
-    operation = Operation(lambda _node: None, makes_two)
-    assert library.struck(node, operation, kind, number) is reached
+    operation = Operation(lambda _node: None, lambda _node: makes_two(), lambda node: node)
+    assert library.struck(node, node, operation, kind, number) is reached
     assert sorted(os.listdir(tmp_path)) == made
 
 

@@ -20,9 +20,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from tests.deaths.images import holding
 from tests.node import CLUSTER_NAME, place_in_memory
 from tests.rig import Knot, make_rig
-from tests.unit.test_images import holding
 from tests.watch import watch
 from zfsganeti import answer, config, extstorage, here, hooks, loop, osdefinition, process, variants
 from zfsganeti.config import Config

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.deaths.images import holding
 from tests.rig import Knot, Rig, make_rig
-from tests.unit.test_images import holding
 from tests.watch import watch
 from zfsganeti import cli, exchange, here, hooks, setup, undo, variants
 from zfsganeti.answer import VERBS

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.deaths.images import holding
 from tests.node import CLUSTER_NAME
-from tests.unit.test_images import holding
 from tests.unit.test_transfer import Peer
 from zfsganeti import answer, exports, image_cli, process, transfer, variants
 from zfsganeti.cli import parser

@@ -15,80 +15,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fakeloop import FakeLoop
+from tests.deaths.images import DISK0, DISK1, GOLD, MIB, Bench, holding, lendable, lent, made
 from tests.killing import dies
-from tests.node import CLUSTER_NAME, DAY, HOUR, Node, nodes_at
+from tests.node import CLUSTER_NAME, DAY, HOUR, Node
 from tests.unit.test_sources import CONTENT, SHA256, serving
 from zfsganeti import exports, files, formats, images
 from zfsganeti.contents import find_directory, parse_parameters
 from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Full, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.image import FORMAT, Image, newest
-from zfsganeti.images import Images
+from zfsganeti.image import newest
 from zfsganeti.names import check_image, family
-from zfsganeti.volumes import Volumes
 
-MIB = 1 << 20
-DISK0, DISK1 = (f"0b1c0b5e-8f0c-4f2e-9d52-5a5e2b0f7c1{number}.ext.disk0" for number in (1, 2))
-GOLD = b"golden"
 QCOW2 = b"QFI\xfb\0\0\0\3"
 quick = settings(max_examples=200, deadline=None, derandomize=True)
-
-
-def holding(content: bytes = GOLD, size: int = MIB) -> Callable[[str], Mapping[str, str]]:
-    def fill(home: str) -> Mapping[str, str]:
-        Path(home, "download").write_bytes(b"leftover")
-        Path(home, "disk.raw").write_bytes(content)
-        os.truncate(f"{home}/disk.raw", size)
-        return {FORMAT: "raw"}
-
-    return fill
-
-
-class Bench:
-    """A node with a catalogue, and the volumes that use it."""
-
-    def __init__(self, node: Node) -> None:
-        self.node, self.loop = node, FakeLoop(node.fake.reaper)
-        self.images, self.volumes = Images(node.store), Volumes(node.store, self.loop)
-
-    def make(self, name: str = "debian-12", content: bytes = GOLD) -> Image:
-        return self.images.make(name, "file:/debian.qcow2", holding(content))
-
-    def create(self, volume: str = DISK0, size: int = 2 * MIB, **parameters: Any) -> str:
-        return self.volumes.create(volume, size, {"image": "debian-12", **parameters})
-
-    def use(self, volume: str = DISK0, **parameters: Any) -> None:
-        self.create(volume, **parameters)
-        self.volumes.set_instance(volume, "web1")
-
-    def read(self, volume: str = DISK0) -> bytes:
-        return Path(self.volumes.disk(volume)).read_bytes()
-
-    def write(self, content: bytes, volume: str = DISK0) -> None:
-        with open(self.volumes.disk(volume), "r+b") as disk:
-            disk.write(content)
-
-    def names(self) -> list[str]:
-        return [image.name for image in self.images.all()]
-
-    def later(self, seconds: int) -> None:
-        self.node.fake.clock += seconds
-
-    def state(self) -> dict[str, Any]:
-        datasets = self.node.fake.state()
-        for dataset in datasets.values():
-            dataset["files"] = {file: content.rstrip(b"\0") for file, content in dataset["files"].items()}
-            dataset["snapshots"] = {
-                short: {file: content.rstrip(b"\0") for file, content in files.items()} for short, files in dataset["snapshots"].items()
-            }
-            dataset["properties"].pop("canmount", None) if dataset["properties"].get("canmount") == "on" else None
-        places = (".aside", ".trash", ".images", ".images/.partial")
-        return {
-            "datasets": {name: dataset for name, dataset in datasets.items() if not name.endswith(places)},
-            "paths": [path for path in self.node.paths() if path not in places],
-            "devices": dict(self.loop.attached),
-        }
 
 
 @pytest.fixture
@@ -766,92 +705,6 @@ def test_an_image_comes_back_when_something_is_a_clone_of_what_it_was(bench: Ben
     assert not bench.images.must("debian-12").retired
     bench.node.fake.destroy("zfs/vm/web2", {})
     assert bench.images.delete("debian-12", now=True)
-
-
-# killed at every point
-
-
-def nothing(_bench: Bench) -> None:
-    pass
-
-
-def made(bench: Bench) -> None:
-    bench.make()
-
-
-def lendable(bench: Bench) -> None:
-    bench.make()
-    bench.images.set_lendable("debian-12", True)
-
-
-def lent(bench: Bench) -> None:
-    lendable(bench)
-    bench.use(use="persistent")
-
-
-def deleted(bench: Bench) -> None:
-    bench.make()
-    bench.images.delete("debian-12")
-    bench.later(8 * DAY)
-
-
-def make_unless_made(bench: Bench) -> None:
-    if not bench.names():
-        bench.make()
-
-
-def rename_unless_renamed(bench: Bench) -> None:
-    if bench.names() == ["debian-12"]:
-        bench.images.rename("debian-12", "new")
-
-
-OPERATIONS: dict[str, tuple[Callable[[Bench], object], Callable[[Bench], object]]] = {
-    "make": (nothing, make_unless_made),
-    "clone": (made, lambda bench: bench.create()),
-    "lend": (lendable, lambda bench: bench.create(use="persistent")),
-    "take back": (lent, lambda bench: bench.volumes.remove(DISK0)),
-    "rename": (made, rename_unless_renamed),
-    "sweep": (deleted, lambda bench: bench.images.sweep()),
-    "swap": (nothing, lambda bench: bench.volumes.create(DISK0, MIB, {"swap": True})),
-}
-
-
-@pytest.mark.parametrize("boot", [False, True], ids=["", "boot"])
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_what_was_killed_anywhere_and_repeated_ends_the_same(tmp_path: Path, name: str, boot: bool) -> None:
-    before, does = OPERATIONS[name]
-    fresh = nodes_at(tmp_path)
-
-    def another() -> Bench:
-        bench = Bench(fresh())
-        before(bench)
-        return bench
-
-    def settled(bench: Bench) -> dict[str, Any]:
-        state = bench.state()
-        for dataset in state["datasets"].values():
-            if any(content.startswith(b"\0" * 1024) for content in dataset["files"].values()):  # swap has a UUID of its own
-                dataset["files"] = {}
-            dataset["marks"].pop(IMAGE, None) if name == "rename" else None
-        return state
-
-    bench = another()
-    does(bench)
-    goal = settled(bench)
-    point, died = 0, True
-    while died:
-        point += 1
-        bench = another()
-        died = dies(bench.node.fake.reaper, point, lambda bench=bench: does(bench))  # type: ignore[misc]
-        if boot:
-            bench.node.fake.boot()
-            bench.loop.attached.clear()
-        assert all(image.size == MIB for image in bench.images.all() if name != "take back"), "nothing half-made is seen"
-        does(bench)
-        after = settled(bench)
-        if boot:
-            after["devices"] = goal["devices"]
-        assert after == goal, f"killed at point {point}"
 
 
 def test_the_cluster_of_an_image_is_ours(bench: Bench) -> None:

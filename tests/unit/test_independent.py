@@ -3,77 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.fakeloop import FakeLoop
-from tests.fakestreams import FakeStreams
+from tests.deaths.copies import DISK0, MIB, NAME, Bench, work
+from tests.deaths.operation import comparable
 from tests.killing import dies
 from tests.node import Node, nodes_at
-from zfsganeti.datasets import DETACH, INTENT, OLD, REMOVED
+from zfsganeti.datasets import DETACH, INTENT, REMOVED
 from zfsganeti.errors import Busy, Missing, NoSpace
-from zfsganeti.images import Images
-from zfsganeti.independent import Independent
-from zfsganeti.volumes import Volumes
-
-MIB = 1 << 20
-DISK0 = "0b1c0b5e-8f0c-4f2e-9d52-5a5e2b0f7c11.ext.disk0"
-NAME = f"zfs/vm/{DISK0}"
-
-
-class Bench:
-    """A node with an image and a volume that is a clone of it."""
-
-    def __init__(self, node: Node) -> None:
-        self.node, self.loop = node, FakeLoop(node.fake.reaper)
-        self.volumes, self.images = Volumes(node.store, self.loop), Images(node.store)
-        self.independent = Independent(self.volumes, FakeStreams(node.fake))
-        self.images.make("debian-12", "file:/x", self._fill)
-        self.volumes.create(DISK0, 2 * MIB, {"image": "debian-12", "recordsize": 16384})
-        self.volumes.set_instance(DISK0, "web1")
-        self.write(b"mine")
-
-    @staticmethod
-    def _fill(home: str) -> dict[str, str]:
-        Path(home, "disk.raw").write_bytes(b"golden".ljust(MIB, b"\0"))
-        return {}
-
-    def write(self, content: bytes, offset: int = 0) -> None:
-        with open(self.volumes.disk(DISK0), "r+b") as disk:
-            disk.seek(offset)
-            disk.write(content)
-
-    def read(self) -> bytes:
-        self.volumes.attach(DISK0)
-        return Path(self.volumes.disk(DISK0)).read_bytes()
-
-    def stop(self) -> None:
-        self.volumes.detach(DISK0)
-
-    def is_killed_before_the_exchange(self) -> None:
-        """The copy is whole and marked, and nothing was renamed yet."""
-        self.independent._copy(NAME)
-        dataset = self.independent._must_be_idle(NAME)
-        self.independent._unmount(dataset)
-        self.independent._pass(dataset)
-        self.independent._mark_copy(dataset)
-
-    def is_killed_within_the_exchange(self) -> None:
-        """The dataset was renamed, and its copy has not taken its place."""
-        self.is_killed_before_the_exchange()
-        self.node.fake.rename(NAME, f"zfs/vm/.copies/{DISK0}{OLD}")
-
-    def origin(self) -> str:
-        dataset = self.node.fake.get(NAME)
-        assert dataset is not None
-        return dataset.origin
-
-    def state(self) -> dict[str, Any]:
-        state = {name: dataset for name, dataset in self.node.fake.state().items() if not name.endswith(".copies")}
-        for dataset in state.values():
-            dataset["properties"] = {key: value for key, value in dataset["properties"].items() if (key, value) != ("canmount", "on")}
-        return {"datasets": state, "paths": [path for path in self.node.paths() if path != ".copies"]}
 
 
 @pytest.fixture
@@ -246,29 +184,21 @@ def test_killed_anywhere_the_next_run_ends_it(tmp_path: Path, boot: bool) -> Non
         return bench
 
     bench = another()
-    bench.independent.work()
-    goal = bench.state()
+    work(bench)
+    goal = comparable(bench.node, places=False)
     point, died = 0, True
     while died:
         point += 1
         bench = another()
         died = dies(bench.node.fake.reaper, point, lambda bench=bench: bench.independent.work())  # type: ignore[misc]
         if boot:
-            bench.node.fake.boot()
+            bench.node.boot()
             bench.node.fake.unmount(bench.volumes.home(DISK0))
         if point % 2:
             assert bench.read().startswith(b"mine"), f"lost at point {point}"  # attach takes the copy when the place is empty
             bench.stop()
-        bench.independent.work()
-        bench.node.fake.unmount(bench.volumes.home(DISK0))
-        after = bench.state()
-        for state in (goal, after):
-            state["datasets"][NAME]["mounted"] = []
-            state["paths"] = [path for path in state["paths"] if not path.startswith(DISK0)]
-        assert after["paths"] == goal["paths"], point
-        assert sorted(after["datasets"]) == sorted(goal["datasets"]), point
-        for name, dataset in goal["datasets"].items():
-            assert after["datasets"][name] == dataset, (point, name)
+        work(bench)
+        assert comparable(bench.node, places=False) == goal, point
 
 
 @pytest.mark.parametrize("boot", [False, True], ids=["", "boot"])

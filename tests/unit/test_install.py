@@ -11,116 +11,18 @@ import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.fakeloop import FakeLoop
-from tests.killing import dies
-from tests.node import CLUSTER_NAME, Node, nodes_at
-from tests.unit.test_images import GOLD, MIB, holding
-from zfsganeti import check, ganeti, hooks, install, loop, osdefinition
+from tests.deaths.images import GOLD, MIB, holding
+from tests.deaths.installs import FIRST, SECOND, Bench
+from tests.node import Node
+from zfsganeti import check, install, loop, osdefinition
 from zfsganeti.datasets import RESTORING
-from zfsganeti.errors import BadEnvironment, BadInput, BadName, Foreign, Missing, Refused, Unavailable
-from zfsganeti.here import Here
-from zfsganeti.images import Images
+from zfsganeti.errors import BadEnvironment, BadInput, BadName, Foreign, Missing, Refused
 from zfsganeti.install import Installer, can_share, clear, copy_data, dump, load
-from zfsganeti.volumes import Volumes
 
-NODE1, NODE2 = "node1.example.com", "node2.example.com"
 VOLUME = "0b1c0b5e-8f0c-4f2e-9d52-5a5e2b0f7c11.ext.disk0"
-FIRST, SECOND = "1.file.disk0", "2.file.disk1"
-ADD = {
-    "GANETI_HOOKS_VERSION": "2",
-    "GANETI_HOOKS_PATH": "instance-add",
-    "GANETI_HOOKS_PHASE": "pre",
-    "GANETI_OP_CODE": "OP_INSTANCE_CREATE",
-    "GANETI_CLUSTER": CLUSTER_NAME,
-    "GANETI_MASTER": NODE1,
-    "GANETI_ADD_MODE": "create",
-    "GANETI_INSTANCE_NAME": "web1",
-    "GANETI_INSTANCE_PRIMARY": NODE2,
-    "GANETI_INSTANCE_DISK_TEMPLATE": "file",
-    "GANETI_INSTANCE_OS_TYPE": "zfs-image+debian-12",
-    "GANETI_INSTANCE_DISK_COUNT": "1",
-    "GANETI_INSTANCE_DISK0_SIZE": "2",
-}
-
-
-class OneNode(Here):
-    """node2 of a cluster whose master, node1, knows what was asked for."""
-
-    def __init__(self, node: Node) -> None:
-        super().__init__(dict)
-        self.zfs, self.root, self.store, self.config = node.fake, node.root, node.store, node.config  # type: ignore[assignment]
-        self.node, self.volumes = NODE2, Volumes(node.store, FakeLoop(node.fake.reaper))
-        Path(node.place, "ssconf_file_storage_dir").write_text(node.root.path, encoding="utf-8")
-        self.ssconf = ganeti.Ssconf(node.place)
-        self.known: dict[str, Any] = {}  # by this node's own copy of the job queue
-        self.asked: dict[str, Any] | None = {}  # by the master; None when it does not answer
-        self.questions = 0
-
-    @property
-    def master(self) -> Any:
-        class Queue:
-            running = staticmethod(lambda _operation, _instance: self.known)
-
-        return Queue
-
-    def call(self, peer: str, verb: str, **request: Any) -> Any:
-        assert (peer, verb, request) == (NODE1, "asked", {"operation": "OP_INSTANCE_CREATE", "instance": "web1"})
-        self.questions += 1
-        if self.asked is None:
-            raise Unavailable(peer, "does not answer")
-        return self.asked
-
-
-class Bench:
-    """A node with two images, and what Ganeti does there when an instance is added."""
-
-    def __init__(self, node: Node) -> None:
-        self.node, self.here = node, OneNode(node)
-        self.images, self.installer = Images(node.store), Installer(node.store)
-        for name, content in (("debian-12:1", GOLD), ("debian-13", b"newer")):
-            self.images.make(name, f"file:/{name}", holding(content))
-
-    def hook(self, **environ: str) -> None:
-        hooks._add_pre(self.here, ganeti.Event({**ADD, **environ}))
-
-    def post(self) -> None:
-        hooks._add_post(self.here, ganeti.Event({**ADD, "GANETI_HOOKS_PHASE": "post"}))
-
-    def ganeti_creates(self, *disks: str, size: int = 2 * MIB) -> None:
-        self.node.ganeti_writes("web1", **dict.fromkeys(disks or (FIRST,), b""))
-        for disk in disks or (FIRST,):
-            os.truncate(self.path(disk), size)
-            os.chmod(self.path(disk), 0o700)
-
-    def script(self, image: str = "debian-12", **environ: str) -> str:
-        given = {"INSTANCE_NAME": "web1", "INSTANCE_OS": f"zfs-image+{image}", "DISK_COUNT": "1", "DISK_0_PATH": self.path(), **environ}
-        return osdefinition.SCRIPTS["create"](self.here, given)
-
-    def again(self, image: str = "debian-12") -> str:
-        return self.script(image, INSTANCE_REINSTALL="1")
-
-    def add(self) -> None:
-        self.hook()
-        self.ganeti_creates()
-        self.script()
-
-    def path(self, disk: str = FIRST) -> str:
-        return f"{self.node.home('web1')}/{disk}"
-
-    def files(self) -> dict[str, bytes]:
-        return {name: content.rstrip(b"\0") for name, content in self.node.reads("web1").items()}
-
-    def origin(self) -> str:
-        dataset = self.node.store.find("web1")
-        assert dataset is not None
-        return dataset.origin
-
-    def clones(self, name: str = "debian-12:1") -> list[str]:
-        return self.images.must(name).clones
 
 
 @pytest.fixture
@@ -345,57 +247,6 @@ def test_a_copy_that_fails_leaves_the_disk_as_it_was(bench: Bench, monkeypatch: 
     with pytest.raises(OSError, match="No space left"):
         bench.script()
     assert bench.files() == {FIRST: b""}
-
-
-# killed at every point
-
-
-def hooked(bench: Bench) -> None:
-    bench.hook()
-    bench.ganeti_creates()
-
-
-def empty(bench: Bench) -> None:
-    bench.hook(GANETI_INSTANCE_OS_TYPE="noop")
-    bench.ganeti_creates()
-
-
-OPERATIONS: dict[str, tuple[Callable[[Bench], object], Callable[[Bench], object]]] = {
-    "hook": (lambda _bench: None, lambda bench: bench.hook()),
-    "hook after another's": (lambda bench: bench.hook(GANETI_INSTANCE_OS_TYPE="zfs-image+debian-13"), lambda bench: bench.hook()),
-    "clone": (hooked, lambda bench: bench.script()),
-    "copy": (empty, lambda bench: bench.script()),
-    "again": (lambda bench: bench.add(), lambda bench: bench.again("debian-13")),
-}
-
-
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_what_was_killed_anywhere_and_repeated_ends_the_same(tmp_path: Path, name: str) -> None:
-    before, does = OPERATIONS[name]
-    fresh = nodes_at(tmp_path)
-
-    def another() -> Bench:
-        bench = Bench(fresh())
-        before(bench)
-        return bench
-
-    def seen(bench: Bench) -> tuple[Any, ...]:
-        return bench.files(), bench.origin(), bench.clones(), bench.clones("debian-13")
-
-    bench = another()
-    does(bench)
-    goal = seen(bench)
-    allowed = [content for files in (goal[0], another().files() if name != "hook" else {}) for content in files.values()]
-    point, died = 0, True
-    while died:
-        point += 1
-        bench = another()
-        died = dies(bench.node.fake.reaper, point, lambda bench=bench: does(bench))  # type: ignore[misc]
-        if os.path.exists(bench.path()):
-            assert Path(bench.path()).read_bytes().rstrip(b"\0") in allowed, "a disk is as it was or whole"
-            assert os.stat(bench.path()).st_size == 2 * MIB
-        does(bench)
-        assert seen(bench) == goal, f"killed at point {point}"
 
 
 # bytes

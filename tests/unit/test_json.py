@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from docs import generate
+from tests.deaths.images import holding
 from tests.rig import Rig, make_rig
-from tests.unit.test_images import holding
 from zfsganeti import adoption, patch
 from zfsganeti.cli import parser
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deaths import CASES, DESTROYING, OPERATIONS, comparable, contents, instance
+from tests.deaths import CASES, OPERATIONS
+from tests.deaths.instances import instance
+from tests.deaths.operation import comparable, contents
 from tests.killing import dies
 from tests.node import Node, nodes_at
 
@@ -25,23 +27,30 @@ def nodes(tmp_path: Path) -> Callable[[], Node]:
 @pytest.mark.parametrize(("name", "boot"), CASES, ids=[f"{name}{' boot' if boot else ''}" for name, boot in CASES])
 def test_killed_anywhere_and_repeated_it_ends_the_same(nodes: Callable[[], Node], name: str, boot: bool) -> None:
     operation = OPERATIONS[name]
+
+    def state() -> dict[str, object]:
+        return comparable(node, ignored=operation.ignored, places=operation.places, booted=boot)
+
     node = nodes()
-    operation.before(node)
-    needed = contents(node) - {b""} if name not in DESTROYING else set()
-    operation.does(node)
-    goal = comparable(node)
+    bench = operation.bench(node)
+    operation.before(bench)
+    needed = contents(node) if not operation.destroys else set()
+    operation.does(bench)
+    goal = state()
     point = 0
     died = True
     while died:
         point += 1
         node = nodes()
-        operation.before(node)
-        died = dies(node.fake.reaper, point, lambda node=node: operation.does(node))  # type: ignore[misc]
+        bench = operation.bench(node)
+        operation.before(bench)
+        died = dies(node.fake.reaper, point, lambda bench=bench: operation.does(bench))  # type: ignore[misc]
         assert needed <= contents(node), f"lost at point {point}"
         if boot:
-            node.fake.boot()
-        operation.does(node)
-        assert comparable(node) == goal, f"killed at point {point}"
+            node.boot()
+        operation.sees(bench)
+        operation.does(bench)
+        assert state() == goal, f"killed at point {point}"
     assert point > 2
 
 
@@ -49,7 +58,7 @@ def test_killed_anywhere_and_repeated_it_ends_the_same(nodes: Callable[[], Node]
 def test_an_operation_that_never_comes_is_undone_wherever_its_hook_died(nodes: Callable[[], Node], boot: bool) -> None:
     node = nodes()
     instance(node)
-    goal = comparable(node)
+    goal = comparable(node, booted=boot)
     point = 0
     died = True
     while died:
@@ -58,6 +67,6 @@ def test_an_operation_that_never_comes_is_undone_wherever_its_hook_died(nodes: C
         instance(node)
         died = dies(node.fake.reaper, point, lambda node=node: node.put_aside("web1", "rename web2"))  # type: ignore[misc]
         if boot:
-            node.fake.boot()
+            node.boot()
         node.store.bring_home("web1")
-        assert comparable(node) == goal, f"killed at point {point}"
+        assert comparable(node, booted=boot) == goal, f"killed at point {point}"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.deaths.images import holding
 from tests.rig import Rig, make_rig
-from tests.unit.test_images import holding
 from zfsganeti import adoption
 from zfsganeti.answer import VERBS
 from zfsganeti.cli import parser

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.deaths.histories import DISK0, DISK1, RECORDED, SIZE, Bench, back, names_of, with_a_past
+from tests.deaths.images import GOLD, MIB, holding
 from tests.killing import dies
-from tests.unit.test_images import GOLD, MIB, holding
-from tests.unit.test_snapshots import DISK0, DISK1, RECORDED, SIZE, Bench, names_of
 from zfsganeti.datasets import FORMER, FORMER_NAMES, INSTANCE, RECORD, REPLACED, ROLLBACK, former_names, pack_former
 from zfsganeti.errors import BadName, Busy, Foreign, Missing, Refused, ZfsGanetiError
 from zfsganeti.rollback import BACK, Past, Plan, State, Step, beside, plan, unfinished
@@ -164,28 +164,8 @@ def instance(request: pytest.FixtureRequest, bench: Bench) -> dict[str, Any]:
     return with_a_past(bench, request.param)
 
 
-def with_a_past(bench: Bench, kind: str) -> dict[str, Any]:
-    """An instance that is stopped now: first, @gnt-one, second, @gnt-two, @autosnap_daily, third."""
-    instance: dict[str, Any] = bench.has_files() if kind == "files" else bench.has_volumes()
-    bench.fake.set(names_of(instance)[0], {"org.example:backup": "yes", "refreservation": str(2 * SIZE)})
-    for text, short in (("second", "gnt-one"), ("third!", "gnt-two")):
-        bench.fake.snapshot([f"{name}@{short}" for name in names_of(instance)])
-        bench.write(text)
-    bench.fake.snapshot([f"{names_of(instance)[-1]}@autosnap_daily"])
-    bench.stop()
-    return instance
-
-
 def entries(bench: Bench) -> list[Any]:
     return [entry for place in bench.places() for entry in place.trash.entries()]
-
-
-def back(bench: Bench, instance: dict[str, Any], snapshot: str = "one", **more: Any) -> Any:
-    asked: dict[str, Any] = {"snapshot": snapshot, "record": RECORDED, **more, **instance}
-    if more.get("discard"):
-        asked["newer"] = bench.ask("rollback-plan", **asked)["newer"]
-    done = bench.ask("rollback", **asked)
-    return back(bench, instance, snapshot, **more) if done["again"] else done
 
 
 def held(bench: Bench) -> set[str]:

@@ -8,93 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.fakeloop import FakeLoop
-from tests.fakestreams import FakeStreams
-from tests.fakezfs import FakeZfs
-from tests.node import CLUSTER_NAME
-from zfsganeti.answer import VERBS, answer
-from zfsganeti.config import Config
-from zfsganeti.datasets import CLUSTER, INTENT, RECORD
+from tests.deaths.histories import DISK0, DISK1, RECORDED, SIZE, Bench, names_of
+from zfsganeti.answer import answer
+from zfsganeti.datasets import INTENT, RECORD
 from zfsganeti.errors import BadInput, BadName, Busy, Missing, Refused
-from zfsganeti.here import Here
 from zfsganeti.sanoid import HIDDEN, policy
 from zfsganeti.snapshots import Snap, asked, check_comment, full_name, maker, merged, resolve
-from zfsganeti.volumes import Volumes
-
-SIZE = 8 << 10  # bytes of a disk: the fake reads them all, again and again
-DISK0, DISK1 = (f"0b1c0b5e-8f0c-4f2e-9d52-5a5e2b0f7c1{number}.ext.disk0" for number in (1, 2))
-RECORDED = {"name": "web1", "uuid": "u1", "disks": [{}, {}], "private": []}
-
-
-class Bench(Here):
-    """A node with the root zfs/vm and the datastore ssd, an instance web1 of files and ext1 of two volumes; it answers verbs."""
-
-    def __init__(self, place: Path, *, ssd: str = "zfs/fast", **settings: Any) -> None:
-        super().__init__(lambda: VERBS)
-        place.mkdir(exist_ok=True)
-        fake = FakeZfs(f"{place}/pool")
-        if not ssd.startswith("zfs/"):
-            fake.foreign(ssd.split("/")[0])
-        for name in ("zfs/vm", ssd):
-            fake.foreign(name, {CLUSTER: CLUSTER_NAME}, mountpoint=f"{place}/{name.rsplit('/', 1)[1]}")
-            fake.mount(name, f"{place}/{name.rsplit('/', 1)[1]}")
-        known: dict[str, Any] = {
-            "zfs": fake,
-            "streams": FakeStreams(fake),
-            "node": "node1",
-            "config": Config(**{"busy_seconds": 0, "datastores": {"ssd": ssd}, **settings}),
-            "ssconf": SimpleNamespace(cluster=CLUSTER_NAME, storage_directory=f"{place}/vm", nodes=["node1"], offline_nodes=[]),
-        }
-        self.__dict__.update(known)
-        self.fake, self.loop = fake, FakeLoop(fake.reaper)
-        for each in self.places():
-            each.store.now = lambda: float(fake.clock)
-            each.__dict__["volumes"] = Volumes(each.store, self.loop)
-
-    # what there is
-
-    def has_files(self) -> dict[str, Any]:
-        """web1 has two disk files; return how it is asked about."""
-        self.store.admit("web1", [])
-        for number in (0, 1):
-            Path(self.store.home("web1"), f"disk{number}").write_bytes(b"first")
-        disks = [{"volume": "", "file": f"disk{number}", "size": SIZE} for number in (0, 1)]
-        return {"instance": "web1", "disks": disks}
-
-    def has_volumes(self) -> dict[str, Any]:
-        """ext1 has two volumes, which are devices as those of a running instance; return how it is asked about."""
-        for volume, datastore in ((DISK0, ""), (DISK1, "ssd")):
-            volumes = self.at(datastore).volumes
-            volumes.create(volume, SIZE, {"recordsize": 16384})
-            volumes.set_instance(volume, "ext1")
-        self.write("first")
-        return {"instance": "ext1", "disks": [{"volume": volume, "file": volume, "size": SIZE} for volume in (DISK0, DISK1)]}
-
-    def disks(self) -> list[str]:
-        """The paths of all disks' files."""
-        paths = [self.at(datastore).volumes.disk(volume) for volume, datastore in ((DISK0, ""), (DISK1, "ssd"))]
-        paths += [f"{self.store.home('web1')}/disk{number}" for number in (0, 1)]
-        return [path for path in paths if Path(path).exists()]
-
-    def write(self, text: str) -> None:
-        """Every disk holds this text, and ends with it."""
-        for path in self.disks():
-            with open(path, "r+b") as disk:
-                disk.write(text.encode())
-
-    def reads(self) -> list[str]:
-        return [Path(path).read_bytes().rstrip(b"\0").decode() for path in self.disks()]
-
-    def stop(self) -> None:
-        for volume, datastore in ((DISK0, ""), (DISK1, "ssd")):
-            self.at(datastore).volumes.detach(volume)
-
-    def snapshots(self, name: str) -> list[str]:
-        return [full.split("@")[1] for full, _created, _used in self.fake.snapshots(name, depth=1)]
-
-    def ask(self, verb: str, **request: Any) -> Any:
-        """Return a verb's answer, as this node gives it to itself."""
-        return self.call("node1", verb, **request)
 
 
 @pytest.fixture
@@ -106,10 +25,6 @@ def bench(tmp_path: Path) -> Bench:
 def instance(request: pytest.FixtureRequest, bench: Bench) -> dict[str, Any]:
     asked_about: dict[str, Any] = bench.has_files() if request.param == "files" else bench.has_volumes()
     return asked_about
-
-
-def names_of(instance: dict[str, Any]) -> list[str]:
-    return ["zfs/vm/web1"] if instance["instance"] == "web1" else [f"zfs/vm/{DISK0}", f"zfs/fast/{DISK1}"]
 
 
 # names

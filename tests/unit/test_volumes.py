@@ -1,4 +1,4 @@
-"""Volumes, verb by verb, on the fake ZFS with real files; then each verb killed at every point and repeated."""
+"""Volumes, verb by verb, on the fake ZFS with real files; that each is killed at every point is told in tests/unit/test_killed.py."""
 
 from __future__ import annotations
 
@@ -12,64 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.deaths.volumes import DISK0, MIB, Bench, removed
 from tests.fakeloop import FakeLoop
-from tests.killing import dies
-from tests.node import CLUSTER_NAME, Node, nodes_at
+from tests.node import CLUSTER_NAME, Node
 from zfsganeti.contents import PARAMETERS, dataset_properties, parameters_list, parse_parameters, reservation
 from zfsganeti.datasets import CLUSTER, INSTANCE, OPENED, RECORD, RESTORING, SIZE, VOLUME, Store
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
 from zfsganeti.images import Images
 from zfsganeti.volumes import Volumes, check_volume
 
-MIB, GIB = 1 << 20, 1 << 30
-DISK0 = "0b1c0b5e-8f0c-4f2e-9d52-5a5e2b0f7c11.ext.disk0"
+GIB = 1 << 30
 OURS = {VOLUME: DISK0, CLUSTER: CLUSTER_NAME}
 HOUSE = Path(__file__).parents[2]
 quick = settings(max_examples=200, deadline=None, derandomize=True)
-
-
-class Bench:
-    """A node, its loop devices, and what a guest and Ganeti do."""
-
-    def __init__(self, node: Node) -> None:
-        self.node, self.loop = node, FakeLoop(node.fake.reaper)
-        self.volumes = Volumes(node.store, self.loop)
-
-    def create(self, volume: str = DISK0, size: int = MIB, **parameters: Any) -> str:
-        return self.volumes.create(volume, size, parameters)
-
-    def use(self, volume: str = DISK0, instance: str = "web1", content: bytes = b"data") -> None:
-        """The volume is an instance's and holds something."""
-        self.create(volume)
-        self.volumes.set_instance(volume, instance)
-        self.write(content, volume)
-
-    def write(self, content: bytes, volume: str = DISK0) -> None:
-        with open(self.volumes.disk(volume), "r+b") as disk:
-            disk.write(content)
-
-    def read(self, volume: str = DISK0, length: int = 4) -> bytes:
-        with open(self.volumes.disk(volume), "rb") as disk:
-            return disk.read(length)
-
-    def boot(self) -> None:
-        self.node.fake.boot()
-        self.loop.attached.clear()
-
-    def state(self) -> dict[str, Any]:
-        datasets = self.node.fake.state()
-        for dataset in datasets.values():
-            dataset["files"] = {file: content.rstrip(b"\0") for file, content in dataset["files"].items()}
-            if dataset["properties"].get("canmount") == "on":
-                del dataset["properties"]["canmount"]  # the default
-        return {
-            "datasets": datasets,
-            "devices": dict(self.loop.attached),
-            "paths": [path for path in self.node.paths() if path not in (".aside", ".trash")],
-        }
-
-    def entries(self) -> list[str]:
-        return [entry.entry for entry in self.node.trash.entries()]
 
 
 @pytest.fixture
@@ -264,7 +219,7 @@ def test_attach_tells_what_is_gone_and_what_was_never_finished(bench: Bench) -> 
 
 def test_after_a_boot_the_device_is_made_again(bench: Bench) -> None:
     bench.use()
-    bench.boot()
+    bench.node.boot()
     bench.node.fake.unmount(bench.volumes.home(DISK0))
     assert bench.volumes.attach(DISK0) == f"/dev/zfsganeti/{DISK0}"
     assert bench.read() == b"data"
@@ -369,13 +324,6 @@ def test_exclusive_use_is_recorded_and_sharing_refused(bench: Bench) -> None:
 # out of the trash
 
 
-def removed(bench: Bench) -> str:
-    bench.use()
-    bench.volumes.remove(DISK0)
-    (entry,) = bench.entries()
-    return entry
-
-
 def test_a_reserved_volume_comes_back_under_a_new_name(bench: Bench) -> None:
     entry = removed(bench)
     bench.node.trash.reserve(entry, f"{entry}@secret")
@@ -434,91 +382,6 @@ def test_a_volume_follows_the_cluster_that_was_renamed(bench: Bench) -> None:
     bench.node.fake.foreign("zfs/vm/other")
     with pytest.raises(Foreign):
         renamed.claim("other")
-
-
-# killed at every point
-
-
-def nothing(bench: Bench) -> None:
-    assert bench.node.datasets() == []
-
-
-def in_use(bench: Bench) -> None:
-    bench.use()
-
-
-def opened(bench: Bench) -> None:
-    bench.use()
-    bench.volumes.open(DISK0, True)
-
-
-def exported(bench: Bench) -> None:
-    bench.use()
-    bench.volumes.snapshot(DISK0, f"{DISK0}.snap")
-
-
-def reserved(bench: Bench) -> None:
-    entry = removed(bench)
-    bench.node.trash.reserve(entry, f"{entry}@secret")
-
-
-def take_back(bench: Bench) -> None:
-    bench.create("new", trash=f"{DISK0}:20231114T221320Z@secret")
-
-
-def attach_after_boot(bench: Bench) -> None:
-    bench.use()
-    bench.boot()
-    bench.node.fake.unmount(bench.volumes.home(DISK0))
-
-
-VERBS: dict[str, tuple[Callable[[Bench], object], Callable[[Bench], object]]] = {
-    "create": (nothing, lambda bench: bench.create()),
-    "create out of the trash": (reserved, take_back),
-    "attach": (attach_after_boot, lambda bench: bench.volumes.attach(DISK0)),
-    "detach": (in_use, lambda bench: bench.volumes.detach(DISK0)),
-    "remove": (opened, lambda bench: bench.volumes.remove(DISK0)),
-    "remove a snapshot": (exported, lambda bench: bench.volumes.remove(f"{DISK0}.snap")),
-    "grow": (in_use, lambda bench: bench.volumes.grow(DISK0, 2 * MIB)),
-    "setinfo": (in_use, lambda bench: bench.volumes.set_instance(DISK0, "web2")),
-    "snapshot": (in_use, lambda bench: bench.volumes.snapshot(DISK0, f"{DISK0}.snap")),
-    "snapshot again": (exported, lambda bench: bench.volumes.snapshot(DISK0, f"{DISK0}.snap")),
-    "open": (in_use, lambda bench: bench.volumes.open(DISK0, True)),
-    "close": (opened, lambda bench: bench.volumes.close(DISK0)),
-}
-
-
-@pytest.mark.parametrize("boot", [False, True], ids=["", "boot"])
-@pytest.mark.parametrize("name", VERBS)
-def test_a_verb_killed_anywhere_and_repeated_ends_the_same(tmp_path: Path, name: str, boot: bool) -> None:
-    before, does = VERBS[name]
-    fresh = nodes_at(tmp_path)
-
-    def another() -> Bench:
-        made = Bench(fresh())
-        before(made)
-        return made
-
-    bench = another()
-    needed = any(b"data" in content for dataset in bench.node.fake.state().values() for content in dataset["files"].values())
-    does(bench)
-    goal = bench.state()
-    point = 0
-    died = True
-    while died:
-        point += 1
-        bench = another()
-        died = dies(bench.node.fake.reaper, point, lambda bench=bench: does(bench))  # type: ignore[misc]
-        if boot:
-            bench.boot()
-        files = [content for dataset in bench.node.fake.state().values() for content in dataset["files"].values()]
-        assert not needed or any(b"data" in content for content in files), f"lost at point {point}"
-        does(bench)
-        after = bench.state()
-        if boot:
-            after["devices"] = goal["devices"]  # what a boot takes away, attach brings back
-        assert after == goal, f"killed at point {point}"
-    assert point > 1
 
 
 class Asked:

@@ -1,0 +1,220 @@
+"""A real pool in a file, nodes in it that can be stopped at a chosen point, and what that pool is after a power cut.
+
+The pool is called zfs, as the one of tests/node.py, so that there must be no other of that name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from tests.deaths import NOW
+from tests.fakeloop import FakeLoop
+from tests.fakezfs import FakeZfs
+from tests.killing import Reaper
+from tests.node import CLUSTER_NAME, Node
+from tests.realnode import RealZfs
+from tests.realrig import TRIES, clean, mount_over
+from zfsganeti import loop
+from zfsganeti.datasets import CLUSTER
+from zfsganeti.roots import Root
+from zfsganeti.streams import Streams
+
+POOL, POOL_BYTES = "zfs", 512 << 20
+TXG_SECONDS = 3600  # nothing is on the disk but what somebody waited for
+TXG_TIMEOUT = Path("/sys/module/zfs/parameters/zfs_txg_timeout")
+
+
+class Striker(Reaper):
+    """Counts points as a reaper does; at the chosen one the process is killed, which does something before, or the call fails."""
+
+    def __init__(self, place: str, kind: str, before: Callable[[], object] = lambda: None) -> None:
+        super().__init__(place)
+        self.kind, self.before = kind, before
+
+    def point(self) -> None:
+        if not self.counting:
+            return
+        self.passed += 1
+        if self.passed == self.chosen and self.kind in ("kill", "power"):
+            self.before()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.passed == self.chosen:
+            raise OSError(errno.EIO, "chaos")
+
+
+class PoolZfs(RealZfs):
+    """A real pool that tells all there is, as the fake does, and in which a point is passed before each change."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(Root(POOL, place))
+        self.clock = NOW
+
+    def _mortal(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        return pointed(self, method)
+
+    def foreign(self, name: str, marks: dict[str, str] | None = None, mountpoint: str = "") -> None:
+        self.create(name, {"mountpoint": mountpoint}, marks or {})
+
+    def boot(self) -> None:
+        """Mounted is what `zfs mount -a` mounts, over files as well."""
+        self.unmount_all()
+        for dataset in self.datasets(POOL):
+            if dataset.canmount == "on" and dataset.mountpoint.startswith(f"{self.root.path}/"):
+                mount_over(dataset)
+
+    def unmount_all(self) -> None:
+        for mount in reversed(self.mounts()):
+            if mount.path.startswith(f"{self.root.path}/"):
+                self.unmount(mount.path, lazy=True)
+
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            dataset.name: {"properties": {}, "marks": {}, "snapshots": {}, "files": self.files(dataset.name), "mounted": []}
+            for dataset in self.datasets(POOL)
+            if dataset.name != POOL
+        }
+        columns = ("-s", "local", "-t", "filesystem", "-o", "name,property,value", "all")
+        for line in self._command("zfs", "get", "-Hp", "-r", *columns, POOL).splitlines():
+            name, prop, value = line.split("\t", 2)
+            if name != POOL:
+                found[name]["marks" if ":" in prop else "properties"][prop] = value
+        for snapshot, _created, _used in self.snapshots(POOL):
+            name, _at, short = snapshot.partition("@")
+            found[name]["snapshots"][short] = self.snapshot_files(snapshot)
+        for mount in self.mounts():
+            if mount.dataset in found:
+                found[mount.dataset]["mounted"].append(mount.path)
+        return found
+
+
+def pointed(zfs: RealZfs, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what passes a point before it does what the method does."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        zfs.reaper.point()
+        return method(*arguments, **options)
+
+    return call
+
+
+class RealLoop(FakeLoop):
+    """The kernel's loop devices, of files below one directory."""
+
+    def __init__(self, zfs: RealZfs) -> None:
+        super().__init__(zfs.reaper)
+        self.zfs = zfs
+        self.find, self.backed_by, self.flush = loop.find, loop.backed_by, loop.flush  # type: ignore[method-assign]
+        for name in ("attach", "detach", "grow"):
+            setattr(self, name, pointed(zfs, getattr(loop, name)))
+
+    def sizes(self) -> dict[str, int]:
+        found = loop.ours(self.zfs.root.path)
+        return {name: int(Path(f"/sys/block/{os.path.basename(device)}/size").read_text(encoding="ascii")) for device, name in found}
+
+    def clear(self) -> None:
+        """There are no devices, as after a boot."""
+        for device, path in [(device, path) for device, _name, path in loop.bound() if path.startswith(f"{self.zfs.root.path}/")]:
+            subprocess.run(["losetup", "-d", device], check=True)
+            deadline = time.monotonic() + 10
+            while loop.backing_file(device) == path and time.monotonic() < deadline:
+                time.sleep(0.02)
+        shutil.rmtree(loop.LINKS, ignore_errors=True)
+
+
+class RealStreams(Streams):
+    """Streams within a node, at whose beginning a point is passed."""
+
+    def __init__(self, zfs: RealZfs) -> None:
+        for name in ("copy", "receive", "abort"):
+            setattr(self, name, pointed(zfs, getattr(self, name)))
+
+
+class PoolNode(Node):
+    """A node in the pool, at whose boot the kernel's devices go as well."""
+
+    def make_root(self) -> tuple[Root, FakeZfs]:
+        zfs, root = PoolZfs(self.place), Root(f"{POOL}/vm", f"{self.place}/vm")
+        zfs.create(root.name, {"mountpoint": root.path}, {CLUSTER: CLUSTER_NAME})
+        zfs.mount(root.name, root.path)
+        return root, cast("FakeZfs", zfs)  # which has all of it that is asked for here
+
+    def make_loop(self) -> FakeLoop:
+        return RealLoop(cast("RealZfs", self.fake))
+
+    def make_streams(self) -> Streams:
+        return RealStreams(cast("RealZfs", self.fake))
+
+    def boot(self) -> None:
+        cast("RealLoop", self.loop).clear()
+        self.fake.boot()
+
+
+class Ground:
+    """A pool in a file, in which one node after the other is made, each at the same path, so that two can be compared."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory, self.place = Path(directory), f"{directory}/node"
+        self.disk, self.cut = self.directory / "disk", self.directory / "cut"
+        self.directory.mkdir(parents=True)
+        with self.disk.open("wb") as disk:
+            disk.truncate(POOL_BYTES)
+        TXG_TIMEOUT.write_text(f"{TXG_SECONDS}\n", encoding="ascii")
+        run("zpool", "create", "-m", "none", "-O", "canmount=off", POOL, str(self.disk))
+
+    def node(self) -> PoolNode:
+        self.clean()
+        Path(self.place).mkdir()
+        return PoolNode(Path(self.place), busy_seconds=10)  # what was unmounted a moment ago may be kept for another one
+
+    def clean(self) -> None:
+        zfs = PoolZfs(self.place)
+        RealLoop(zfs).clear()
+        zfs.unmount_all()
+        for dataset in zfs.datasets(POOL, depth=1):
+            if dataset.name != POOL:
+                clean(dataset.name, self.place)
+        shutil.rmtree(self.place, ignore_errors=True)
+
+    def settle(self) -> None:
+        """All that was written is on the disk."""
+        os.sync()
+        run("zpool", "sync", POOL)
+
+    def lose_power(self, node: PoolNode) -> None:
+        """The pool is what was on its disk, and the node has booted."""
+        run("cp", "--sparse=always", str(self.disk), str(self.cut))
+        cast("RealLoop", node.loop).clear()
+        cast("PoolZfs", node.fake).unmount_all()
+        patiently("zpool", "export", "-f", POOL)
+        self.cut.replace(self.disk)
+        run("zpool", "import", "-N", "-d", str(self.disk), POOL)
+        node.boot()
+
+    def close(self) -> None:
+        self.clean()
+        patiently("zpool", "destroy", "-f", POOL)
+        shutil.rmtree(self.directory)
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}: {done.stderr}")
+
+
+def patiently(*command: str) -> None:
+    """It is done, as soon as nothing keeps what was unmounted a moment ago."""
+    for _try in range(TRIES):
+        with contextlib.suppress(AssertionError):
+            return run(*command)
+        time.sleep(1)
+    return run(*command)

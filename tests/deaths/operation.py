@@ -1,0 +1,103 @@
+"""An operation that can be killed anywhere, and what two runs of it must have in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.node import Node
+from zfsganeti.datasets import INTENT
+
+CONTAINERS = (
+    ".aside",
+    ".trash",
+    ".images",
+    ".images/.partial",
+    ".copies",
+    ".rollback",
+    ".moving",
+)  # which stay, and mean nothing when empty
+GUID = re.compile(r"\b[0-9]{15,20}\b")  # of which each run on real ZFS has others
+PAGE, SWAP = 4096, b"SWAPSPACE2"
+
+
+def alone(_bench: Any, *, booted: bool) -> None:
+    """There is nothing that a process leaves, with or without a boot."""
+
+
+def never(_bench: Any) -> None:
+    """Nothing is seen, whatever died, that must not be."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What is there before, what is done, on what bench, and what may be seen in between.
+
+    `destroys` is one after which something is not there that was; `ignored` are marks of which two runs may have others; `boots` is
+    False where a boot changes what is before, `places` where it does not matter what is mounted. What a bench knows that is no ZFS it can
+    `leave` before its process dies, for the next one to `inherit`; it may tell by itself what two runs must have in common.
+    """
+
+    before: Callable[[Any], object]
+    does: Callable[[Any], object]
+    bench: Callable[[Node], Any]
+    sees: Callable[[Any], object] = never
+    destroys: bool = False
+    ignored: tuple[str, ...] = ()
+    boots: bool = True
+    places: bool = True
+    leave: Callable[[Any], object] = never
+    inherit: Callable[..., object] = alone
+    tells: Callable[[Any], dict[str, Any]] | None = None
+
+
+def comparable(node: Node, *, ignored: Collection[str] = (), places: bool = True, booted: bool = False) -> dict[str, Any]:
+    """Return the node's state without what means nothing: empty containers, defaults, zeros at an end, and what an entry intended."""
+    state: dict[str, Any] = {
+        "datasets": datasets(node.fake.state(), ignored),
+        "paths": [path for path in node.paths() if path not in CONTAINERS],
+    }
+    if not places:
+        for dataset in state["datasets"].values():
+            del dataset["mounted"]
+        del state["paths"]
+    if not booted:  # which takes away devices, and attach brings them back
+        state["devices"] = node.loop.sizes()
+    return state
+
+
+def datasets(state: dict[str, Any], ignored: Collection[str] = ()) -> dict[str, Any]:
+    """Return of all datasets what two runs have in common."""
+    found = {}
+    for name, dataset in state.items():
+        if name.endswith(CONTAINERS):
+            continue
+        kept = {key: GUID.sub("GUID", value) for key, value in dataset["marks"].items() if key not in ignored}
+        if "/.trash/" in name:
+            kept.pop(INTENT, None)
+        properties = {key: value for key, value in dataset["properties"].items() if (key, value) != ("canmount", "on")}  # the default
+        snapshots = {short: _contents(files) for short, files in dataset["snapshots"].items()}
+        files = _contents(dataset["files"])
+        found[name] = {"properties": properties, "marks": kept, "snapshots": snapshots, "files": files, "mounted": dataset["mounted"]}
+    return found
+
+
+def _contents(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return what files hold up to the zeros at their end; of a space to swap to, which has a UUID of its own, that it is one."""
+    return {name: SWAP if content[PAGE - len(SWAP) : PAGE] == SWAP else content.rstrip(b"\0") for name, content in files.items()}
+
+
+def contents(node: Node) -> set[bytes]:
+    """Return what any file on the node holds that is not empty: in a dataset, a snapshot or a plain directory."""
+    found: set[bytes] = set()
+    for dataset in node.fake.state().values():
+        for files in (dataset["files"], *dataset["snapshots"].values()):
+            found.update(_contents(files).values())
+    for path in node.paths():
+        whole = Path(node.root.path, path)
+        if whole.is_file():
+            found.update(_contents({"": whole.read_bytes()}).values())
+    return found - {b""}
