@@ -28,7 +28,7 @@ from tests.lab.host import LabError, say
 from tests.lab.machine import Machine, qmp
 from tests.lab.product import install
 
-KINDS = ("kill", "error", "power")
+KINDS = library.KINDS
 MODULES = "/usr/lib/python3/dist-packages"
 COMMAND = "make chaos"
 ROOT = Path(__file__).parents[2]
@@ -133,7 +133,7 @@ class Chaos:
         count = self.count(lab, scenario)
         say(f"{self.generation}: {scenario.name}: {count} points")
         remember(self.generation, f"{scenario.name}/points", str(count))
-        for kind, number in order(scenario.name, count):
+        for kind, number in library.order(scenario.name, count):
             key = f"{scenario.name}/{kind}/{number}"
             if time.monotonic() > deadline:
                 return
@@ -214,12 +214,6 @@ def inject(node: Machine) -> None:
 def withdraw(node: Machine) -> None:
     """The node's programs run as they are."""
     node.run(f"rm -rf {MODULES}/zfsganeti_points.pth {MODULES}/zfsganeti_points.py {points.PLACE}")
-
-
-def order(name: str, count: int) -> Iterator[tuple[str, int]]:
-    """Yield every kind at every point, in an order that is the same each time and spreads over all of them."""
-    faults = [(kind, number) for kind in KINDS for number in range(1, count + 1)]
-    yield from sorted(faults, key=lambda fault: hashlib.sha256(f"{name} {fault}".encode()).digest())
 
 
 def survived(result: str) -> bool:

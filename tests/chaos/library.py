@@ -37,7 +37,7 @@ def main() -> int:
     found: dict[str, str] = {}
     ground = Ground(directory)
     try:
-        for name in sorted(OPERATIONS, key=lambda name: hashlib.sha256(name.encode()).digest()):  # mixed, and the same each time
+        for name in OPERATIONS:
             if time.monotonic() < until:
                 found.update(faults(ground, name, known, until))
     finally:
@@ -64,11 +64,16 @@ def faults(ground: Ground, name: str, known: dict[str, str], until: float) -> It
     count = count_of(node, lambda: operation.does(bench))
     goals = {kind: seen(node, bench, operation, kind) for kind in KINDS}
     yield f"{title}/points", str(count)
-    for number in range(1, count + 1):
-        for kind in kinds_of(name):
-            key = f"{title}/{kind}/{number}"
-            if key not in known and time.monotonic() < until:
-                yield key, ends_in(ground, operation, kind, number, goals[kind], needed)
+    for kind, number in order(name, count, kinds_of(name)):
+        key = f"{title}/{kind}/{number}"
+        if key not in known and time.monotonic() < until:
+            yield key, ends_in(ground, operation, kind, number, goals[kind], needed)
+
+
+def order(name: str, count: int, kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[str, int]]:
+    """Yield every kind at every point, in an order that is the same each time and spreads over all of them."""
+    faults = [(kind, number) for kind in kinds for number in range(1, count + 1)]
+    yield from sorted(faults, key=lambda fault: hashlib.sha256(f"{name} {fault}".encode()).digest())
 
 
 def seen(node: PoolNode, bench: Any, operation: Operation, kind: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.chaos import library, points
-from tests.chaos.__main__ import KINDS, order, page
+from tests.chaos.__main__ import page
 from tests.deaths.operation import Operation
 
 PROGRAM = """
@@ -30,10 +30,10 @@ os.mkdir({root!r} + "/three")
 
 
 def test_every_kind_strikes_at_every_point_once_in_the_same_order() -> None:
-    faults = list(order("move", 7))
-    assert sorted(faults) == sorted((kind, number) for kind in KINDS for number in range(1, 8))
-    assert faults == list(order("move", 7))
-    assert faults != list(order("add", 7))
+    faults = list(library.order("move", 7))
+    assert sorted(faults) == sorted((kind, number) for kind in library.KINDS for number in range(1, 8))
+    assert faults == list(library.order("move", 7))
+    assert faults != list(library.order("add", 7))
 
 
 @pytest.mark.parametrize(("kind", "status"), [("kill", -9), ("error", 1)])
