@@ -103,15 +103,13 @@ class Chaos:
     def library(self, lab: Lab, state: Path, deadline: float) -> None:
         """What the library does has been interrupted at each point that is not known yet, on one node."""
         self.cluster.back_to(lab.nodes, state)
-        packed = subprocess.run(["tar", "-C", str(ROOT), "--exclude=__pycache__", "-c", "tests"], check=True, capture_output=True).stdout
-        lab.master.run("mkdir /tmp/library && tar -C /tmp/library -x", stdin=packed)
         lab.master.run(ALL_ELSE_ENDS)
+        prepare_library(lab.master)
         seen: set[str] = set()
         while (left := deadline - time.monotonic()) > 0:
             told = known(self.generation)
             settled = {key: result for key, result in told.items() if key in seen or is_settled(result) or not _is_fault(key)}
-            command = f"cd /tmp/library && /usr/bin/python3 -m tests.chaos.library /var/library {min(left, TOLD_SECONDS):.0f}"
-            found = json.loads(lab.master.run(command, stdin=json.dumps(settled).encode(), seconds=OPERATION_SECONDS))
+            found = strike_library(lab.master, min(left, TOLD_SECONDS), settled)
             if not found.keys() - seen:
                 return
             for key, result in found.items():
@@ -198,6 +196,18 @@ class Chaos:
             if node is not struck:
                 node.run(f"ss -K -tn dst $(getent hosts {struck.name} | cut -d' ' -f1)")
         return True
+
+
+def prepare_library(node: Machine) -> None:
+    """The node has what strikes it."""
+    packed = subprocess.run(["tar", "-C", str(ROOT), "--exclude=__pycache__", "-c", "tests"], check=True, capture_output=True).stdout
+    node.run("mkdir /tmp/library && tar -C /tmp/library -x", stdin=packed)
+
+
+def strike_library(node: Machine, seconds: float, settled: dict[str, str], *operations: str) -> dict[str, str]:
+    """Return what faults have ended in that are not settled, of some operations or of all of them."""
+    command = f"cd /tmp/library && /usr/bin/python3 -m tests.chaos.library /var/library {seconds:.0f} {' '.join(map(quoted, operations))}"
+    return dict(json.loads(node.run(command, stdin=json.dumps(settled).encode(), seconds=OPERATION_SECONDS)))
 
 
 def quoted(command: str) -> str:

@@ -1,8 +1,8 @@
 """On a node: each operation of tests/deaths is stopped at every point on real ZFS, and is then repeated.
 
-python3 -m tests.chaos.library DIRECTORY SECONDS < KNOWN > FOUND; both are JSON and say what each fault has ended in. The process
-that is stopped is a real one: it gets a real SIGKILL, or a call in it fails. Or the node loses its power: what is found then is the
-pool as it was on its disk at that moment, where a boot mounts what it mounts. What is done again is done by another process.
+python3 -m tests.chaos.library DIRECTORY SECONDS [OPERATION...] < KNOWN > FOUND; both are JSON and say what each fault has ended in.
+The process that is stopped is a real one: it gets a real SIGKILL, or a call in it fails. Or the node loses its power: what is found
+then is the pool as it was on its disk at that moment, where a boot mounts what it mounts. What is done again is done by another process.
 
 There must be no pool called zfs: it makes one, in a file.
 """
@@ -32,12 +32,12 @@ NOT_REACHED, REACHED = 0, 3  # how a child ends
 
 
 def main() -> int:
-    directory, seconds = sys.argv[1:]
+    directory, seconds, *names = sys.argv[1:]
     until, known = time.monotonic() + float(seconds), dict(json.load(sys.stdin))
     found: dict[str, str] = {}
     ground = Ground(directory)
     try:
-        for name in OPERATIONS:
+        for name in names or OPERATIONS:
             if time.monotonic() < until:
                 found.update(faults(ground, name, known, until))
     finally:

@@ -167,6 +167,7 @@ class Ground:
         self.directory.mkdir(parents=True)
         with self.disk.open("wb") as disk:
             disk.truncate(POOL_BYTES)
+        self.before = TXG_TIMEOUT.read_text(encoding="ascii")
         TXG_TIMEOUT.write_text(f"{TXG_SECONDS}\n", encoding="ascii")
         run("zpool", "create", "-m", "none", "-O", "canmount=off", POOL, str(self.disk))
 
@@ -202,6 +203,7 @@ class Ground:
     def close(self) -> None:
         self.clean()
         patiently("zpool", "destroy", "-f", POOL)
+        TXG_TIMEOUT.write_text(self.before, encoding="ascii")
         shutil.rmtree(self.directory)
 
 
