@@ -77,17 +77,19 @@ class PoolZfs(RealZfs):
                 self.unmount(mount.path, lazy=True)
 
     def state(self) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            dataset.name: {"properties": {}, "marks": {}, "snapshots": {}, "files": self.files(dataset.name), "mounted": []}
-            for dataset in self.datasets(POOL)
-            if dataset.name != POOL
-        }
-        columns = ("-s", "local", "-t", "filesystem", "-o", "name,property,value", "all")
-        for line in self._command("zfs", "get", "-Hp", "-r", *columns, POOL).splitlines():
-            name, prop, value = line.split("\t", 2)
-            if name != POOL:
-                found[name]["marks" if ":" in prop else "properties"][prop] = value
-        for snapshot, _created, _used in self.snapshots(POOL):
+        found: dict[str, Any] = {}
+        snapshots: list[str] = []
+        everything = ("-t", "filesystem,snapshot", "-o", "name,property,value,source", "all")
+        for line in self._command("zfs", "get", "-Hp", "-r", *everything, POOL).splitlines():
+            name, prop, value, source = line.split("\t", 3)
+            if "@" in name:
+                snapshots += [name] if prop == "type" else []
+            elif name != POOL:
+                dataset = found.setdefault(name, {"properties": {}, "marks": {}, "snapshots": {}, "mounted": []})
+                dataset["marks" if ":" in prop else "properties"].update({prop: value} if source == "local" else {})
+        for name, dataset in found.items():
+            dataset["files"] = self.files(name)
+        for snapshot in snapshots:
             name, _at, short = snapshot.partition("@")
             found[name]["snapshots"][short] = self.snapshot_files(snapshot)
         for mount in self.mounts():
@@ -180,9 +182,10 @@ class Ground:
         zfs = PoolZfs(self.place)
         RealLoop(zfs).clear()
         zfs.unmount_all()
-        for dataset in zfs.datasets(POOL, depth=1):
-            if dataset.name != POOL:
-                clean(dataset.name, self.place)
+        if subprocess.run(["zfs", "destroy", "-R", POOL], capture_output=True).returncode != 0:  # all but itself, if nothing holds them
+            for dataset in zfs.datasets(POOL, depth=1):
+                if dataset.name != POOL:
+                    clean(dataset.name, self.place)
         shutil.rmtree(self.place, ignore_errors=True)
 
     def settle(self) -> None:
