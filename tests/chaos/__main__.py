@@ -204,9 +204,9 @@ def prepare_library(node: Machine) -> None:
     node.run("mkdir /tmp/library && tar -C /tmp/library -x", stdin=packed)
 
 
-def strike_library(node: Machine, seconds: float, settled: dict[str, str], *operations: str) -> dict[str, str]:
-    """Return what faults have ended in that are not settled, of some operations or of all of them."""
-    command = f"cd /tmp/library && /usr/bin/python3 -m tests.chaos.library /var/library {seconds:.0f} {' '.join(map(quoted, operations))}"
+def strike_library(node: Machine, seconds: float, settled: dict[str, str], *chosen: str) -> dict[str, str]:
+    """Return what faults have ended in that are not settled, of all operations, or of `chosen`: how many of each, and which."""
+    command = f"cd /tmp/library && /usr/bin/python3 -m tests.chaos.library /var/library {seconds:.0f} {' '.join(map(quoted, chosen))}"
     return dict(json.loads(node.run(command, stdin=json.dumps(settled).encode(), seconds=OPERATION_SECONDS)))
 
 

@@ -1,6 +1,7 @@
 """On a node: each operation of tests/deaths is stopped at every point on real ZFS, and is then repeated.
 
-python3 -m tests.chaos.library DIRECTORY SECONDS [OPERATION...] < KNOWN > FOUND; both are JSON and say what each fault has ended in.
+python3 -m tests.chaos.library DIRECTORY SECONDS [FAULTS OPERATION...] < KNOWN > FOUND; both are JSON and say what each fault has ended in,
+of all operations, or of some at most so many of each.
 The process that is stopped is a real one: it gets a real SIGKILL, or a call in it fails. Or the node loses its power: what is found
 then is the pool as it was on its disk at that moment, where a boot mounts what it mounts. What is done again is done by another process.
 
@@ -32,14 +33,15 @@ NOT_REACHED, REACHED = 0, 3  # how a child ends
 
 
 def main() -> int:
-    directory, seconds, *names = sys.argv[1:]
+    directory, seconds, *chosen = sys.argv[1:]
+    most, names = (int(chosen[0]), chosen[1:]) if chosen else (0, list(OPERATIONS))
     until, known = time.monotonic() + float(seconds), dict(json.load(sys.stdin))
     found: dict[str, str] = {}
     ground = Ground(directory)
     try:
-        for name in names or OPERATIONS:
+        for name in names:
             if time.monotonic() < until:
-                found.update(faults(ground, name, known, until))
+                found.update(faults(ground, name, known, until, most))
     finally:
         ground.close()
     print(json.dumps(found))
@@ -51,7 +53,7 @@ def kinds_of(name: str) -> tuple[str, ...]:
     return KINDS if OPERATIONS[name].boots else ("kill", "error")
 
 
-def faults(ground: Ground, name: str, known: dict[str, str], until: float) -> Iterator[tuple[str, str]]:
+def faults(ground: Ground, name: str, known: dict[str, str], until: float, most: int = 0) -> Iterator[tuple[str, str]]:
     """Yield what each fault has ended in that is not known yet, and how many points there are."""
     operation, title = OPERATIONS[name], f"{PREFIX}{name}"
     count = int(known.get(f"{title}/points", 0))
@@ -64,7 +66,7 @@ def faults(ground: Ground, name: str, known: dict[str, str], until: float) -> It
     count = count_of(node, lambda: operation.does(bench))
     goals = {kind: seen(node, bench, operation, kind) for kind in KINDS}
     yield f"{title}/points", str(count)
-    for kind, number in order(name, count, kinds_of(name)):
+    for kind, number in list(order(name, count, kinds_of(name)))[: most or None]:
         key = f"{title}/{kind}/{number}"
         if key not in known and time.monotonic() < until:
             yield key, ends_in(ground, operation, kind, number, goals[kind], needed)
