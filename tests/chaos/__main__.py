@@ -206,7 +206,7 @@ def prepare_library(node: Machine) -> None:
 
 def strike_library(node: Machine, seconds: float, settled: dict[str, str], *chosen: str) -> dict[str, str]:
     """Return what faults have ended in that are not settled, of all operations, or of `chosen`: how many of each, and which."""
-    command = f"cd /tmp/library && /usr/bin/python3 -m tests.chaos.library /var/library {seconds:.0f} {' '.join(map(quoted, chosen))}"
+    command = f"cd /tmp/library && /usr/bin/python3 -m tests.chaos.library /dev/shm/library {seconds:.0f} {' '.join(map(quoted, chosen))}"
     return dict(json.loads(node.run(command, stdin=json.dumps(settled).encode(), seconds=OPERATION_SECONDS)))
 
 
