@@ -1,4 +1,4 @@
-"""A real pool in a file, which may lie in memory, nodes in it that can be stopped at a chosen point, and what that pool is after a power cut.
+"""A real pool in a file, nodes in it that can be stopped at a chosen point, and what that pool is after a power cut.
 
 The pool is called zfs, as the one of tests/node.py, so that there must be no other of that name.
 """
