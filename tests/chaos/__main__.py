@@ -36,10 +36,10 @@ OPERATION_SECONDS = 900
 JOB_DEATH_SECONDS = 600  # that a power cut has ended a job luxid learns when it looks at its queue: LUXID_JOBQUEUE_POLL_INTERVAL is 307 s
 NOT_STRUCK = library.NOT_STRUCK
 LIBRARY = "library"
-# the library is struck on a pool of its own, which is called like the lab's
-ALL_ELSE_ENDS = (
-    "systemctl stop cron.service 'ganeti*' 'gnt-zfs*' 'zfsganeti*'; systemctl list-units --state=running --no-legend; zpool export -f zfs"
-)
+# the library is struck on a pool of its own, which is called like the lab's, and nobody has to hear of each device and pool
+ALL_ELSE_ENDS = """systemctl stop cron.service 'ganeti*' 'gnt-zfs*' 'zfsganeti*' zfs-zed.service
+zpool export -f zfs && systemctl stop systemd-udevd-kernel.socket systemd-udevd-control.socket systemd-udevd.service"""
+OWN_MOUNTS = "unshare --mount --propagation private"  # systemd looks at all mounts whenever one comes or goes
 TOLD_SECONDS = 300.0  # how often what the library has survived is kept
 
 
@@ -206,7 +206,8 @@ def prepare_library(node: Machine) -> None:
 
 def strike_library(node: Machine, seconds: float, settled: dict[str, str], *chosen: str) -> dict[str, str]:
     """Return what faults have ended in that are not settled, of all operations, or of `chosen`: how many of each, and which."""
-    command = f"cd /tmp/library && /usr/bin/python3 -m tests.chaos.library /dev/shm/library {seconds:.0f} {' '.join(map(quoted, chosen))}"
+    words = " ".join(map(quoted, (f"{seconds:.0f}", *chosen)))
+    command = f"cd /tmp/library && {OWN_MOUNTS} /usr/bin/python3 -m tests.chaos.library /dev/shm/library {words}"
     return dict(json.loads(node.run(command, stdin=json.dumps(settled).encode(), seconds=OPERATION_SECONDS)))
 
 

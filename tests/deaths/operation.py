@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def comparable(node: Node, *, ignored: Collection[str] = (), places: bool = True
     """Return the node's state without what means nothing: empty containers, defaults, zeros at an end, and what an entry intended."""
     state: dict[str, Any] = {
         "datasets": datasets(node.fake.state(), ignored),
-        "paths": [path for path in node.paths() if path not in CONTAINERS],
+        "paths": [path for path in node.paths() if path not in CONTAINERS and not means_nothing(node, path)],
     }
     if not places:
         for dataset in state["datasets"].values():
@@ -67,6 +68,12 @@ def comparable(node: Node, *, ignored: Collection[str] = (), places: bool = True
     if not booted:  # which takes away devices, and attach brings them back
         state["devices"] = node.loop.sizes()
     return state
+
+
+def means_nothing(node: Node, path: str) -> bool:
+    """Tell whether a path is an empty directory aside, where the next one to look into a dataset mounts it: removing it may have failed."""
+    whole = Path(node.root.path, path)
+    return path.startswith(".aside/") and whole.is_dir() and not whole.is_mount() and not os.listdir(whole)
 
 
 def datasets(state: dict[str, Any], ignored: Collection[str] = ()) -> dict[str, Any]:
