@@ -73,9 +73,14 @@ def faults(ground: Ground, name: str, known: dict[str, str], until: float, most:
 
 
 def order(name: str, count: int, kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[str, int]]:
-    """Yield every kind at every point, in an order that is the same each time and spreads over all of them."""
-    faults = [(kind, number) for kind in kinds for number in range(1, count + 1)]
-    yield from sorted(faults, key=lambda fault: hashlib.sha256(f"{name} {fault}".encode()).digest())
+    """Yield every kind at every point, the kinds by turns, in an order that is the same each time and spreads over all points."""
+    for points in zip(*([(kind, point) for point in by_chance(f"{name} {kind}", count)] for kind in kinds), strict=True):
+        yield from points
+
+
+def by_chance(words: str, count: int) -> list[int]:
+    """Return the numbers from 1 in an order that those words choose."""
+    return sorted(range(1, count + 1), key=lambda number: hashlib.sha256(f"{words} {number}".encode()).digest())
 
 
 def seen(node: PoolNode, bench: Any, operation: Operation, kind: str) -> dict[str, Any]:
