@@ -44,9 +44,9 @@ class FakeLoop:
         there = {volume: file for volume, (file, _size) in self.attached.items() if os.path.exists(file)}
         return [f"/dev/zfsganeti/{volume}" for volume, file in there.items() if os.path.samefile(file, path)]
 
-    def sizes(self) -> dict[str, int]:
-        """Return how large each volume's device is."""
-        return {volume: size for volume, (_file, size) in self.attached.items()}
+    def sizes(self) -> list[tuple[str, int]]:
+        """Return of each device whose it is, and its bytes."""
+        return sorted((volume, size) for volume, (_file, size) in self.attached.items())
 
     def flush(self, volume: str) -> None:
         self.flushed.append(volume)

@@ -483,6 +483,8 @@ class FakeZfs:
                 "properties": dict(filesystem.properties),
                 "marks": dict(filesystem.marks),
                 "snapshots": {short: snapshot.files for short, snapshot in filesystem.snapshots.items()},
+                "kept": {short: (len(snapshot.holds), dict(snapshot.marks)) for short, snapshot in filesystem.snapshots.items()},
+                "origin": f"{self._name_of(filesystem.origin[0])}@{filesystem.origin[1]}" if filesystem.origin is not None else "",
                 "files": read_files(filesystem.files),
                 "mounted": sorted(mounted.path for mounted in self._mounted if mounted.filesystem is filesystem),
             }

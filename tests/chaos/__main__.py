@@ -33,7 +33,10 @@ MODULES = "/usr/lib/python3/dist-packages"
 COMMAND = "make chaos"
 ROOT = Path(__file__).parents[2]
 OPERATION_SECONDS = 900
-JOB_DEATH_SECONDS = 600  # that a power cut has ended a job luxid learns when it looks at its queue: LUXID_JOBQUEUE_POLL_INTERVAL is 307 s
+# that a power cut has ended a job luxid learns when it looks at its queue, LUXID_JOBQUEUE_POLL_INTERVAL is 307 s, or is told to kill it
+JOB_DEATH_SECONDS = 600
+JOBS_END = """gnt-cluster getmaster && for job in $(gnt-job list --no-headers --running -o id); do
+gnt-job cancel --kill --yes-do-it $job; done; test -z "$(gnt-job list --no-headers --running -o id)\""""
 NOT_STRUCK = library.NOT_STRUCK
 LIBRARY = "library"
 # the library is struck on a pool of its own, which is called like the lab's, and nobody has to hear of each device and pool
@@ -108,7 +111,7 @@ class Chaos:
         seen: set[str] = set()
         while (left := deadline - time.monotonic()) > 0:
             told = known(self.generation)
-            settled = {key: result for key, result in told.items() if key in seen or is_settled(result) or not _is_fault(key)}
+            settled = {key: result for key, result in told.items() if key in seen or (_is_fault(key) and is_settled(result))}
             found = strike_library(lab.master, min(left, TOLD_SECONDS), settled)
             if not found.keys() - seen:
                 return
@@ -181,7 +184,7 @@ class Chaos:
         cut |= self.revive(lab, struck)
         if cut:
             struck.wait(f"mkdir -p {points.PLACE}; mountpoint -q /zfs/vm")
-            lab.master.wait('gnt-cluster getmaster && test -z "$(gnt-job list --no-headers --running -o id)"', seconds=JOB_DEATH_SECONDS)
+            lab.master.wait(JOBS_END, seconds=JOB_DEATH_SECONDS)
         return cut or struck.execute(f"test -e {points.PLACE}/fired").status == 0
 
     def revive(self, lab: Lab, struck: Machine) -> bool:

@@ -10,9 +10,11 @@ There must be no pool called zfs: it makes one, in a file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +31,7 @@ PREFIX = "library: "
 OPERATIONS = deaths.OPERATIONS | travels.OPERATIONS
 KINDS = ("kill", "error", "power")
 SURVIVED, NOT_STRUCK = "survived", "not struck"
-NOT_REACHED, REACHED = 0, 3  # how a child ends
+NOTHING, CONFUSED, STRUCK, DONE = 0, 1, 3, 4  # how a child ends; DONE is one that says so, although a call in it has failed
 
 
 def main() -> int:
@@ -37,24 +39,23 @@ def main() -> int:
     most, names = (int(chosen[0]), chosen[1:]) if chosen else (0, list(OPERATIONS))
     until, known = time.monotonic() + float(seconds), dict(json.load(sys.stdin))
     found: dict[str, str] = {}
-    ground = Ground(directory)
-    try:
-        for name in names:
-            if time.monotonic() < until:
-                found.update(faults(ground, name, known, until, most))
-    finally:
-        ground.close()
-    print(json.dumps(found))
+    with Ground(directory) as ground:
+        try:
+            for name in names:
+                if time.monotonic() < until:
+                    found.update(faults(ground, name, known, until, most))
+        finally:
+            print(json.dumps(found), flush=True)
     return 0
 
 
 def kinds_of(name: str) -> tuple[str, ...]:
     """Return what an operation is struck by: a power cut is a boot as well, which some do not outlast."""
-    return KINDS if OPERATIONS[name].boots else ("kill", "error")
+    return KINDS if name not in OPERATIONS or OPERATIONS[name].boots else ("kill", "error")
 
 
 def faults(ground: Ground, name: str, known: dict[str, str], until: float, most: int = 0) -> Iterator[tuple[str, str]]:
-    """Yield what each fault has ended in that is not known yet, and how many points there are."""
+    """Yield what each fault has ended in that is not known yet, and how many points there are, which is counted unless it is known."""
     operation, title = OPERATIONS[name], f"{PREFIX}{name}"
     count = int(known.get(f"{title}/points", 0))
     if count and all(f"{title}/{kind}/{number}" in known for number in range(1, count + 1) for kind in kinds_of(name)):
@@ -62,14 +63,15 @@ def faults(ground: Ground, name: str, known: dict[str, str], until: float, most:
     node = ground.node()
     bench = operation.bench(node)
     operation.before(bench)
-    needed = set() if operation.destroys else contents(node)
+    before = contents(node)
     count = count_of(node, lambda: operation.does(bench))
     goals = {kind: seen(node, bench, operation, kind) for kind in KINDS}
+    needed = before & contents(node) if operation.destroys else before
     yield f"{title}/points", str(count)
     for kind, number in list(order(name, count, kinds_of(name)))[: most or None]:
         key = f"{title}/{kind}/{number}"
         if key not in known and time.monotonic() < until:
-            yield key, ends_in(ground, operation, kind, number, goals[kind], needed)
+            yield key, Fault(ground, operation, kind, number, last=number == count).ends_in(goals[kind], needed)
 
 
 def order(name: str, count: int, kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[str, int]]:
@@ -90,55 +92,105 @@ def seen(node: PoolNode, bench: Any, operation: Operation, kind: str) -> dict[st
     return comparable(node, ignored=operation.ignored, places=operation.places, booted=kind == "power")
 
 
-def whole(does: Callable[[], object], reaper: Striker) -> None:
+def and_one_more(does: Callable[[], object], reaper: Striker) -> None:
     """It is done, and one more point is passed: what has ended can be struck as well."""
     does()
     reaper.point()
 
 
+def without_places(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state without what is mounted or linked where, which a boot changes whatever was done before."""
+    kept = {name: {key: value for key, value in dataset.items() if key != "mounted"} for name, dataset in state["datasets"].items()}
+    return {**{key: value for key, value in state.items() if key != "paths"}, "datasets": kept}
+
+
 def count_of(node: PoolNode, does: Callable[[], object]) -> int:
     """Return how many points there are."""
     counted = node.fake.reaper = Striker(node.place, "")
-    dies(counted, 0, partial(whole, does, counted))
+    dies(counted, 0, partial(and_one_more, does, counted))
     return counted.passed
 
 
-def ends_in(ground: Ground, operation: Operation, kind: str, number: int, goal: dict[str, Any], needed: set[bytes]) -> str:
-    """Return what became of an operation that was struck and done again."""
-    try:
-        node = ground.node()
-        bench = operation.bench(node)
-        operation.before(bench)
-        ground.settle()
-        if not struck(node, bench, operation, kind, number):
-            return NOT_STRUCK
-        if kind == "power":
-            ground.lose_power(node)
-        operation.inherit(bench, booted=kind == "power")
-        lost = needed - contents(node)
-        operation.sees(bench)
-        operation.does(bench)
-        now = seen(node, bench, operation, kind)
-    except Exception as error:  # whatever it is, it is what is to be told
-        return " ".join(f"{type(error).__name__}: {error}".split())[:2000]
-    if lost:
-        return f"lost in between: {sorted(lost)}"[:2000]
-    return SURVIVED if now == goal else f"not as without a fault: {difference(now, goal)}"[:2000]
+class Fault:
+    """One operation that is struck at one point; the `last` point is after its end."""
 
+    def __init__(self, ground: Ground, operation: Operation, kind: str, number: int, *, last: bool) -> None:
+        self.ground, self.operation, self.kind, self.number, self.last = ground, operation, kind, number, last
 
-def struck(node: PoolNode, bench: Any, operation: Operation, kind: str, number: int) -> bool:
-    """A process has done the operation until it was struck; tell whether it came to that point."""
-    child = os.fork()
-    if child == 0:
-        leave = partial(operation.leave, bench)
-        reaper = node.fake.reaper = Striker(node.place, kind, leave)
+    def ends_in(self, goal: dict[str, Any], needed: set[bytes]) -> str:
+        """Return what became of the operation, which was struck and done again."""
         try:
-            dies(reaper, number, partial(whole, partial(operation.does, bench), reaper))
-        finally:
+            self.node = self.ground.node()
+            self.bench = self.operation.bench(self.node)
+            self.operation.before(self.bench)
+            self.ground.settle()
+            status = self._struck()
+            if status == NOTHING:
+                return NOT_STRUCK
+            return self._goes_on(goal, needed, done=self.last or status == DONE)
+        except Exception as error:  # whatever it is, it is what is to be told
+            return " ".join(f"{type(error).__name__}: {error}".split())[:2000]
+
+    def _goes_on(self, goal: dict[str, Any], needed: set[bytes], *, done: bool) -> str:
+        """Return what is different after it was done again, or before that if it was said to be done."""
+        cut = self.kind == "power"
+        if cut:
+            self.ground.lose_power(self.node)
+        self.operation.inherit(self.bench, booted=cut)
+        if done and (self.operation.lasts or not cut):
+            now, wanted = (without_places(state) if cut else state for state in (self._seen(), goal))
+            if now != wanted:
+                return f"was said to be done and is not: {difference(now, wanted)}"[:2000]
+        lost = set() if cut else needed - contents(self.node)  # to look would have ZFS read its intent log before the library does
+        self.operation.sees(self.bench)
+        self.operation.does(self.bench)
+        lost |= needed - contents(self.node)
+        if lost:
+            return f"lost: {sorted(lost)}"[:2000]
+        now = self._seen()
+        return SURVIVED if now == goal else f"not as without a fault: {difference(now, goal)}"[:2000]
+
+    def _seen(self) -> dict[str, Any]:
+        return seen(self.node, self.bench, self.operation, self.kind)
+
+    def _struck(self) -> int:
+        """A process has done the operation until it was struck, and all that it has started is over where the power is cut."""
+        child = os.fork()
+        if child == 0:
+            self._die()
+        _pid, status = os.waitpid(child, 0)
+        if self.kind == "power":
+            end_group(child)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            return STRUCK
+        ended = os.waitstatus_to_exitcode(status)
+        assert ended == NOTHING or (self.kind == "error" and ended in (STRUCK, DONE)), f"the process has ended with {ended}"
+        return ended
+
+    def _die(self) -> None:
+        """The process that this runs in ends here."""
+        status = STRUCK
+        try:
+            os.setsid()
+            leave = partial(self.operation.leave, self.bench)
+            reaper = self.node.fake.reaper = Striker(self.node.place, self.kind, leave)
+            with contextlib.suppress(Exception):  # where a call in it fails, it may
+                dies(reaper, self.number, partial(and_one_more, partial(self.operation.does, self.bench), reaper))
+                status = DONE
             leave()
-            os._exit(REACHED if reaper.passed >= number else NOT_REACHED)
-    _pid, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == REACHED
+            status = status if reaper.fired else NOTHING
+        except BaseException:
+            status = CONFUSED
+        finally:
+            os._exit(status)
+
+
+def end_group(leader: int) -> None:
+    """No process that it has started is left."""
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.killpg(leader, signal.SIGKILL)
+            time.sleep(0.01)
 
 
 def difference(now: Any, goal: Any) -> Any:

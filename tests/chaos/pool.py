@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +29,8 @@ from zfsganeti.roots import Root
 from zfsganeti.streams import Streams
 
 POOL, POOL_BYTES = "zfs", 512 << 20
+SECTOR = 512  # bytes, in which the kernel tells sizes
+BESIDE = "beside"  # a node's place: what belongs to it and is none of its files
 TXG_SECONDS = 3600  # nothing is on the disk but what somebody waited for
 TXG_TIMEOUT = Path("/sys/module/zfs/parameters/zfs_txg_timeout")
 
@@ -39,15 +41,19 @@ class Striker(Reaper):
     def __init__(self, place: str, kind: str, before: Callable[[], object] = lambda: None) -> None:
         super().__init__(place)
         self.kind, self.before = kind, before
+        self.fired = False
 
     def point(self) -> None:
         if not self.counting:
             return
         self.passed += 1
-        if self.passed == self.chosen and self.kind in ("kill", "power"):
+        if self.passed != self.chosen:
+            return
+        self.fired = True
+        if self.kind in ("kill", "power"):
             self.before()
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.passed == self.chosen:
+        else:
             raise OSError(errno.EIO, "chaos")
 
 
@@ -57,6 +63,12 @@ class PoolZfs(RealZfs):
     def __init__(self, place: str) -> None:
         super().__init__(Root(POOL, place))
         self.clock = NOW
+        self.clear = self.clear_each  # type: ignore[method-assign]
+
+    def clear_each(self, name: str, keys: Iterable[str]) -> None:
+        """A point is passed before each property, since each takes a zfs(8)."""
+        for key in keys:
+            pointed(self, super().clear)(name, [key])
 
     def _mortal(self, method: Callable[..., Any]) -> Callable[..., Any]:
         return pointed(self, method)
@@ -77,24 +89,33 @@ class PoolZfs(RealZfs):
                 self.unmount(mount.path, lazy=True)
 
     def state(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        snapshots: list[str] = []
-        everything = ("-t", "filesystem,snapshot", "-o", "name,property,value,source", "all")
-        for line in self._command("zfs", "get", "-Hp", "-r", *everything, POOL).splitlines():
-            name, prop, value, source = line.split("\t", 3)
-            if "@" in name:
-                snapshots += [name] if prop == "type" else []
-            elif name != POOL:
-                dataset = found.setdefault(name, {"properties": {}, "marks": {}, "snapshots": {}, "mounted": []})
-                dataset["marks" if ":" in prop else "properties"].update({prop: value} if source == "local" else {})
+        found = self._told()
         for name, dataset in found.items():
             dataset["files"] = self.files(name)
-        for snapshot in snapshots:
-            name, _at, short = snapshot.partition("@")
-            found[name]["snapshots"][short] = self.snapshot_files(snapshot)
+            dataset["snapshots"] = {short: self.snapshot_files(f"{name}@{short}") for short in dataset["kept"]}
         for mount in self.mounts():
             if mount.dataset in found:
                 found[mount.dataset]["mounted"].append(mount.path)
+        return found
+
+    def _told(self) -> dict[str, Any]:
+        """Return what zfs(8) tells of each filesystem and of what keeps its snapshots."""
+        found: dict[str, Any] = {}
+        everything = ("-t", "filesystem,snapshot", "-o", "name,property,value,source", "all")
+        for line in self._command("zfs", "get", "-Hp", "-r", *everything, POOL).splitlines():
+            name, prop, value, source = line.split("\t", 3)
+            dataset, _at, short = name.partition("@")
+            if dataset == POOL:
+                continue
+            known = found.setdefault(dataset, {"properties": {}, "marks": {}, "kept": {}, "mounted": [], "origin": ""})
+            if short:
+                holds, marks = known["kept"].get(short, (0, {}))
+                marks |= {prop: value} if ":" in prop and source == "local" else {}
+                known["kept"][short] = (int(value) if prop == "userrefs" else holds, marks)
+            elif prop == "origin":
+                known["origin"] = value.removeprefix("-")
+            elif source == "local":
+                known["marks" if ":" in prop else "properties"][prop] = value
         return found
 
 
@@ -118,16 +139,19 @@ class RealLoop(FakeLoop):
         for name in ("attach", "detach", "grow"):
             setattr(self, name, pointed(zfs, getattr(loop, name)))
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> list[tuple[str, int]]:
         found = loop.ours(self.zfs.root.path)
-        return {name: int(Path(f"/sys/block/{os.path.basename(device)}/size").read_text(encoding="ascii")) for device, name in found}
+        return sorted(
+            (name, 512 * int(Path(f"/sys/block/{os.path.basename(device)}/size").read_text(encoding="ascii"))) for device, name in found
+        )
 
     def clear(self) -> None:
         """There are no devices, as after a boot."""
         for device, path in [(device, path) for device, _name, path in loop.bound() if path.startswith(f"{self.zfs.root.path}/")]:
             subprocess.run(["losetup", "-d", device], check=True)
             deadline = time.monotonic() + 10
-            while loop.backing_file(device) == path and time.monotonic() < deadline:
+            while loop.backing_file(device) == path:
+                assert time.monotonic() < deadline, f"{device} does not let go of {path}"
                 time.sleep(0.02)
         shutil.rmtree(loop.LINKS, ignore_errors=True)
 
@@ -166,14 +190,25 @@ class Ground:
     def __init__(self, directory: str) -> None:
         self.directory, self.place = Path(directory), f"{directory}/node"
         self.disk, self.cut = self.directory / "disk", self.directory / "cut"
+        self.before = TXG_TIMEOUT.read_text(encoding="ascii")
+
+    def __enter__(self) -> Ground:
         self.directory.mkdir(parents=True)
         with self.disk.open("wb") as disk:
             disk.truncate(POOL_BYTES)
-        self.before = TXG_TIMEOUT.read_text(encoding="ascii")
         TXG_TIMEOUT.write_text(f"{TXG_SECONDS}\n", encoding="ascii")
         run("zpool", "create", "-m", "none", "-O", "canmount=off", POOL, str(self.disk))
+        return self
+
+    def __exit__(self, *_failure: object) -> None:
+        """There is no pool any more, and ZFS writes when it did before."""
+        TXG_TIMEOUT.write_text(self.before, encoding="ascii")
+        self.clean()
+        patiently("zpool", "destroy", "-f", POOL)
+        shutil.rmtree(self.directory)
 
     def node(self) -> PoolNode:
+        """Return a new node; of the one before nothing is left."""
         self.clean()
         Path(self.place).mkdir()
         return PoolNode(Path(self.place), busy_seconds=10)  # what was unmounted a moment ago may be kept for another one
@@ -186,11 +221,13 @@ class Ground:
             for dataset in zfs.datasets(POOL, depth=1):
                 if dataset.name != POOL:
                     clean(dataset.name, self.place)
-        shutil.rmtree(self.place, ignore_errors=True)
+        for path in (self.place, str(self.directory / BESIDE)):
+            shutil.rmtree(path, ignore_errors=True)
 
     def settle(self) -> None:
         """All that was written is on the disk."""
         os.sync()
+        run("zpool", "wait", "-t", "free", POOL)  # what is freed yet makes ZFS write again
         run("zpool", "sync", POOL)
 
     def lose_power(self, node: PoolNode) -> None:
@@ -202,12 +239,6 @@ class Ground:
         self.cut.replace(self.disk)
         run("zpool", "import", "-N", "-d", str(self.disk), POOL)
         node.boot()
-
-    def close(self) -> None:
-        self.clean()
-        patiently("zpool", "destroy", "-f", POOL)
-        TXG_TIMEOUT.write_text(self.before, encoding="ascii")
-        shutil.rmtree(self.directory)
 
 
 def run(*command: str) -> None:

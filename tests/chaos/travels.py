@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.chaos.pool import PoolZfs, pointed
+from tests.chaos.pool import BESIDE, PoolZfs, pointed
 from tests.deaths.images import GOLD, holding
 from tests.deaths.operation import Operation, datasets
 from tests.fakeloop import FakeLoop
@@ -39,10 +39,14 @@ WHEN = re.compile(r"[0-9]{8}T[0-9]{6}Z|\b1[0-9]{9}\b")  # which is the clock's, 
 class Travels:
     """A bench with three nodes; what is no ZFS of theirs, devices and Ganeti, outlasts a process in a file."""
 
+    patch = pytest.MonkeyPatch()
+
     def __init__(self, node: Node) -> None:
-        self.node, self.will = node, Path(node.place, "will")
-        self.patch = pytest.MonkeyPatch()
-        self.rig = make_rig(Path(node.place), self.patch, lambda place: TravelRig(place, node))
+        beside = Path(node.place).parent / BESIDE
+        beside.mkdir()
+        self.node, self.will = node, beside / "will"
+        self.patch.undo()
+        self.rig = make_rig(beside, self.patch, lambda place: TravelRig(place, node))
 
     def leave(self) -> None:
         """What a process knows that is about to die is written down."""
@@ -69,7 +73,12 @@ class Travels:
         for dataset in found.values():
             del dataset["mounted"]
             dataset["marks"] = {key: WHEN.sub("WHEN", value) for key, value in dataset["marks"].items()}
-        return {"ganeti": ganeti, "datasets": {WHEN.sub("WHEN", name): dataset for name, dataset in found.items()}, "count": len(found)}
+        return {
+            "ganeti": ganeti,
+            "devices": {name: knot.loop.sizes() for name, knot in self.rig.knots.items()},
+            "datasets": {WHEN.sub("WHEN", name): dataset for name, dataset in found.items()},
+            "count": len(found),
+        }
 
 
 class TravelZfs(SurveyedZfs):

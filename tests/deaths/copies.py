@@ -70,9 +70,8 @@ def wanted(bench: Bench) -> None:
 
 
 def work(bench: Bench) -> None:
-    """The copy takes the place, and the dataset is where it is with nobody attaching it."""
-    bench.independent.work()
-    bench.node.fake.unmount(bench.volumes.home(DISK0))
+    left = bench.independent.work()
+    assert not any(left.values()), left
 
 
 OPERATIONS = {"independence": Operation(wanted, work, Bench, places=False)}

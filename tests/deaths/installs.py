@@ -138,9 +138,7 @@ def _operation(before: Callable[[Bench], object], does: Callable[[Bench], object
 
 OPERATIONS = {
     "install: hook": _operation(lambda _bench: None, lambda bench: bench.hook()),
-    "install: hook after another's": _operation(
-        lambda bench: bench.hook(GANETI_INSTANCE_OS_TYPE="zfs-image+debian-13"), lambda bench: bench.hook()
-    ),
+    "install: hook after another's": _operation(another_was_asked_for, lambda bench: bench.hook()),
     "install: clone": _operation(hooked, lambda bench: bench.script()),
     "install: copy": _operation(empty, lambda bench: bench.script()),
     "install: again": _operation(lambda bench: bench.add(), lambda bench: bench.again("debian-13")),

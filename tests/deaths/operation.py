@@ -38,7 +38,8 @@ class Operation:
     """What is there before, what is done, on what bench, and what may be seen in between.
 
     `destroys` is one after which something is not there that was; `ignored` are marks of which two runs may have others; `boots` is
-    False where a boot changes what is before, `places` where it does not matter what is mounted. What a bench knows that is no ZFS it can
+    False where a boot changes what is before, `lasts` where a power cut just after it may undo it, `places` where it does not matter
+    whether a dataset is mounted at home. What a bench knows that is no ZFS it can
     `leave` before its process dies, for the next one to `inherit`; it may tell by itself what two runs must have in common.
     """
 
@@ -49,6 +50,7 @@ class Operation:
     destroys: bool = False
     ignored: tuple[str, ...] = ()
     boots: bool = True
+    lasts: bool = True
     places: bool = True
     leave: Callable[[Any], object] = never
     inherit: Callable[..., object] = alone
@@ -62,9 +64,10 @@ def comparable(node: Node, *, ignored: Collection[str] = (), places: bool = True
         "paths": [path for path in node.paths() if path not in CONTAINERS and not means_nothing(node, path)],
     }
     if not places:
+        homes = {dataset.mountpoint for dataset in node.fake.datasets(node.root.name.split("/")[0])}
         for dataset in state["datasets"].values():
-            del dataset["mounted"]
-        del state["paths"]
+            dataset["mounted"] = [path for path in dataset["mounted"] if path not in homes]
+        state["paths"] = [path for path in state["paths"] if f"{node.root.path}/{path.split('/')[0]}" not in homes]
     if not booted:  # which takes away devices, and attach brings them back
         state["devices"] = node.loop.sizes()
     return state
@@ -80,16 +83,27 @@ def datasets(state: dict[str, Any], ignored: Collection[str] = ()) -> dict[str, 
     """Return of all datasets what two runs have in common."""
     found = {}
     for name, dataset in state.items():
-        if name.endswith(CONTAINERS):
+        if name.endswith(CONTAINERS) and not dataset["files"] and not dataset["snapshots"]:
             continue
         kept = {key: GUID.sub("GUID", value) for key, value in dataset["marks"].items() if key not in ignored}
         if "/.trash/" in name:
             kept.pop(INTENT, None)
         properties = {key: value for key, value in dataset["properties"].items() if (key, value) != ("canmount", "on")}  # the default
-        snapshots = {short: _contents(files) for short, files in dataset["snapshots"].items()}
-        files = _contents(dataset["files"])
-        found[name] = {"properties": properties, "marks": kept, "snapshots": snapshots, "files": files, "mounted": dataset["mounted"]}
+        found[name] = {
+            "properties": properties,
+            "marks": kept,
+            "snapshots": {short: _sized(files) for short, files in dataset["snapshots"].items()},
+            "kept": dataset["kept"],
+            "origin": dataset["origin"],
+            "files": _sized(dataset["files"]),
+            "mounted": dataset["mounted"],
+        }
     return found
+
+
+def _sized(files: dict[str, bytes]) -> dict[str, tuple[int, bytes]]:
+    """Return how long files are, and what they hold."""
+    return {name: (len(files[name]), content) for name, content in _contents(files).items()}
 
 
 def _contents(files: dict[str, bytes]) -> dict[str, bytes]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -98,19 +98,34 @@ def test_the_page_counts_what_survived_and_what_was_lost() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "number", "reached", "made"),
-    [("kill", 2, True, ["one"]), ("error", 2, True, ["one"]), ("kill", 3, True, ["one", "two"]), ("kill", 4, False, ["one", "two"])],
+    ("kind", "number", "ended", "made"),
+    [
+        ("kill", 2, library.STRUCK, ["one"]),
+        ("error", 2, library.STRUCK, ["one"]),
+        ("kill", 3, library.STRUCK, ["one", "two"]),
+        ("kill", 4, library.NOTHING, ["one", "two"]),
+    ],
 )
-def test_a_process_that_is_struck_leaves_what_it_has_done(tmp_path: Path, kind: str, number: int, reached: bool, made: list[str]) -> None:
-    node: Any = SimpleNamespace(place=str(tmp_path), fake=SimpleNamespace())
-
-    def makes_two() -> None:
+def test_a_process_that_is_struck_leaves_what_it_has_done(tmp_path: Path, kind: str, number: int, ended: int, made: list[str]) -> None:
+    def makes_two(_node: object) -> None:
         for name in ("one", "two"):
             os.mkdir(tmp_path / name)
 
-    operation = Operation(lambda _node: None, lambda _node: makes_two(), lambda node: node)
-    assert library.struck(node, node, operation, kind, number) is reached
+    fault = library.Fault(SimpleNamespace(), Operation(lambda _node: None, makes_two, lambda node: node), kind, number, last=False)  # type: ignore[arg-type]
+    fault.node, fault.bench = SimpleNamespace(place=str(tmp_path), fake=SimpleNamespace()), None  # type: ignore[assignment]
+    assert fault._struck() == ended
     assert sorted(os.listdir(tmp_path)) == made
+
+
+def test_an_error_that_is_swallowed_is_said_to_be_done(tmp_path: Path) -> None:
+    def makes_one(_node: object) -> None:
+        with contextlib.suppress(OSError):
+            os.mkdir(tmp_path / "one")
+
+    fault = library.Fault(SimpleNamespace(), Operation(lambda _node: None, makes_one, lambda node: node), "error", 1, last=False)  # type: ignore[arg-type]
+    fault.node, fault.bench = SimpleNamespace(place=str(tmp_path), fake=SimpleNamespace()), None  # type: ignore[assignment]
+    assert fault._struck() == library.DONE
+    assert os.listdir(tmp_path) == []
 
 
 def test_two_states_differ_in_what_is_said() -> None:
