@@ -44,6 +44,10 @@ class FakeLoop:
         there = {volume: file for volume, (file, _size) in self.attached.items() if os.path.exists(file)}
         return [f"/dev/zfsganeti/{volume}" for volume, file in there.items() if os.path.samefile(file, path)]
 
+    def clear(self) -> None:
+        """There are no devices, as after a boot."""
+        self.attached.clear()
+
     def sizes(self) -> list[tuple[str, int]]:
         """Return of each device whose it is, and its bytes."""
         return sorted((volume, size) for volume, (_file, size) in self.attached.items())

@@ -46,7 +46,7 @@ class Node:
 
     def boot(self) -> None:
         """The node was off: there are no devices, and mounted is what a boot mounts."""
-        self.loop.attached.clear()
+        self.loop.clear()
         self.fake.boot()
 
     def make_root(self) -> tuple[Root, FakeZfs]:

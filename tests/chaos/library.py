@@ -101,7 +101,7 @@ def and_one_more(does: Callable[[], object], reaper: Striker) -> None:
 def without_places(state: dict[str, Any]) -> dict[str, Any]:
     """Return a state without what is mounted or linked where, which a boot changes whatever was done before."""
     kept = {name: {key: value for key, value in dataset.items() if key != "mounted"} for name, dataset in state["datasets"].items()}
-    return {**{key: value for key, value in state.items() if key != "paths"}, "datasets": kept}
+    return {**{key: value for key, value in state.items() if key not in ("paths", "seen")}, "datasets": kept}
 
 
 def count_of(node: PoolNode, does: Callable[[], object]) -> int:
@@ -137,7 +137,7 @@ class Fault:
         if cut:
             self.ground.lose_power(self.node)
         self.operation.inherit(self.bench, booted=cut)
-        if done and (self.operation.lasts or not cut):
+        if done:
             now, wanted = (without_places(state) if cut else state for state in (self._seen(), goal))
             if now != wanted:
                 return f"was said to be done and is not: {difference(now, wanted)}"[:2000]

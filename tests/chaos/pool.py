@@ -22,7 +22,7 @@ from tests.fakezfs import FakeZfs
 from tests.killing import Reaper
 from tests.node import CLUSTER_NAME, Node
 from tests.realnode import RealZfs
-from tests.realrig import TRIES, clean, mount_over
+from tests.realrig import TRIES, BootedZfs, clean
 from zfsganeti import loop
 from zfsganeti.datasets import CLUSTER
 from zfsganeti.roots import Root
@@ -57,7 +57,7 @@ class Striker(Reaper):
             raise OSError(errno.EIO, "chaos")
 
 
-class PoolZfs(RealZfs):
+class PoolZfs(BootedZfs):
     """A real pool that tells all there is, as the fake does, and in which a point is passed before each change."""
 
     def __init__(self, place: str) -> None:
@@ -75,18 +75,6 @@ class PoolZfs(RealZfs):
 
     def foreign(self, name: str, marks: dict[str, str] | None = None, mountpoint: str = "") -> None:
         self.create(name, {"mountpoint": mountpoint}, marks or {})
-
-    def boot(self) -> None:
-        """Mounted is what `zfs mount -a` mounts, over files as well."""
-        self.unmount_all()
-        for dataset in self.datasets(POOL):
-            if dataset.canmount == "on" and dataset.mountpoint.startswith(f"{self.root.path}/"):
-                mount_over(dataset)
-
-    def unmount_all(self) -> None:
-        for mount in reversed(self.mounts()):
-            if mount.path.startswith(f"{self.root.path}/"):
-                self.unmount(mount.path, lazy=True)
 
     def state(self) -> dict[str, Any]:
         found = self._told()
@@ -165,7 +153,7 @@ class RealStreams(Streams):
 
 
 class PoolNode(Node):
-    """A node in the pool, at whose boot the kernel's devices go as well."""
+    """A node in the pool, with the kernel's devices."""
 
     def make_root(self) -> tuple[Root, FakeZfs]:
         zfs, root = PoolZfs(self.place), Root(f"{POOL}/vm", f"{self.place}/vm")
@@ -178,10 +166,6 @@ class PoolNode(Node):
 
     def make_streams(self) -> Streams:
         return RealStreams(cast("RealZfs", self.fake))
-
-    def boot(self) -> None:
-        cast("RealLoop", self.loop).clear()
-        self.fake.boot()
 
 
 class Ground:
@@ -233,7 +217,7 @@ class Ground:
     def lose_power(self, node: PoolNode) -> None:
         """The pool is what was on its disk, and the node has booted."""
         run("cp", "--sparse=always", str(self.disk), str(self.cut))
-        cast("RealLoop", node.loop).clear()
+        node.loop.clear()
         cast("PoolZfs", node.fake).unmount_all()
         patiently("zpool", "export", "-f", POOL)
         self.cut.replace(self.disk)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.fakezfs import read_files
 from tests.node import Node
 from zfsganeti.datasets import INTENT
 
@@ -38,7 +39,7 @@ class Operation:
     """What is there before, what is done, on what bench, and what may be seen in between.
 
     `destroys` is one after which something is not there that was; `ignored` are marks of which two runs may have others; `boots` is
-    False where a boot changes what is before, `lasts` where a power cut just after it may undo it, `places` where it does not matter
+    False where a boot changes what is before, `places` where it does not matter
     whether a dataset is mounted at home. What a bench knows that is no ZFS it can
     `leave` before its process dies, for the next one to `inherit`; it may tell by itself what two runs must have in common.
     """
@@ -50,7 +51,6 @@ class Operation:
     destroys: bool = False
     ignored: tuple[str, ...] = ()
     boots: bool = True
-    lasts: bool = True
     places: bool = True
     leave: Callable[[Any], object] = never
     inherit: Callable[..., object] = alone
@@ -68,6 +68,8 @@ def comparable(node: Node, *, ignored: Collection[str] = (), places: bool = True
         for dataset in state["datasets"].values():
             dataset["mounted"] = [path for path in dataset["mounted"] if path not in homes]
         state["paths"] = [path for path in state["paths"] if f"{node.root.path}/{path.split('/')[0]}" not in homes]
+    else:
+        state["seen"] = _sized(read_files(node.root.path))
     if not booted:  # which takes away devices, and attach brings them back
         state["devices"] = node.loop.sizes()
     return state

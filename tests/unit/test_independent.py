@@ -173,6 +173,10 @@ def test_a_copy_of_what_was_removed_does_not_bring_it_back(bench: Bench) -> None
     assert DISK0 not in bench.node.datasets()
 
 
+def elsewhere(bench: Bench) -> list[str]:
+    return [path for path in bench.node.paths() if path != ".copies" and not path.startswith(DISK0)]
+
+
 @pytest.mark.parametrize("boot", [False, True], ids=["", "boot"])
 def test_killed_anywhere_the_next_run_ends_it(tmp_path: Path, boot: bool) -> None:
     fresh = nodes_at(tmp_path)
@@ -185,7 +189,7 @@ def test_killed_anywhere_the_next_run_ends_it(tmp_path: Path, boot: bool) -> Non
 
     bench = another()
     work(bench)
-    goal = comparable(bench.node, places=False)
+    goal, paths = comparable(bench.node, places=False), elsewhere(bench)
     point, died = 0, True
     while died:
         point += 1
@@ -198,7 +202,7 @@ def test_killed_anywhere_the_next_run_ends_it(tmp_path: Path, boot: bool) -> Non
             assert bench.read().startswith(b"mine"), f"lost at point {point}"  # attach takes the copy when the place is empty
             bench.stop()
         work(bench)
-        assert comparable(bench.node, places=False) == goal, point
+        assert (comparable(bench.node, places=False), elsewhere(bench)) == (goal, paths), point
 
 
 @pytest.mark.parametrize("boot", [False, True], ids=["", "boot"])
