@@ -17,14 +17,20 @@ def rows(place: Place) -> Iterator[Row]:
     found: dict[int, dict[str, float]] = {}
     made = 0
     for count in COUNTS:
-        for number in range(made, count):
-            name = f"list{number}.example.com"
-            shell(f"zfs create -o {MARK}instance={name} -o {MARK}cluster={cluster} {place.root}/{name}")
+        _make(place, cluster, made, count)
         made = count
         found[count] = medians(5, _ways(place))
-    every = f"for number in $(seq 0 {made - 1}); do name=list$number.example.com"
-    shell(f"{every}; umount {place.directory}/$name; zfs destroy {place.root}/$name; done")
+    shell(f"umount {place.directory}/list*.example.com; {_each(0, made)} zfs destroy {place.root}/$name; done")
     yield from _told(found)
+
+
+def _make(place: Place, cluster: str, first: int, end: int) -> None:
+    """There are that many datasets, mounted at once, since systemd looks at all mounts whenever one comes."""
+    shell(f"{_each(first, end)} zfs create -u -o {MARK}instance=$name -o {MARK}cluster={cluster} {place.root}/$name; done; zfs mount -a")
+
+
+def _each(first: int, end: int) -> str:
+    return f"for number in $(seq {first} {end - 1}); do name=list$number.example.com;"
 
 
 def _ways(place: Place) -> dict[str, Way]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tests.lab.conftest import Lab
 from tests.lab.test_4_change import rename_command
 from tests.lab.test_9_catalogue import SOURCE, content
+from tests.lab.test_9_moves import nothing_left
 
 State = list[str]
 IMPORT = "gnt-zfs image import debian-12 /tmp/disk.raw"
@@ -71,6 +73,26 @@ def snapshot_and_more(lab: Lab) -> State:
     return sums
 
 
+def volumes_with_snapshot_and_more(lab: Lab) -> State:
+    sums = volume_instance(lab)
+    lab.run("gnt-zfs snapshot create web1 before")
+    lab.fill_volumes("web1")
+    return sums
+
+
+def running_volume_instance(lab: Lab) -> State:
+    sums = volume_instance(lab)
+    lab.run("gnt-instance start web1")
+    return sums
+
+
+def begun_move(lab: Lab) -> State:
+    """The first pass of a move has been sent."""
+    sums = running_file_instance(lab)
+    lab.run("gnt-zfs move --yes --presync-only web1 node3")
+    return sums
+
+
 def snapshot(lab: Lab) -> State:
     sums = file_instance(lab)
     lab.run("gnt-zfs snapshot create web1 before")
@@ -131,9 +153,15 @@ def volumes_come_back(lab: Lab, state: State) -> None:
     volumes_are(lab, state)
 
 
-def volumes_are(lab: Lab, state: State) -> None:
+def volumes_are(lab: Lab, state: State, node: str = "node2") -> None:
     lab.run("gnt-instance list --no-headers -o status web1 | grep -q running || gnt-instance start web1")
-    assert lab.volume_sums("web1") == state
+    assert lab.volume_sums("web1", node) == state
+
+
+def no_move_is_left(lab: Lab, state: State) -> None:
+    """It is where it was, and no node has anything of a move."""
+    nothing_left(lab)
+    files_are("web1")(lab, state)
 
 
 def grown(lab: Lab, state: State) -> None:
@@ -222,6 +250,7 @@ def _of_ours(_lab: Lab) -> list[Scenario]:
         Scenario("snapshot", file_instance, "gnt-zfs snapshot create web1 s", "gnt-zfs snapshot create web1 t", files_are("web1")),
         Scenario("deletion of a snapshot", snapshot, drop, f"if {has_it}; then {drop}; fi", snapshot_is_gone),
         Scenario("rollback", snapshot_and_more, back, back, files_are("web1")),
+        Scenario("rollback of volumes", volumes_with_snapshot_and_more, back, back, volumes_are),
         Scenario("import of an image", image_source, IMPORT, f"{LISTED} || {IMPORT}", image_is_whole("node2"), on="node2"),
         Scenario("saving of an image", file_instance, save, f"{is_saved} || {save}", saved),
         Scenario("deletion of an image", image, delete, f"if {LISTED}; then {delete}; fi", image_is_gone, on="node2"),
@@ -234,11 +263,15 @@ def _together(lab: Lab) -> list[Scenario]:
     moved, there = f"{move} || {not_moved}", files_are("web1", "node3")
     by_ganeti = "gnt-instance move -f -n node3.example.com web1"
     is_there = f"test $(gnt-instance list --no-headers -o pnode web1) = node3.example.com || {by_ganeti}"
-    whole = image_is_whole("node3")
+    whole, volumes_there = image_is_whole("node3"), partial(volumes_are, node="node3")
+    abort = "gnt-zfs move --abort --yes web1"
     found = [
         Scenario("move, its source", running_file_instance, move, moved, there, together=True),
         Scenario("move, its target", running_file_instance, move, moved, there, struck="node3", together=True),
         Scenario("move, the master", running_file_instance, move, moved, there, struck="node1", together=True),
+        Scenario("move of volumes, its source", running_volume_instance, move, moved, volumes_there, together=True),
+        Scenario("move of volumes, its target", running_volume_instance, move, moved, volumes_there, struck="node3", together=True),
+        Scenario("end of a move that was begun", begun_move, abort, abort, no_move_is_left, together=True),
         Scenario("push of an image, its source", image, push, push, whole, on="node2", together=True),
         Scenario("push of an image, its target", image, push, push, whole, on="node2", struck="node3", together=True),
         Scenario("adoption, the node", plain_instance, adopt, adopt, files_are("web1"), together=True),
