@@ -3,7 +3,8 @@
 python3 -m tests.chaos.library DIRECTORY SECONDS [FAULTS OPERATION...] < KNOWN > FOUND; both are JSON and say what each fault has ended in,
 of all operations, or of some at most so many of each.
 The process that is stopped is a real one: it gets a real SIGKILL, or a call in it fails. Or the node loses its power: what is found
-then is the pool as it was on its disk at that moment, where a boot mounts what it mounts. What is done again is done by another process.
+then is the pool as it was on its disk at that moment, where a boot mounts what it mounts. It is done once for all power cuts, in which
+at each point what is on the disk is kept. What is done again is done by another process.
 
 There must be no pool called zfs: it makes one, in a file.
 """
@@ -14,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
+import select
 import signal
 import sys
 import time
@@ -23,9 +25,9 @@ from typing import Any
 
 from tests import deaths
 from tests.chaos import travels
-from tests.chaos.pool import Ground, PoolNode, Striker
+from tests.chaos.pool import Ground, PoolNode, Recorder, Striker
 from tests.deaths.operation import Operation, comparable, contents
-from tests.killing import dies
+from tests.killing import Reaper, dies
 
 PREFIX = "library: "
 OPERATIONS = deaths.OPERATIONS | travels.OPERATIONS
@@ -68,10 +70,16 @@ def faults(ground: Ground, name: str, known: dict[str, str], until: float, most:
     goals = {kind: seen(node, bench, operation, kind) for kind in KINDS}
     needed = before & contents(node) if operation.destroys else before
     yield f"{title}/points", str(count)
-    for kind, number in list(order(name, count, kinds_of(name)))[: most or None]:
-        key = f"{title}/{kind}/{number}"
-        if key not in known and time.monotonic() < until:
-            yield key, Fault(ground, operation, kind, number, last=number == count).ends_in(goals[kind], needed)
+    wanted = list(order(name, count, kinds_of(name)))[: most or None]
+    chosen = [(kind, number) for kind, number in wanted if f"{title}/{kind}/{number}" not in known]
+    record: Record | None = None
+    for kind, number in sorted(chosen, key=lambda fault: fault[0] == "power"):  # those, last, since a record stands until the next node
+        if time.monotonic() < until:
+            if kind == "power" and record is None:
+                record = Record(ground, operation, {number for kind, number in chosen if kind == "power"})
+            fault = Fault(ground, operation, kind, number, last=number == count)
+            ended = fault.ends_in(goals[kind], needed) if record is None else record.ends_in(fault, goals[kind], needed)
+            yield f"{title}/{kind}/{number}", ended
 
 
 def order(name: str, count: int, kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[str, int]]:
@@ -92,7 +100,7 @@ def seen(node: PoolNode, bench: Any, operation: Operation, kind: str) -> dict[st
     return comparable(node, ignored=operation.ignored, places=operation.places, booted=kind == "power")
 
 
-def and_one_more(does: Callable[[], object], reaper: Striker) -> None:
+def and_one_more(does: Callable[[], object], reaper: Reaper) -> None:
     """It is done, and one more point is passed: what has ended can be struck as well."""
     does()
     reaper.point()
@@ -119,23 +127,20 @@ class Fault:
 
     def ends_in(self, goal: dict[str, Any], needed: set[bytes]) -> str:
         """Return what became of the operation, which was struck and done again."""
-        try:
-            self.node = self.ground.node()
-            self.bench = self.operation.bench(self.node)
-            self.operation.before(self.bench)
-            self.ground.settle()
-            status = self._struck()
-            if status == NOTHING:
-                return NOT_STRUCK
-            return self._goes_on(goal, needed, done=self.last or status == DONE)
-        except Exception as error:  # whatever it is, it is what is to be told
-            return " ".join(f"{type(error).__name__}: {error}".split())[:2000]
+        return told(lambda: self._ends_in(goal, needed))
 
-    def _goes_on(self, goal: dict[str, Any], needed: set[bytes], *, done: bool) -> str:
+    def _ends_in(self, goal: dict[str, Any], needed: set[bytes]) -> str:
+        self.node = self.ground.node()
+        self.bench = self.operation.bench(self.node)
+        self.operation.before(self.bench)
+        status = self._struck()
+        if status == NOTHING:
+            return NOT_STRUCK
+        return self.goes_on(goal, needed, done=self.last or status == DONE)
+
+    def goes_on(self, goal: dict[str, Any], needed: set[bytes], *, done: bool) -> str:
         """Return what is different after it was done again, or before that if it was said to be done."""
         cut = self.kind == "power"
-        if cut:
-            self.ground.lose_power(self.node)
         self.operation.inherit(self.bench, booted=cut)
         if done:
             now, wanted = (without_places(state) if cut else state for state in (self._seen(), goal))
@@ -154,13 +159,11 @@ class Fault:
         return seen(self.node, self.bench, self.operation, self.kind)
 
     def _struck(self) -> int:
-        """A process has done the operation until it was struck, and all that it has started is over where the power is cut."""
+        """A process has done the operation until it was struck."""
         child = os.fork()
         if child == 0:
             self._die()
         _pid, status = os.waitpid(child, 0)
-        if self.kind == "power":
-            end_group(child)
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
             return STRUCK
         ended = os.waitstatus_to_exitcode(status)
@@ -171,7 +174,6 @@ class Fault:
         """The process that this runs in ends here."""
         status = STRUCK
         try:
-            os.setsid()
             leave = partial(self.operation.leave, self.bench)
             reaper = self.node.fake.reaper = Striker(self.node.place, self.kind, leave)
             with contextlib.suppress(Exception):  # where a call in it fails, it may
@@ -185,12 +187,59 @@ class Fault:
             os._exit(status)
 
 
-def end_group(leader: int) -> None:
-    """No process that it has started is left."""
-    with contextlib.suppress(ProcessLookupError):
-        while True:
-            os.killpg(leader, signal.SIGKILL)
-            time.sleep(0.01)
+class Record:
+    """An operation that was done once, with what the pool's disk was at each of some points: a power cut there would have left that."""
+
+    def __init__(self, ground: Ground, operation: Operation, numbers: set[int]) -> None:
+        self.ground, self.operation, self.numbers = ground, operation, numbers
+        self.node = ground.node()
+        self.bench = operation.bench(self.node)
+        operation.before(self.bench)
+        ground.settle()
+        self.said = in_child(self._does)
+
+    def ends_in(self, fault: Fault, goal: dict[str, Any], needed: set[bytes]) -> str:
+        """Return what became of the operation whose power was cut, and which another process has done again."""
+        if self.said:
+            return self.said
+        fault.node, fault.bench = self.node, self.bench
+
+        def goes_on() -> str:
+            self.ground.back_to(self.node, fault.number)
+            return fault.goes_on(goal, needed, done=fault.last)
+
+        return in_child(goes_on) if self.ground.has(fault.number) else NOT_STRUCK
+
+    def _does(self) -> str:
+        leave = partial(self.operation.leave, self.bench)
+        recorder = self.node.fake.reaper = Recorder(self.ground, self.numbers, leave)
+        dies(recorder, 0, partial(and_one_more, partial(self.operation.does, self.bench), recorder))
+        return recorder.failure
+
+
+def in_child(does: Callable[[], str]) -> str:
+    """Return what a process of its own says, which knows what this one does; or what became of it."""
+    ours, its = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            said = told(does)
+            os.write(its, said.encode()[: select.PIPE_BUF])
+        finally:
+            os._exit(0)
+    os.close(its)
+    with open(ours, encoding="utf-8", errors="replace") as pipe:
+        said = pipe.read()
+    _pid, status = os.waitpid(child, 0)
+    return said if status == 0 else f"the process has ended with {status}"
+
+
+def told(does: Callable[[], str]) -> str:
+    """Return what it says, or what it has raised: whatever it is, it is what is to be told."""
+    try:
+        return does()
+    except Exception as error:
+        return " ".join(f"{type(error).__name__}: {error}".split())[:2000]
 
 
 def difference(now: Any, goal: Any) -> Any:

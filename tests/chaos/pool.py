@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,11 +50,36 @@ class Striker(Reaper):
         if self.passed != self.chosen:
             return
         self.fired = True
-        if self.kind in ("kill", "power"):
+        if self.kind == "kill":
             self.before()
             os.kill(os.getpid(), signal.SIGKILL)
         else:
             raise OSError(errno.EIO, "chaos")
+
+
+class Recorder(Reaper):
+    """Counts points as a reaper does; at the chosen ones what is on the pool's disk is kept, after something was done."""
+
+    def __init__(self, ground: Ground, numbers: Collection[int], before: Callable[[], object]) -> None:
+        super().__init__(ground.place)
+        self.ground, self.numbers, self.before = ground, numbers, before
+        self.failure = ""
+
+    def point(self) -> None:
+        if not self.counting:
+            return
+        self.passed += 1
+        if self.passed not in self.numbers:
+            return
+        if others := children():
+            self.failure = f"{len(others)} others are at work at point {self.passed}, which write while the disk is read"
+            return
+        self.counting = False
+        try:
+            self.before()
+            self.ground.keep(self.passed)
+        finally:
+            self.counting = True
 
 
 class PoolZfs(BootedZfs):
@@ -173,7 +198,7 @@ class Ground:
 
     def __init__(self, directory: str) -> None:
         self.directory, self.place = Path(directory), f"{directory}/node"
-        self.disk, self.cut = self.directory / "disk", self.directory / "cut"
+        self.disk, self.beside = self.directory / "disk", self.directory / BESIDE
         self.before = TXG_TIMEOUT.read_text(encoding="ascii")
 
     def __enter__(self) -> Ground:
@@ -205,8 +230,10 @@ class Ground:
             for dataset in zfs.datasets(POOL, depth=1):
                 if dataset.name != POOL:
                     clean(dataset.name, self.place)
-        for path in (self.place, str(self.directory / BESIDE)):
+        for path in (Path(self.place), self.beside, *self.directory.glob("beside-*")):
             shutil.rmtree(path, ignore_errors=True)
+        for kept in self.directory.glob("disk-*"):
+            kept.unlink()
 
     def settle(self) -> None:
         """All that was written is on the disk."""
@@ -214,15 +241,34 @@ class Ground:
         run("zpool", "wait", "-t", "free", POOL)  # what is freed yet makes ZFS write again
         run("zpool", "sync", POOL)
 
-    def lose_power(self, node: PoolNode) -> None:
-        """The pool is what was on its disk, and the node has booted."""
-        run("cp", "--sparse=always", str(self.disk), str(self.cut))
+    def keep(self, number: int) -> None:
+        """What is on the disk now, and what is beside the pool, can be gone back to."""
+        run("cp", "--sparse=always", str(self.disk), str(self._kept(number)))
+        if self.beside.exists():
+            shutil.copytree(self.beside, self.directory / f"beside-{number}", symlinks=True)
+
+    def has(self, number: int) -> bool:
+        return self._kept(number).exists()
+
+    def back_to(self, node: PoolNode, number: int) -> None:
+        """The node has lost its power when that was on its disk, and has booted; it is not kept any more."""
         node.loop.clear()
         cast("PoolZfs", node.fake).unmount_all()
         patiently("zpool", "export", "-f", POOL)
-        self.cut.replace(self.disk)
+        self._kept(number).replace(self.disk)
+        if self.beside.exists():
+            shutil.rmtree(self.beside)
+            (self.directory / f"beside-{number}").replace(self.beside)
         run("zpool", "import", "-N", "-d", str(self.disk), POOL)
         node.boot()
+
+    def _kept(self, number: int) -> Path:
+        return self.directory / f"disk-{number}"
+
+
+def children() -> list[str]:
+    """Return the processes that this one has started and that have not ended."""
+    return [child for thread in Path("/proc/self/task").iterdir() for child in (thread / "children").read_text(encoding="ascii").split()]
 
 
 def run(*command: str) -> None:
