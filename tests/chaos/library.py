@@ -19,7 +19,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,7 @@ from tests.killing import Reaper, dies
 PREFIX = "library: "
 OPERATIONS = deaths.OPERATIONS | travels.OPERATIONS
 KINDS = ("kill", "error", "power")
+KEPT = 30  # disks at a time, some 10 MiB each, in a node's memory
 SURVIVED, NOT_STRUCK = "survived", "not struck"
 NOTHING, CONFUSED, STRUCK, DONE = 0, 1, 3, 4  # how a child ends; DONE is one that says so, although a call in it has failed
 
@@ -72,14 +73,17 @@ def faults(ground: Ground, name: str, known: dict[str, str], until: float, most:
     yield f"{title}/points", str(count)
     wanted = list(order(name, count, kinds_of(name)))[: most or None]
     chosen = [(kind, number) for kind, number in wanted if f"{title}/{kind}/{number}" not in known]
-    record: Record | None = None
-    for kind, number in sorted(chosen, key=lambda fault: fault[0] == "power"):  # those, last, since a record stands until the next node
+    for kind, number in chosen:
+        if kind != "power" and time.monotonic() < until:
+            yield f"{title}/{kind}/{number}", Fault(ground, operation, kind, number, last=number == count).ends_in(goals[kind], needed)
+    cuts = [number for kind, number in chosen if kind == "power"]
+    for some in (cuts[first : first + KEPT] for first in range(0, len(cuts), KEPT)):
         if time.monotonic() < until:
-            if kind == "power" and record is None:
-                record = Record(ground, operation, {number for kind, number in chosen if kind == "power"})
-            fault = Fault(ground, operation, kind, number, last=number == count)
-            ended = fault.ends_in(goals[kind], needed) if record is None else record.ends_in(fault, goals[kind], needed)
-            yield f"{title}/{kind}/{number}", ended
+            record = Record(ground, operation, some)
+        for number in some:
+            if time.monotonic() < until:
+                fault = Fault(ground, operation, "power", number, last=number == count)
+                yield f"{title}/power/{number}", record.ends_in(fault, goals["power"], needed)
 
 
 def order(name: str, count: int, kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[str, int]]:
@@ -190,12 +194,13 @@ class Fault:
 class Record:
     """An operation that was done once, with what the pool's disk was at each of some points: a power cut there would have left that."""
 
-    def __init__(self, ground: Ground, operation: Operation, numbers: set[int]) -> None:
+    def __init__(self, ground: Ground, operation: Operation, numbers: Collection[int]) -> None:
         self.ground, self.operation, self.numbers = ground, operation, numbers
         self.node = ground.node()
         self.bench = operation.bench(self.node)
         operation.before(self.bench)
         ground.settle()
+        ground.slim()
         self.said = in_child(self._does)
 
     def ends_in(self, fault: Fault, goal: dict[str, Any], needed: set[bytes]) -> str:

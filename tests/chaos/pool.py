@@ -241,6 +241,10 @@ class Ground:
         run("zpool", "wait", "-t", "free", POOL)  # what is freed yet makes ZFS write again
         run("zpool", "sync", POOL)
 
+    def slim(self) -> None:
+        """Of what there is no more the disk keeps nothing."""
+        run("zpool", "trim", "-w", POOL)
+
     def keep(self, number: int) -> None:
         """What is on the disk now, and what is beside the pool, can be gone back to."""
         run("cp", "--sparse=always", str(self.disk), str(self._kept(number)))
