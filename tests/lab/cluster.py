@@ -201,9 +201,7 @@ class Cluster:
             say(f"{self.generation}: gnt-node add {node.name}")
             node.run("cat >> /root/.ssh/authorized_keys", stdin=public.encode())
             master.run(f"ssh-keyscan {node.fqdn} >> /root/.ssh/known_hosts 2>/dev/null; gnt-node add --no-ssh-key-check {node.fqdn}")
-        master.wait(
-            "gnt-cluster verify"
-        )  # the saved state is of a healthy cluster; on a slow machine its first jobs may not start
+        master.wait("gnt-cluster verify")  # the saved state is of a healthy cluster; on a slow machine its first jobs may not start
 
 
 def _provision(node: Machine) -> None:

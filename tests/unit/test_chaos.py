@@ -13,7 +13,9 @@ import pytest
 
 from tests.chaos import library, points
 from tests.chaos.__main__ import page
+from tests.chaos.pool import Recorder
 from tests.deaths.operation import Operation
+from tests.killing import dies
 
 PROGRAM = """
 import sys
@@ -126,6 +128,62 @@ def test_an_error_that_is_swallowed_is_said_to_be_done(tmp_path: Path) -> None:
     fault.node, fault.bench = SimpleNamespace(place=str(tmp_path), fake=SimpleNamespace()), None  # type: ignore[assignment]
     assert fault._struck() == library.DONE
     assert os.listdir(tmp_path) == []
+
+
+class Keeper:
+    """A ground that knows which disks were kept."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.kept = str(place), []  # type: ignore[var-annotated]
+
+    def keep(self, number: int) -> None:
+        self.kept.append((number, sorted(os.listdir(self.place))))
+
+
+def test_a_record_keeps_the_disk_at_each_chosen_point_and_goes_on(tmp_path: Path) -> None:
+    ground = Keeper(tmp_path)
+    recorder = Recorder(ground, [1, 3, 7], lambda: os.mkdir(tmp_path / f"left{len(ground.kept)}"))  # type: ignore[arg-type]
+
+    def makes_three() -> None:
+        for name in ("one", "three", "two"):
+            os.mkdir(tmp_path / name)
+
+    assert not dies(recorder, 0, makes_three)
+    assert ground.kept == [(1, ["left0"]), (3, ["left0", "left1", "one", "three"])]
+    assert recorder.passed == 3
+    assert recorder.failure == ""
+
+
+def test_no_disk_is_kept_while_others_write(tmp_path: Path) -> None:
+    ground = Keeper(tmp_path)
+    recorder = Recorder(ground, [1], lambda: None)  # type: ignore[arg-type]
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        dies(recorder, 0, lambda: os.mkdir(tmp_path / "one"))
+    finally:
+        other.kill()
+        other.wait()
+    assert ground.kept == []
+    assert "1 others are at work at point 1" in recorder.failure
+
+
+def test_a_process_of_its_own_says_what_it_found_or_what_became_of_it() -> None:
+    def ends() -> str:
+        os._exit(3)
+
+    def fails() -> str:
+        raise ValueError("not\nso")
+
+    known = [1]
+
+    def forgets() -> str:
+        known.clear()
+        return "survived"
+
+    assert library.in_child(forgets) == "survived"
+    assert known == [1]
+    assert library.in_child(fails) == "ValueError: not so"
+    assert "ended with" in library.in_child(ends)
 
 
 def test_two_states_differ_in_what_is_said() -> None:
