@@ -32,7 +32,7 @@ from tests.killing import Reaper, dies
 PREFIX = "library: "
 OPERATIONS = deaths.OPERATIONS | travels.OPERATIONS
 KINDS = ("kill", "error", "power")
-KEPT = 30  # disks at a time, some 10 MiB each, in a node's memory
+KEPT = 12  # disks at a time, some 20 MiB each, in a node's memory
 SURVIVED, NOT_STRUCK = "survived", "not struck"
 NOTHING, CONFUSED, STRUCK, DONE = 0, 1, 3, 4  # how a child ends; DONE is one that says so, although a call in it has failed
 

@@ -203,22 +203,28 @@ class Ground:
 
     def __enter__(self) -> Ground:
         self.directory.mkdir(parents=True)
+        TXG_TIMEOUT.write_text(f"{TXG_SECONDS}\n", encoding="ascii")
+        self._make_pool()
+        return self
+
+    def _make_pool(self) -> None:
         with self.disk.open("wb") as disk:
             disk.truncate(POOL_BYTES)
-        TXG_TIMEOUT.write_text(f"{TXG_SECONDS}\n", encoding="ascii")
-        run("zpool", "create", "-m", "none", "-O", "canmount=off", POOL, str(self.disk))
-        return self
+        run("zpool", "create", "-f", "-m", "none", "-O", "canmount=off", POOL, str(self.disk))
 
     def __exit__(self, *_failure: object) -> None:
         """There is no pool any more, and ZFS writes when it did before."""
         TXG_TIMEOUT.write_text(self.before, encoding="ascii")
         self.clean()
-        patiently("zpool", "destroy", "-f", POOL)
+        if has_pool():
+            patiently("zpool", "destroy", "-f", POOL)
         shutil.rmtree(self.directory)
 
     def node(self) -> PoolNode:
-        """Return a new node; of the one before nothing is left."""
+        """Return a new node; of the one before nothing is left, not even the pool where it could not be imported."""
         self.clean()
+        if not has_pool():
+            self._make_pool()
         Path(self.place).mkdir()
         return PoolNode(Path(self.place), busy_seconds=10)  # what was unmounted a moment ago may be kept for another one
 
@@ -226,7 +232,8 @@ class Ground:
         zfs = PoolZfs(self.place)
         RealLoop(zfs).clear()
         zfs.unmount_all()
-        if subprocess.run(["zfs", "destroy", "-R", POOL], capture_output=True).returncode != 0:  # all but itself, if nothing holds them
+        destroyed = subprocess.run(["zfs", "destroy", "-R", POOL], capture_output=True)  # all but itself, if nothing holds them
+        if destroyed.returncode != 0 and has_pool():
             for dataset in zfs.datasets(POOL, depth=1):
                 if dataset.name != POOL:
                     clean(dataset.name, self.place)
@@ -258,7 +265,8 @@ class Ground:
         """The node has lost its power when that was on its disk, and has booted; it is not kept any more."""
         node.loop.clear()
         cast("PoolZfs", node.fake).unmount_all()
-        patiently("zpool", "export", "-f", POOL)
+        if has_pool():
+            patiently("zpool", "export", "-f", POOL)
         self._kept(number).replace(self.disk)
         if self.beside.exists():
             shutil.rmtree(self.beside)
@@ -268,6 +276,10 @@ class Ground:
 
     def _kept(self, number: int) -> Path:
         return self.directory / f"disk-{number}"
+
+
+def has_pool() -> bool:
+    return subprocess.run(["zpool", "list", POOL], capture_output=True).returncode == 0
 
 
 def children() -> list[str]:
