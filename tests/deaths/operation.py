@@ -76,9 +76,13 @@ def comparable(node: Node, *, ignored: Collection[str] = (), places: bool = True
 
 
 def means_nothing(node: Node, path: str) -> bool:
-    """Tell whether a path is an empty directory aside, where the next one to look into a dataset mounts it: removing it may have failed."""
-    whole = Path(node.root.path, path)
-    return path.startswith(".aside/") and whole.is_dir() and not whole.is_mount() and not os.listdir(whole)
+    """Tell whether a path is an empty directory where a dataset was mounted, at home or aside: removing it may have failed.
+
+    The next dataset of that name is mounted there, and Ganeti takes a directory that exists.
+    """
+    whole, above = Path(node.root.path, path), os.path.dirname(path)
+    mounted = {mount.path for mount in node.fake.mounts()}
+    return above in ("", ".aside") and whole.is_dir() and str(whole) not in mounted and not os.listdir(whole)
 
 
 def datasets(state: dict[str, Any], ignored: Collection[str] = ()) -> dict[str, Any]:
