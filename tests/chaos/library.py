@@ -21,11 +21,11 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from tests import deaths
 from tests.chaos import travels
-from tests.chaos.pool import Ground, PoolNode, Recorder, Striker
+from tests.chaos.pool import Ground, PoolNode, PoolZfs, Recorder, Striker
 from tests.deaths.operation import Operation, comparable, contents
 from tests.killing import Reaper, dies
 
@@ -150,13 +150,12 @@ class Fault:
             now, wanted = (without_places(state) if cut else state for state in (self._seen(), goal))
             if now != wanted:
                 return f"was said to be done and is not: {difference(now, wanted)}"[:2000]
-        lost = set() if cut else needed - contents(self.node)  # to look would have ZFS read its intent log before the library does
         self.operation.sees(self.bench)
         self.operation.does(self.bench)
-        lost |= needed - contents(self.node)
+        with cast("PoolZfs", self.node.fake).looked_at_once():
+            now, lost = self._seen(), needed - contents(self.node)
         if lost:
             return f"lost: {sorted(lost)}"[:2000]
-        now = self._seen()
         return SURVIVED if now == goal else f"not as without a fault: {difference(now, goal)}"[:2000]
 
     def _seen(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ from tests.killing import Reaper
 from tests.node import CLUSTER_NAME, Node
 from tests.realnode import RealZfs
 from tests.realrig import TRIES, BootedZfs, clean
-from zfsganeti import loop
+from zfsganeti import core, loop
 from zfsganeti.datasets import CLUSTER
 from zfsganeti.roots import Root
 from zfsganeti.streams import Streams
@@ -88,6 +88,7 @@ class PoolZfs(BootedZfs):
     def __init__(self, place: str) -> None:
         super().__init__(Root(POOL, place))
         self.clock = NOW
+        self._looked: dict[str, Any] | None = None
         self.clear = self.clear_each  # type: ignore[method-assign]
 
     def clear_each(self, name: str, keys: Iterable[str]) -> None:
@@ -102,6 +103,18 @@ class PoolZfs(BootedZfs):
         self.create(name, {"mountpoint": mountpoint}, marks or {})
 
     def state(self) -> dict[str, Any]:
+        return self._state() if self._looked is None else self._looked
+
+    @contextlib.contextmanager
+    def looked_at_once(self) -> Iterator[None]:
+        """Nothing is changed meanwhile, so that one look, which takes as long as some changes, is enough."""
+        self._looked = self._state()
+        try:
+            yield
+        finally:
+            self._looked = None
+
+    def _state(self) -> dict[str, Any]:
         found = self._told()
         for name, dataset in found.items():
             dataset["files"] = self.files(name)
@@ -279,7 +292,7 @@ class Ground:
 
 
 def has_pool() -> bool:
-    return subprocess.run(["zpool", "list", POOL], capture_output=True).returncode == 0
+    return core.exists(POOL.encode()) is not False
 
 
 def children() -> list[str]:
