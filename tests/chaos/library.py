@@ -33,22 +33,24 @@ PREFIX = "library: "
 OPERATIONS = deaths.OPERATIONS | travels.OPERATIONS
 KINDS = ("kill", "error", "power")
 KEPT = 12  # disks at a time, some 20 MiB each, in a node's memory
+FEW = 9  # faults of an operation
 SURVIVED, NOT_STRUCK = "survived", "not struck"
 NOTHING, CONFUSED, STRUCK, DONE = 0, 1, 3, 4  # how a child ends; DONE is one that says so, although a call in it has failed
 
 
 def main() -> int:
     directory, seconds, *chosen = sys.argv[1:]
-    most, names = (int(chosen[0]), chosen[1:]) if chosen else (0, list(OPERATIONS))
-    until, known = time.monotonic() + float(seconds), dict(json.load(sys.stdin))
-    found: dict[str, str] = {}
+    turns, names = ((int(chosen[0]),), chosen[1:]) if chosen else ((FEW, 0), list(OPERATIONS))
+    until, found = time.monotonic() + float(seconds), dict(json.load(sys.stdin))
+    known = set(found)
     with Ground(directory) as ground:
         try:
-            for name in names:
-                if time.monotonic() < until:
-                    found.update(faults(ground, name, known, until, most))
+            for most in turns:  # each operation has had a few before any has had all
+                for name in names:
+                    if time.monotonic() < until:
+                        found.update(faults(ground, name, found, until, most))
         finally:
-            print(json.dumps(found), flush=True)
+            print(json.dumps({key: result for key, result in found.items() if key not in known}), flush=True)
     return 0
 
 
@@ -60,8 +62,7 @@ def kinds_of(name: str) -> tuple[str, ...]:
 def faults(ground: Ground, name: str, known: dict[str, str], until: float, most: int = 0) -> Iterator[tuple[str, str]]:
     """Yield what each fault has ended in that is not known yet, and how many points there are, which is counted unless it is known."""
     operation, title = OPERATIONS[name], f"{PREFIX}{name}"
-    count = int(known.get(f"{title}/points", 0))
-    if count and all(f"{title}/{kind}/{number}" in known for number in range(1, count + 1) for kind in kinds_of(name)):
+    if f"{title}/points" in known and not left(name, int(known[f"{title}/points"]), known, most):
         return
     node = ground.node()
     bench = operation.bench(node)
@@ -71,8 +72,7 @@ def faults(ground: Ground, name: str, known: dict[str, str], until: float, most:
     goals = {kind: seen(node, bench, operation, kind) for kind in KINDS}
     needed = before & contents(node) if operation.destroys else before
     yield f"{title}/points", str(count)
-    wanted = list(order(name, count, kinds_of(name)))[: most or None]
-    chosen = [(kind, number) for kind, number in wanted if f"{title}/{kind}/{number}" not in known]
+    chosen = left(name, count, known, most)
     for kind, number in chosen:
         if kind != "power" and time.monotonic() < until:
             yield f"{title}/{kind}/{number}", Fault(ground, operation, kind, number, last=number == count).ends_in(goals[kind], needed)
@@ -84,6 +84,12 @@ def faults(ground: Ground, name: str, known: dict[str, str], until: float, most:
             if time.monotonic() < until:
                 fault = Fault(ground, operation, "power", number, last=number == count)
                 yield f"{title}/power/{number}", record.ends_in(fault, goals["power"], needed)
+
+
+def left(name: str, count: int, known: dict[str, str], most: int) -> list[tuple[str, int]]:
+    """Return which of so many faults of an operation, 0 for all of them, are not known yet."""
+    wanted = list(order(name, count, kinds_of(name)))[: most or None]
+    return [(kind, number) for kind, number in wanted if f"{PREFIX}{name}/{kind}/{number}" not in known]
 
 
 def order(name: str, count: int, kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[str, int]]:

@@ -32,6 +32,7 @@ POOL, POOL_BYTES = "zfs", 512 << 20
 SECTOR = 512  # bytes, in which the kernel tells sizes
 BESIDE = "beside"  # a node's place: what belongs to it and is none of its files
 TXG_SECONDS = 3600  # nothing is on the disk but what somebody waited for
+TXGS = Path(f"/proc/spl/kstat/zfs/{POOL}/txgs")
 TXG_TIMEOUT = Path("/sys/module/zfs/parameters/zfs_txg_timeout")
 
 
@@ -267,7 +268,10 @@ class Ground:
 
     def keep(self, number: int) -> None:
         """What is on the disk now, and what is beside the pool, can be gone back to."""
-        run("cp", "--sparse=always", str(self.disk), str(self._kept(number)))
+        before = None
+        while (written := last_written()) is None or written != before:  # what ZFS still writes while it is read would be torn
+            before = written
+            run("cp", "--sparse=always", str(self.disk), str(self._kept(number)))
         if self.beside.exists():
             shutil.copytree(self.beside, self.directory / f"beside-{number}", symlinks=True)
 
@@ -293,6 +297,13 @@ class Ground:
 
 def has_pool() -> bool:
     return core.exists(POOL.encode()) is not False
+
+
+def last_written() -> str | None:
+    """Return which transaction group is on the disk, None while one is on its way there."""
+    groups = [line.split() for line in TXGS.read_text(encoding="ascii").splitlines()[2:]]
+    under_way = any(state in "QWS" for _txg, _birth, state, *_rest in groups)
+    return None if under_way else max((txg for txg, _birth, state, *_rest in groups if state == "C"), key=int)
 
 
 def children() -> list[str]:
