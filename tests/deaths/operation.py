@@ -39,9 +39,9 @@ class Operation:
     """What is there before, what is done, on what bench, and what may be seen in between.
 
     `destroys` is one after which something is not there that was; `ignored` are marks of which two runs may have others; `boots` is
-    False where a boot changes what is before, `places` where it does not matter
-    whether a dataset is mounted at home. What a bench knows that is no ZFS it can
-    `leave` before its process dies, for the next one to `inherit`; it may tell by itself what two runs must have in common.
+    False where a boot changes what is before, `places` where it does not matter whether a dataset is mounted at home, `lasts` where
+    what is done outlasts a power cut only with what follows. What a bench knows that is no ZFS it can `leave` before its process
+    dies, for the next one to `inherit`; it may tell by itself what two runs must have in common.
     """
 
     before: Callable[[Any], object]
@@ -52,6 +52,7 @@ class Operation:
     ignored: tuple[str, ...] = ()
     boots: bool = True
     places: bool = True
+    lasts: bool = True
     leave: Callable[[Any], object] = never
     inherit: Callable[..., object] = alone
     tells: Callable[[Any], dict[str, Any]] | None = None

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.deaths.operation import Operation, comparable
 from tests.node import Node
+from zfsganeti.datasets import INSTANCE
 from zfsganeti.volumes import Volumes
 
 MIB = 1 << 20
@@ -84,12 +85,21 @@ def attach_after_boot(bench: Bench) -> None:
     bench.node.fake.unmount(bench.volumes.home(DISK0))
 
 
-def _operation(before: Callable[[Bench], object], does: Callable[[Bench], object]) -> Operation:
-    return Operation(before, does, Bench)
+def create_and_set(bench: Bench) -> None:
+    """What Ganeti calls before it knows of a disk: without the second what the first has done need not outlast a power cut."""
+    dataset = bench.volumes.find(DISK0)
+    if dataset is None or INSTANCE not in dataset.marks:
+        bench.create()
+    bench.volumes.set_instance(DISK0, "web1")
+
+
+def _operation(before: Callable[[Bench], object], does: Callable[[Bench], object], *, lasts: bool = True) -> Operation:
+    return Operation(before, does, Bench, lasts=lasts)
 
 
 OPERATIONS = {
-    "volume: create": _operation(nothing, lambda bench: bench.create()),
+    "volume: create": _operation(nothing, lambda bench: bench.create(), lasts=False),
+    "volume: create and setinfo": _operation(nothing, create_and_set),
     "volume: create out of the trash": _operation(reserved, take_back),
     "volume: attach": _operation(attach_after_boot, lambda bench: bench.volumes.attach(DISK0)),
     "volume: detach": _operation(in_use, lambda bench: bench.volumes.detach(DISK0)),
