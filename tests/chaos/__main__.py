@@ -73,7 +73,7 @@ class Chaos:
 
     def __init__(self, generation: str, only: list[str] | None) -> None:
         self.generation, self.only = generation, only or [""]
-        self.cluster = Cluster(generation, "chaos")
+        self.cluster, self.commit = Cluster(generation, "chaos"), host.commit(ROOT)
 
     def until(self, deadline: float) -> None:
         """Faults have been tried until then, or all of them; every operation has had its share of the time."""
@@ -116,7 +116,7 @@ class Chaos:
             if not found.keys() - seen:
                 return
             for key, result in found.items():
-                remember(self.generation, key, f"{result} ({host.commit(ROOT)})" if _is_fault(key) else result)
+                remember(self.generation, key, f"{result} ({self.commit})" if _is_fault(key) else result)
             struck = [result for key, result in found.items() if _is_fault(key)]
             say(f"{self.generation}: {LIBRARY}: {len(struck)} more faults, {sum(map(survived, struck))} survived")
             seen |= found.keys()
@@ -144,7 +144,7 @@ class Chaos:
             self.cluster.back_to(lab.nodes, place)
             result = self.fault(lab, scenario, state, kind, number)
             say(f"{self.generation}: {key}: {result} in {time.monotonic() - began:.0f} s")
-            remember(self.generation, key, f"{result} ({host.commit(ROOT)})")
+            remember(self.generation, key, f"{result} ({self.commit})")
 
     def count(self, lab: Lab, scenario: Scenario) -> int:
         """Return how many points the operation has on the node that is to be struck."""

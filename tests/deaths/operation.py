@@ -22,6 +22,7 @@ CONTAINERS = (
     ".rollback",
     ".moving",
 )  # which stay, and mean nothing when empty
+DEFAULTS = (("canmount", "on"), ("refreservation", "0"))
 GUID = re.compile(r"\b[0-9]{15,20}\b")  # of which each run on real ZFS has others
 PAGE, SWAP = 4096, b"SWAPSPACE2"
 
@@ -95,7 +96,7 @@ def datasets(state: dict[str, Any], ignored: Collection[str] = ()) -> dict[str, 
         kept = {key: GUID.sub("GUID", value) for key, value in dataset["marks"].items() if key not in ignored}
         if "/.trash/" in name:
             kept.pop(INTENT, None)
-        properties = {key: value for key, value in dataset["properties"].items() if (key, value) != ("canmount", "on")}  # the default
+        properties = {key: value for key, value in dataset["properties"].items() if (key, value) not in DEFAULTS}
         found[name] = {
             "properties": properties,
             "marks": kept,
