@@ -156,10 +156,12 @@ class Fault:
             now, wanted = (without_places(state) if cut else state for state in (self._seen(), goal))
             if now != wanted:
                 return f"was said to be done and is not: {difference(now, wanted)}"[:2000]
+        lost = set() if cut else needed - contents(self.node)  # to look would have ZFS read its intent log before the library does
         self.operation.sees(self.bench)
         self.operation.does(self.bench)
         with cast("PoolZfs", self.node.fake).looked_at_once():
-            now, lost = self._seen(), needed - contents(self.node)
+            now = self._seen()
+            lost |= needed - contents(self.node)
         if lost:
             return f"lost: {sorted(lost)}"[:2000]
         return SURVIVED if now == goal else f"not as without a fault: {difference(now, goal)}"[:2000]

@@ -42,60 +42,39 @@ def file_instance(lab: Lab) -> State:
     return lab.fill("web1")
 
 
-def running_file_instance(lab: Lab) -> State:
-    sums = file_instance(lab)
-    lab.run("gnt-instance start web1")
-    return sums
-
-
 def volume_instance(lab: Lab) -> State:
     lab.add_ext("web1", disks=("64M", "16M"))
     return lab.fill_volumes("web1")
 
 
-def removed_volume_instance(lab: Lab) -> State:
-    sums = volume_instance(lab)
-    lab.run("gnt-instance remove -f web1")
-    return sums
+def then(prepare: Callable[[Lab], State], command: str) -> Callable[[Lab], State]:
+    """Return what prepares the same and has a command follow."""
+
+    def both(lab: Lab) -> State:
+        state = prepare(lab)
+        lab.run(command)
+        return state
+
+    return both
 
 
-def removed_file_instance(lab: Lab) -> State:
-    sums = file_instance(lab)
-    lab.run("gnt-instance remove -f web1")
-    return sums
+running_file_instance, running_volume_instance = (then(each, "gnt-instance start web1") for each in (file_instance, volume_instance))
+removed_file_instance, removed_volume_instance = (then(each, "gnt-instance remove -f web1") for each in (file_instance, volume_instance))
+snapshot = then(file_instance, "gnt-zfs snapshot create web1 before")
+volume_snapshot = then(volume_instance, "gnt-zfs snapshot create web1 before")
+begun_move = then(running_file_instance, "gnt-zfs move --yes --presync-only web1 node3")
 
 
 def snapshot_and_more(lab: Lab) -> State:
     """Return the checksums at the snapshot; the disks differ from it."""
-    sums = file_instance(lab)
-    lab.run("gnt-zfs snapshot create web1 before")
+    sums = snapshot(lab)
     lab.fill("web1")
     return sums
 
 
 def volumes_with_snapshot_and_more(lab: Lab) -> State:
-    sums = volume_instance(lab)
-    lab.run("gnt-zfs snapshot create web1 before")
+    sums = volume_snapshot(lab)
     lab.fill_volumes("web1")
-    return sums
-
-
-def running_volume_instance(lab: Lab) -> State:
-    sums = volume_instance(lab)
-    lab.run("gnt-instance start web1")
-    return sums
-
-
-def begun_move(lab: Lab) -> State:
-    """The first pass of a move has been sent."""
-    sums = running_file_instance(lab)
-    lab.run("gnt-zfs move --yes --presync-only web1 node3")
-    return sums
-
-
-def snapshot(lab: Lab) -> State:
-    sums = file_instance(lab)
-    lab.run("gnt-zfs snapshot create web1 before")
     return sums
 
 

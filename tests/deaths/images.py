@@ -98,8 +98,7 @@ def rename_unless_renamed(bench: Bench) -> None:
 
 
 def nothing_half_made(bench: Bench) -> None:
-    """An image has its size; one that came back from a create that failed at its end is as long as the disk was to be."""
-    assert all(image.size in (MIB, 2 * MIB) for image in bench.images.all())
+    assert all(image.size == MIB for image in bench.images.all())
 
 
 def _operation(before: Callable[[Bench], object], does: Callable[[Bench], object], **how: Any) -> Operation:

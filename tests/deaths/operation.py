@@ -22,7 +22,6 @@ CONTAINERS = (
     ".rollback",
     ".moving",
 )  # which stay, and mean nothing when empty
-DEFAULTS = (("canmount", "on"), ("refreservation", "0"))
 GUID = re.compile(r"\b[0-9]{15,20}\b")  # of which each run on real ZFS has others
 PAGE, SWAP = 4096, b"SWAPSPACE2"
 
@@ -78,13 +77,9 @@ def comparable(node: Node, *, ignored: Collection[str] = (), places: bool = True
 
 
 def means_nothing(node: Node, path: str) -> bool:
-    """Tell whether a path is an empty directory where a dataset was mounted, at home or aside: removing it may have failed.
-
-    The next dataset of that name is mounted there, and Ganeti takes a directory that exists.
-    """
-    whole, above = Path(node.root.path, path), os.path.dirname(path)
-    mounted = {mount.path for mount in node.fake.mounts()}
-    return above in ("", ".aside") and whole.is_dir() and str(whole) not in mounted and not os.listdir(whole)
+    """Tell whether a path is an empty directory aside, where the next one to look into a dataset mounts it: removing it may have failed."""
+    whole = Path(node.root.path, path)
+    return path.startswith(".aside/") and whole.is_dir() and not whole.is_mount() and not os.listdir(whole)
 
 
 def datasets(state: dict[str, Any], ignored: Collection[str] = ()) -> dict[str, Any]:
@@ -96,7 +91,7 @@ def datasets(state: dict[str, Any], ignored: Collection[str] = ()) -> dict[str, 
         kept = {key: GUID.sub("GUID", value) for key, value in dataset["marks"].items() if key not in ignored}
         if "/.trash/" in name:
             kept.pop(INTENT, None)
-        properties = {key: value for key, value in dataset["properties"].items() if (key, value) not in DEFAULTS}
+        properties = {key: value for key, value in dataset["properties"].items() if (key, value) != ("canmount", "on")}  # the default
         found[name] = {
             "properties": properties,
             "marks": kept,
