@@ -8,6 +8,7 @@ even in its `finally` blocks, until the next process begins.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -55,6 +56,25 @@ class Reaper:
             return
         if str(arguments[0]).startswith(self.place):
             self.point()
+
+
+class Failing(Reaper):
+    """Counts points as a reaper does; what is done at the chosen one fails, and the process goes on."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(place)
+        self.fired = False
+
+    def point(self) -> None:
+        if not self.counting:
+            return
+        self.passed += 1
+        if self.passed == self.chosen:
+            self.fired = True
+            self.strike()
+
+    def strike(self) -> None:
+        raise OSError(errno.EIO, "chaos")
 
 
 def writes(event: str, arguments: tuple[Any, ...]) -> bool:

@@ -147,6 +147,7 @@ class Content:
         self.use = parameters.get("use", "clone") if "image" in parameters else ""
         self.outlives = self.use == "persistent"  # what was there before the volume and stays after it
         self.image: Image | None = None
+        self.former: Mapping[str, str] = {}  # of what is set on an image that is lent, what was set on it before
         self.directory = ""
 
     def _images(self) -> Images:
@@ -181,6 +182,8 @@ class Content:
             unfinished = {INTENT: f"{CREATE} {self.store.now():.0f}"} if formatted else {}
             self.zfs.create(name, properties, {**marks, **unfinished})
         elif self.use == "persistent":
+            before = self.zfs.local(self.image.dataset) if properties else {}
+            self.former = {key: before.get(key, "") for key in properties}
             self._images().lend(self.image, name, marks)
         else:
             wanted = {DETACH: f"{self.store.now():.0f}"} if self.use == "copy" else {}
@@ -190,6 +193,18 @@ class Content:
         """The volume's dataset can be written to, also one that was an image a moment ago."""
         if self.outlives:
             self._images().open_up(self.volumes.name(volume), dataset_properties(self.parameters, size))
+
+    def return_image(self, volume: str) -> None:
+        """The image that was lent is in the catalogue again, as it was: no device of it was ever handed out, so nobody wrote to it."""
+        dataset = self.volumes.find(volume)
+        if dataset is None or self.image is None:
+            return
+        home = self.volumes.home(volume)
+        if self.zfs.mounted_at(home) == dataset.name:
+            if self.volumes.size(volume) > self.image.size:
+                os.truncate(self.volumes.disk(volume), self.image.size)
+            self.zfs.unmount(home, seconds=self.store.config.busy_seconds)
+        self._images().return_unused(dataset, self.former)
 
     def end(self, volume: str) -> None:
         """The disk, which has its size, holds what it is to hold."""

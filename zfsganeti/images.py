@@ -35,7 +35,7 @@ from zfsganeti.errors import (
     human,
     of_system,
 )
-from zfsganeti.files import checksum_asked, content_digest, copy_sparse
+from zfsganeti.files import checksum_asked, content_digest, copy_sparse, remove_empty
 from zfsganeti.image import (
     CHECKSUM,
     CONTENT,
@@ -307,8 +307,7 @@ class Images(Lending):
     def _leave(self, name: str) -> None:
         home = self._partial_home(name)
         self.zfs.unmount(home, seconds=self.store.config.busy_seconds)
-        with contextlib.suppress(OSError):
-            os.rmdir(home)
+        remove_empty(home)
 
     def _drop(self, name: str) -> None:
         """Nothing is left of a half-made image."""
@@ -323,8 +322,7 @@ class Images(Lending):
                 self.streams.abort(partial)  # all that there was
                 return
             self.zfs.destroy(partial, {CLUSTER: self.store.cluster}, also=GOLDEN, seconds=self.store.config.busy_seconds)
-        with contextlib.suppress(OSError):
-            os.rmdir(self._partial_home(name))
+        remove_empty(self._partial_home(name))
 
     def drop_half_made(self, name: str) -> None:
         """Nothing is left of an image that was to be made or received here; Busy while somebody is at work on that."""
@@ -530,8 +528,7 @@ class Images(Lending):
                     descriptor = os.open(f"{home}/{DISK}", os.O_RDONLY | os.O_CLOEXEC)
                 finally:
                     self.zfs.unmount(home, lazy=True)
-                    with contextlib.suppress(OSError):
-                        os.rmdir(home)
+                    remove_empty(home)
             try:
                 yield descriptor
             finally:

@@ -88,10 +88,7 @@ class Lending:
         """What was lent, unmounted by now, is the image again, with a golden snapshot of what it holds."""
         name = dataset.marks[IMAGE]
         with self._changed(name):
-            if self.zfs.get(self.dataset(name)) is not None:
-                raise Refused(
-                    f"image {name}", f"exists again, and {dataset.name} was to become it", f"gnt-zfs image rename {name} NEW first"
-                )
+            self._check_free(name, dataset)
             self._uncrown(dataset.name)
             source = f"left by {dataset.marks[INSTANCE]}" if INSTANCE in dataset.marks else ""
             self.zfs.set(dataset.name, {SIZE: str(size), "refreservation": "0", **({SOURCE: source} if source else {})})
@@ -100,6 +97,20 @@ class Lending:
             self.zfs.clear(dataset.name, [*stale, CONTENT, CHECKSUM])
             self._crown(dataset.name)
             self.zfs.rename(dataset.name, self.dataset(name))
+
+    def return_unused(self, dataset: Dataset, former: Mapping[str, str]) -> None:
+        """What was lent, unmounted by now and never written to, is the image again, its properties as `former` has them, '' for none."""
+        name = dataset.marks[IMAGE]
+        with self._changed(name):
+            self._check_free(name, dataset)
+            kept = {key: value for key, value in former.items() if value}
+            self.zfs.set(dataset.name, {"readonly": "on", "canmount": "noauto", **kept})
+            self.zfs.clear(dataset.name, [key for key in former if key not in kept])
+            self.zfs.rename(dataset.name, self.dataset(name))
+
+    def _check_free(self, name: str, dataset: Dataset) -> None:
+        if self.zfs.get(self.dataset(name)) is not None:
+            raise Refused(f"image {name}", f"exists again, and {dataset.name} was to become it", f"gnt-zfs image rename {name} NEW first")
 
     def _uncrown(self, dataset: str) -> None:
         """There is no golden snapshot any more: one that something was made of meanwhile has another name, and goes with the image."""

@@ -38,7 +38,7 @@ from zfsganeti.datasets import (
     refuse_moving,
 )
 from zfsganeti.errors import BadInput, BadName, Foreign, Missing, NoSpace, Refused, ZfsGanetiError, human
-from zfsganeti.files import set_mode
+from zfsganeti.files import remove_empty, set_mode
 from zfsganeti.names import SNAPSHOT_VOLUME, check_dataset, check_fits
 from zfsganeti.zfs import Dataset
 
@@ -164,9 +164,14 @@ class Volumes:
         self.remove(volume) if IMAGE in dataset.marks else self.destroy(volume)  # an image is older than the volume
 
     def _give_up(self, volume: str, content: Content) -> None:
-        """Nothing is left of a volume whose making has failed."""
+        """Nothing is left of a volume whose making has failed; an image that was lent to it is in the catalogue again, as it was."""
         with contextlib.suppress(Refused, Missing):
-            self.remove(volume) if content.outlives else self.destroy(volume)
+            if content.outlives:
+                self.detach(volume)
+                content.return_image(volume)
+                self._forget_home(volume)
+            else:
+                self.destroy(volume)
 
     def counted(self) -> contextlib.AbstractContextManager[None]:
         """Nobody else of us gives away room of this pool: who comes next counts what is made or grown meanwhile."""
@@ -274,8 +279,7 @@ class Volumes:
         self._forget_home(volume)
 
     def _forget_home(self, volume: str) -> None:
-        with contextlib.suppress(OSError):
-            os.rmdir(self.home(volume))
+        remove_empty(self.home(volume))
 
     def grow(self, volume: str, size: int) -> None:
         """The disk has `size` bytes, also for a guest that has it open."""
@@ -411,8 +415,7 @@ class Volumes:
         self.zfs.clear(dataset.name, [mark for mark in (MOVE,) if mark in dataset.marks])
         self.zfs.rename(dataset.name, self.name(volume))
         self.store.unmount_elsewhere(self.name(volume), self.home(volume))
-        with contextlib.suppress(OSError):
-            os.rmdir(f"{self.store.root.path}/{TRASH}/{entry}")
+        remove_empty(f"{self.store.root.path}/{TRASH}/{entry}")
 
     def _use_again(self, volume: str, token: str) -> str:
         """Return the device of a volume that was taken out of the trash; one that cannot be used is there again, for another try."""

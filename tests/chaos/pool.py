@@ -6,7 +6,6 @@ The pool is called zfs, as the one of tests/node.py, so that there must be no ot
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ from typing import Any, cast
 from tests.deaths import NOW
 from tests.fakeloop import FakeLoop
 from tests.fakezfs import FakeZfs
-from tests.killing import Reaper
+from tests.killing import Failing, Reaper
 from tests.node import CLUSTER_NAME, Node
 from tests.realnode import RealZfs
 from tests.realrig import TRIES, BootedZfs, clean
@@ -36,26 +35,18 @@ TXGS = Path(f"/proc/spl/kstat/zfs/{POOL}/txgs")
 TXG_TIMEOUT = Path("/sys/module/zfs/parameters/zfs_txg_timeout")
 
 
-class Striker(Reaper):
-    """Counts points as a reaper does; at the chosen one the process is killed, which does something before, or the call fails."""
+class Striker(Failing):
+    """At the chosen point the process is killed, which does something before, or the call fails."""
 
     def __init__(self, place: str, kind: str, before: Callable[[], object] = lambda: None) -> None:
         super().__init__(place)
         self.kind, self.before = kind, before
-        self.fired = False
 
-    def point(self) -> None:
-        if not self.counting:
-            return
-        self.passed += 1
-        if self.passed != self.chosen:
-            return
-        self.fired = True
+    def strike(self) -> None:
         if self.kind == "kill":
             self.before()
             os.kill(os.getpid(), signal.SIGKILL)
-        else:
-            raise OSError(errno.EIO, "chaos")
+        super().strike()
 
 
 class Recorder(Reaper):

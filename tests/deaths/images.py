@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.deaths.operation import Operation, comparable, never
 from tests.node import DAY, Node
-from zfsganeti.datasets import IMAGE
+from zfsganeti.datasets import IMAGE, INSTANCE
 from zfsganeti.image import FORMAT, Image
 from zfsganeti.images import Images
 from zfsganeti.volumes import Volumes
@@ -92,6 +92,14 @@ def make_unless_made(bench: Bench) -> None:
         bench.make()
 
 
+def lend_unless_lent(bench: Bench) -> None:
+    """As Ganeti does both before it knows of the disk."""
+    dataset = bench.volumes.find(DISK0)
+    if dataset is None or INSTANCE not in dataset.marks:
+        bench.create(use="persistent", reserve=True, recordsize=1 << 16)
+    bench.volumes.set_instance(DISK0, "web1")
+
+
 def rename_unless_renamed(bench: Bench) -> None:
     if bench.names() == ["debian-12"]:
         bench.images.rename("debian-12", "new")
@@ -109,6 +117,7 @@ OPERATIONS = {
     "image: make": _operation(nothing, make_unless_made),
     "image: clone": _operation(made, lambda bench: bench.create()),
     "image: lend": _operation(lendable, lambda bench: bench.create(use="persistent"), lasts=False),
+    "image: lend and setinfo": _operation(lendable, lend_unless_lent),
     "image: take back": _operation(lent, lambda bench: bench.volumes.remove(DISK0), sees=never),
     "image: rename": _operation(made, rename_unless_renamed, ignored=(IMAGE,)),
     "image: sweep": _operation(deleted, lambda bench: bench.images.sweep(), destroys=True),

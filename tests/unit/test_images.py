@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import lzma
@@ -16,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.deaths.images import DISK0, DISK1, GOLD, MIB, Bench, holding, lendable, lent, made
-from tests.killing import dies
+from tests.killing import Failing, dies
 from tests.node import CLUSTER_NAME, DAY, HOUR, Node
 from tests.unit.test_sources import CONTENT, SHA256, serving
 from zfsganeti import exports, files, formats, images
 from zfsganeti.contents import find_directory, parse_parameters
-from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT
+from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT, VOLUME
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Full, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.image import newest
 from zfsganeti.names import check_image, family
@@ -392,6 +393,26 @@ def test_a_persistent_image_is_used_by_one_alone_and_goes_back(bench: Bench) -> 
     with pytest.raises(Busy) as caught:
         bench.create(use="persistent")
     assert "a disk is a clone of it" in str(caught.value)
+
+
+def test_a_create_that_fails_leaves_the_image_that_it_has_taken_as_it_was(nodes: Callable[[], Node]) -> None:
+    point, failed = 0, True
+    while failed:
+        point += 1
+        bench = Bench(nodes())
+        lendable(bench)
+        dataset = bench.images.must("debian-12").dataset
+        bench.node.fake.set(dataset, {"recordsize": "32768"})
+        before = bench.state()
+        reaper = bench.node.fake.reaper = bench.node.loop.reaper = Failing(bench.node.fake.reaper.place)
+        with contextlib.suppress(OSError):
+            dies(reaper, point, lambda bench=bench: bench.create(use="persistent", reserve=True, recordsize=65536))  # type: ignore[misc]
+        failed = reaper.fired
+        if bench.names():
+            now = bench.state()
+            now["datasets"][dataset]["marks"].pop(VOLUME, None)  # which means nothing in the catalogue
+            assert now == before, f"at point {point}"
+    assert point > 12
 
 
 def test_a_lent_image_does_not_overwrite_one_of_its_name(bench: Bench) -> None:

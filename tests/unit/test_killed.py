@@ -1,27 +1,21 @@
-"""Every operation, killed at every point and repeated, ends as if it had not been interrupted, and no file is ever lost.
+"""Every operation, killed or failing at every point and repeated, ends as if it had not been interrupted, and no file is ever lost.
 
 Points are all changes of the disk, see tests/killing.py: some 10 to 60 for an operation. Each is died at twice: with the next
-process on the same running node, and after a boot that has mounted what a boot mounts.
+process on the same running node, and after a boot that has mounted what a boot mounts. What fails may have been done before it does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from tests.deaths import CASES, OPERATIONS
 from tests.deaths.instances import instance
 from tests.deaths.operation import comparable, contents
-from tests.killing import dies
-from tests.node import Node, nodes_at
-
-
-@pytest.fixture
-def nodes(tmp_path: Path) -> Callable[[], Node]:
-    """One new node after the other, all at the same path so that their states can be compared."""
-    return nodes_at(tmp_path)
+from tests.killing import Failing, dies
+from tests.node import Node
+from zfsganeti.errors import ZfsGanetiError
 
 
 @pytest.mark.parametrize(("name", "boot"), CASES, ids=[f"{name}{' boot' if boot else ''}" for name, boot in CASES])
@@ -52,6 +46,45 @@ def test_killed_anywhere_and_repeated_it_ends_the_same(nodes: Callable[[], Node]
         operation.does(bench)
         assert state() == goal, f"killed at point {point}"
     assert point > 2
+
+
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_failing_anywhere_and_repeated_it_ends_the_same(nodes: Callable[[], Node], name: str) -> None:
+    operation = OPERATIONS[name]
+
+    def state() -> dict[str, object]:
+        return comparable(node, ignored=operation.ignored, places=operation.places)
+
+    node = nodes()
+    bench = operation.bench(node)
+    operation.before(bench)
+    needed = contents(node) if not operation.destroys else set()
+    operation.does(bench)
+    goal = state()
+    point, fired = 0, True
+    while fired:
+        point += 1
+        node = nodes()
+        bench = operation.bench(node)
+        operation.before(bench)
+        failing = node.fake.reaper = node.loop.reaper = Failing(node.fake.reaper.place)
+        said = fails(failing, point, lambda bench=bench: operation.does(bench))  # type: ignore[misc]
+        fired = failing.fired
+        assert said or state() == goal, f"said to be done although point {point} failed"
+        assert needed <= contents(node), f"lost at point {point}"
+        operation.sees(bench)
+        operation.does(bench)
+        assert state() == goal, f"failed at point {point}"
+    assert point > 2
+
+
+def fails(failing: Failing, point: int, operation: Callable[[], object]) -> bool:
+    """Run an operation in which a point fails; tell whether it says so."""
+    try:
+        dies(failing, point, operation)
+    except (ZfsGanetiError, OSError):
+        return True
+    return False
 
 
 @pytest.mark.parametrize("boot", [False, True], ids=["", "boot"])
