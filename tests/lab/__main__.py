@@ -19,7 +19,7 @@ from .machine import MEMORY_MIB, Machine
 from .product import install
 
 ROOT = Path(__file__).parents[2]
-RESULT = re.compile(r"::(.+?) (PASSED|FAILED|ERROR)")
+RESULT = re.compile(r"::(.+?) (PASSED|FAILED|ERROR|SKIPPED)")
 
 
 def main() -> int:
@@ -181,10 +181,11 @@ def _exists(story: str) -> bool:
 
 
 def _results(log: Path) -> dict[str, str]:
-    """Return each story's result; none without a log."""
+    """Return the result of each story that was told; none without a log."""
     if not log.exists():
         return {}
-    return dict(RESULT.findall(log.read_text(encoding="utf-8", errors="replace").split("= PASSES =")[0]))
+    found = RESULT.findall(log.read_text(encoding="utf-8", errors="replace").split("= PASSES =")[0])
+    return {name: result for name, result in found if result != "SKIPPED"}
 
 
 def _remember(generation: str, results: dict[str, str], commit: str) -> None:
