@@ -12,7 +12,7 @@ LAB := tests/lab/lab
 check: venv
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m mypy zfsganeti tests benchmarks docs
-	$(VENV)/bin/python -m pytest -q tests/unit tests/contract
+	$(VENV)/bin/python -m pytest -q -n auto tests/unit tests/contract
 
 venv: $(VENV)/made
 

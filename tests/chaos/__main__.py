@@ -1,4 +1,4 @@
-"""Interrupts every operation at every point, in the lab: python3 -m tests.chaos [--generation G] [--hours H] [--only NAME] [FILE]
+"""Interrupts every operation at every point: python3 -m tests.chaos [--generation G] [--hours H] [--only NAME] [--most N] [FILE]
 
 First what the library does for them, which takes seconds each (tests/chaos/library.py), then what Ganeti and gnt-zfs do with it.
 Each fault begins with a cluster as it was before the operation. One process of ours is killed, one call in it fails, or the node loses
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from tests.chaos import library, points
@@ -52,7 +53,7 @@ def main() -> int:
     generations = tuple(options.generation or image.GENERATIONS)
     deadline = time.monotonic() + 3600 * options.hours
     with ThreadPoolExecutor(max_workers=len(generations)) as pool:
-        list(pool.map(lambda generation: Chaos(generation, options.only).until(deadline), generations))
+        list(pool.map(lambda generation: Chaos(generation, options.only, options.most).until(deadline), generations))
     found = {generation: known(generation) for generation in image.GENERATIONS}
     if options.file is not None:
         options.file.write_text(page(found), encoding="utf-8")
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--generation", choices=image.GENERATIONS, action="append", help="default: each, side by side")
     top.add_argument("--hours", type=float, default=8, help="how long faults are begun (default 8)")
     top.add_argument("--only", action="append", help="scenarios whose names contain this")
+    top.add_argument("--most", type=int, default=0, help="faults of each operation with Ganeti at most (default: all)")
     top.add_argument("file", type=Path, nargs="?", help="the page; without it none is written")
     return top
 
@@ -71,8 +73,8 @@ def parser() -> argparse.ArgumentParser:
 class Chaos:
     """A cluster of one generation that is struck again and again."""
 
-    def __init__(self, generation: str, only: list[str] | None) -> None:
-        self.generation, self.only = generation, only or [""]
+    def __init__(self, generation: str, only: list[str] | None, most: int = 0) -> None:
+        self.generation, self.only, self.most = generation, only or [""], most
         self.cluster, self.commit = Cluster(generation, "chaos"), host.commit(ROOT)
 
     def until(self, deadline: float) -> None:
@@ -134,7 +136,7 @@ class Chaos:
         count = self.count(lab, scenario)
         say(f"{self.generation}: {scenario.name}: {count} points")
         remember(self.generation, f"{scenario.name}/points", str(count))
-        for kind, number in library.order(scenario.name, count):
+        for kind, number in islice(library.order(scenario.name, count), self.most or None):
             key = f"{scenario.name}/{kind}/{number}"
             if time.monotonic() > deadline:
                 return
