@@ -270,6 +270,8 @@ class FakeZfs:
     @changing
     def _inherit(self, name: str, key: str) -> None:
         filesystem = self._must(check_dataset(name))
+        if key in (*SIZES, "canmount"):
+            raise CommandFailed(f"zfs inherit {name}", 1, f"'{key}' property cannot be inherited")
         (filesystem.marks if ":" in key else filesystem.properties).pop(key, None)
 
     @changing

@@ -64,14 +64,23 @@ class Failing(Reaper):
     def __init__(self, place: str) -> None:
         super().__init__(place)
         self.fired = False
+        self.stays = ""  # the directory that could not be removed, if it was that which failed
+        self._removing = ""
 
     def point(self) -> None:
         if not self.counting:
             return
         self.passed += 1
         if self.passed == self.chosen:
-            self.fired = True
+            self.fired, self.stays = True, self._removing
             self.strike()
+
+    def saw(self, event: str, arguments: tuple[Any, ...]) -> None:
+        self._removing = str(arguments[0]) if event == "os.rmdir" else ""
+        try:
+            super().saw(event, arguments)
+        finally:
+            self._removing = ""
 
     def strike(self) -> None:
         raise OSError(errno.EIO, "chaos")

@@ -148,6 +148,7 @@ class Content:
         self.outlives = self.use == "persistent"  # what was there before the volume and stays after it
         self.image: Image | None = None
         self.former: Mapping[str, str] = {}  # of what is set on an image that is lent, what was set on it before
+        self.length = 0  # of the disk before it got its size, in bytes
         self.directory = ""
 
     def _images(self) -> Images:
@@ -197,12 +198,12 @@ class Content:
     def return_image(self, volume: str) -> None:
         """The image that was lent is in the catalogue again, as it was: no device of it was ever handed out, so nobody wrote to it."""
         dataset = self.volumes.find(volume)
-        if dataset is None or self.image is None:
+        if dataset is None:
             return
         home = self.volumes.home(volume)
         if self.zfs.mounted_at(home) == dataset.name:
-            if self.volumes.size(volume) > self.image.size:
-                os.truncate(self.volumes.disk(volume), self.image.size)
+            if 0 < self.length < self.volumes.size(volume):
+                os.truncate(self.volumes.disk(volume), self.length)
             self.zfs.unmount(home, seconds=self.store.config.busy_seconds)
         self._images().return_unused(dataset, self.former)
 

@@ -16,7 +16,7 @@ import time
 
 from zfsganeti.config import Config
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError, human
-from zfsganeti.files import copy_sparse, plain_files, remove_empty, same_content, set_mode
+from zfsganeti.files import copy_sparse, plain_files, same_content, set_mode
 from zfsganeti.ganeti import check_name
 from zfsganeti.names import PREFIX, check_dataset, check_fits
 from zfsganeti.process import holding
@@ -428,7 +428,8 @@ class Store:
     def remove_directories(self, instance: str) -> None:
         """Empty directories that were the instance's mount points are gone."""
         for directory in (self.home(instance), self.aside(instance)):
-            remove_empty(directory)
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
 
     def _leave_aside(self, aside: str) -> None:
         self.zfs.unmount(aside, lazy=True)
@@ -494,7 +495,8 @@ class Store:
         self.bring_home(new)
         self._leave_aside(self.aside(old))
         self.remove_links(self.home(old), self.aside(old))
-        remove_empty(self.home(old))
+        with contextlib.suppress(OSError):
+            os.rmdir(self.home(old))
 
     def refuse_taken(self, instance: str) -> None:
         """The name is free for an instance that is to be renamed to it."""

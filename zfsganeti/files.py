@@ -51,15 +51,6 @@ def told(name: str, directory: str) -> Iterator[None]:
         raise Unavailable(name, f"{error.filename or directory}: {os.strerror(error.errno or errno.EIO)}") from error
 
 
-def remove_empty(directory: str) -> None:
-    """An empty directory is gone; one that holds anything, that something is mounted on, or that is none stays."""
-    try:
-        os.rmdir(directory)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY):
-            raise
-
-
 def directory_of(path: str) -> str:
     """Return the directory that a path is in."""
     return os.path.dirname(os.path.abspath(path))

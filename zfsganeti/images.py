@@ -35,7 +35,7 @@ from zfsganeti.errors import (
     human,
     of_system,
 )
-from zfsganeti.files import checksum_asked, content_digest, copy_sparse, remove_empty
+from zfsganeti.files import checksum_asked, content_digest, copy_sparse
 from zfsganeti.image import (
     CHECKSUM,
     CONTENT,
@@ -307,7 +307,8 @@ class Images(Lending):
     def _leave(self, name: str) -> None:
         home = self._partial_home(name)
         self.zfs.unmount(home, seconds=self.store.config.busy_seconds)
-        remove_empty(home)
+        with contextlib.suppress(OSError):
+            os.rmdir(home)
 
     def _drop(self, name: str) -> None:
         """Nothing is left of a half-made image."""
@@ -322,7 +323,8 @@ class Images(Lending):
                 self.streams.abort(partial)  # all that there was
                 return
             self.zfs.destroy(partial, {CLUSTER: self.store.cluster}, also=GOLDEN, seconds=self.store.config.busy_seconds)
-        remove_empty(self._partial_home(name))
+        with contextlib.suppress(OSError):
+            os.rmdir(self._partial_home(name))
 
     def drop_half_made(self, name: str) -> None:
         """Nothing is left of an image that was to be made or received here; Busy while somebody is at work on that."""
@@ -528,7 +530,8 @@ class Images(Lending):
                     descriptor = os.open(f"{home}/{DISK}", os.O_RDONLY | os.O_CLOEXEC)
                 finally:
                     self.zfs.unmount(home, lazy=True)
-                    remove_empty(home)
+                    with contextlib.suppress(OSError):
+                        os.rmdir(home)
             try:
                 yield descriptor
             finally:

@@ -28,7 +28,6 @@ from zfsganeti.datasets import (
     refuse_moving,
 )
 from zfsganeti.errors import Busy, Missing, Refused, ZfsGanetiError
-from zfsganeti.files import remove_empty
 from zfsganeti.names import check_dataset
 from zfsganeti.process import holding
 
@@ -265,7 +264,8 @@ class Independent:
         if placed is not None and placed.marks.get(DETACH) == READY:
             self._tidy(placed)
         for directory in (short, f"{short}{OLD}"):
-            remove_empty(f"{self.store.root.path}/{COPIES}/{directory}")
+            with contextlib.suppress(OSError):
+                os.rmdir(f"{self.store.root.path}/{COPIES}/{directory}")
 
     def _tidy(self, placed: Dataset) -> None:
         self.zfs.destroy_snapshots([f"{placed.name}@{snap.name}" for snap in self._passes(placed.name)])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zfsganeti.image import Image
     from zfsganeti.zfs import Dataset
 
+RESERVED = "refreservation"
 FORMER_GOLDEN = "golden-"  # after our prefix: a snapshot that an image was before it was lent, and that something is a clone of
 
 
@@ -91,7 +92,7 @@ class Lending:
             self._check_free(name, dataset)
             self._uncrown(dataset.name)
             source = f"left by {dataset.marks[INSTANCE]}" if INSTANCE in dataset.marks else ""
-            self.zfs.set(dataset.name, {SIZE: str(size), "refreservation": "0", **({SOURCE: source} if source else {})})
+            self.zfs.set(dataset.name, {SIZE: str(size), RESERVED: "0", **({SOURCE: source} if source else {})})
             # the mark of the volume that it was stays, or this could not be repeated
             stale = [mark for mark in (INSTANCE, INTENT, OPENED, RECORD) if mark in dataset.marks]
             self.zfs.clear(dataset.name, [*stale, CONTENT, CHECKSUM])
@@ -103,7 +104,8 @@ class Lending:
         name = dataset.marks[IMAGE]
         with self._changed(name):
             self._check_free(name, dataset)
-            kept = {key: value for key, value in former.items() if value}
+            # that nothing is reserved cannot be inherited, only set
+            kept = {key: value or "0" for key, value in former.items() if value or key == RESERVED}
             self.zfs.set(dataset.name, {"readonly": "on", "canmount": "noauto", **kept})
             self.zfs.clear(dataset.name, [key for key in former if key not in kept])
             self.zfs.rename(dataset.name, self.dataset(name))

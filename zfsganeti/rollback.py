@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,7 +33,6 @@ from zfsganeti.datasets import (
     pack_record,
 )
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, human
-from zfsganeti.files import remove_empty
 from zfsganeti.here import Here
 from zfsganeti.names import check_dataset, check_kept, check_snapshot
 from zfsganeti.roots import make_parent
@@ -332,7 +332,8 @@ class Rollback:
         part.zfs.clear(part.name, [ROLLBACK])
 
     def _go_home(self, part: Part) -> None:
-        remove_empty(f"{part.store.root.path}/{BACK}/{part.short}")
+        with contextlib.suppress(OSError):
+            os.rmdir(f"{part.store.root.path}/{BACK}/{part.short}")
         part.bring_home()
 
     def _kept(self, part: Part) -> list[Dataset]:

@@ -28,7 +28,6 @@ from zfsganeti.datasets import (
     unpack_record,
 )
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
-from zfsganeti.files import remove_empty
 from zfsganeti.names import meant
 from zfsganeti.roots import make_parent
 
@@ -186,10 +185,10 @@ class Trash:
         # also those that a boot has mounted over
         store.remove_links(store.home(instance), store.aside(instance))
         self.zfs.rename(dataset.name, f"{self.name}/{entry}")
+        store.remove_directories(instance)
         self.zfs.clear(f"{self.name}/{entry}", [mark for mark in (INTENT, MOVE) if mark in dataset.marks])
         if store.config.trash_days == 0 and KEPT not in dataset.marks:
             self.destroy(entry)
-        store.remove_directories(instance)  # what is repeated finds no dataset any more, and does this alone
         return entry
 
     def put_volume(self, dataset: Dataset, size: int) -> str:
@@ -204,9 +203,10 @@ class Trash:
         store.unmount_elsewhere(dataset.name)
         self.zfs.rename(dataset.name, f"{self.name}/{entry}")
         self.zfs.clear(f"{self.name}/{entry}", [mark for mark in (MOVE,) if mark in dataset.marks])
+        with contextlib.suppress(OSError):
+            os.rmdir(home)
         if store.config.trash_days == 0 and KEPT not in dataset.marks:
             self.destroy(entry)
-        remove_empty(home)
         return entry
 
     def put_aside(self, dataset: str, name: str) -> str:
@@ -263,7 +263,8 @@ class Trash:
             )
         except Missing:
             return 0
-        remove_empty(f"{self.store.root.path}/{TRASH}/{entry}")
+        with contextlib.suppress(OSError):
+            os.rmdir(f"{self.store.root.path}/{TRASH}/{entry}")
         return found.used
 
     def give_up(self, only: Sequence[str] | None = None) -> tuple[list[str], list[str]]:

@@ -38,7 +38,7 @@ from zfsganeti.datasets import (
     refuse_moving,
 )
 from zfsganeti.errors import BadInput, BadName, Foreign, Missing, NoSpace, Refused, ZfsGanetiError, human
-from zfsganeti.files import remove_empty, set_mode
+from zfsganeti.files import set_mode
 from zfsganeti.names import SNAPSHOT_VOLUME, check_dataset, check_fits
 from zfsganeti.zfs import Dataset
 
@@ -153,6 +153,7 @@ class Volumes:
                     failed.callback(self._give_up, volume, content)
                 content.open_up(volume, size)
                 self.bring_home(volume)
+                content.length = self.size(volume)
                 self._make_disk(volume, size)
             content.end(volume)
             device = self.devices.attach(volume, self.disk(volume))
@@ -164,8 +165,11 @@ class Volumes:
         self.remove(volume) if IMAGE in dataset.marks else self.destroy(volume)  # an image is older than the volume
 
     def _give_up(self, volume: str, content: Content) -> None:
-        """Nothing is left of a volume whose making has failed; an image that was lent to it is in the catalogue again, as it was."""
-        with contextlib.suppress(Refused, Missing):
+        """Nothing is left of a volume whose making has failed; an image that was lent to it is in the catalogue again, as it was.
+
+        What fails of that is not said: why the making has failed is what is to be known.
+        """
+        with contextlib.suppress(ZfsGanetiError, OSError):
             if content.outlives:
                 self.detach(volume)
                 content.return_image(volume)
@@ -201,13 +205,15 @@ class Volumes:
         return not found or (found == [DISK] and os.stat(self.disk(volume)).st_blocks * 512 <= NEVER_WRITTEN)
 
     def _make_disk(self, volume: str, size: int, *, sync: bool = False) -> None:
-        """The disk has its size; without `sync` that outlives a power cut once something is set on the dataset.
+        """The disk has its size, Refused when it is longer; without `sync` that outlives a power cut once something is set on the dataset.
 
         Ganeti has setinfo called before it knows of a new disk, and a property is set with the transaction group that the size is in,
         or a later one. An fsync would wait for one of its own, the first in a dataset for two.
         """
         descriptor = os.open(self.disk(volume), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            if (length := os.fstat(descriptor).st_size) > size:
+                raise Refused(f"volume {volume}", f"has a disk of {human(length)} already, which cannot shrink to {human(size)}")
             os.ftruncate(descriptor, size)
             if sync:
                 os.fsync(descriptor)
@@ -279,7 +285,8 @@ class Volumes:
         self._forget_home(volume)
 
     def _forget_home(self, volume: str) -> None:
-        remove_empty(self.home(volume))
+        with contextlib.suppress(OSError):
+            os.rmdir(self.home(volume))
 
     def grow(self, volume: str, size: int) -> None:
         """The disk has `size` bytes, also for a guest that has it open."""
@@ -415,7 +422,8 @@ class Volumes:
         self.zfs.clear(dataset.name, [mark for mark in (MOVE,) if mark in dataset.marks])
         self.zfs.rename(dataset.name, self.name(volume))
         self.store.unmount_elsewhere(self.name(volume), self.home(volume))
-        remove_empty(f"{self.store.root.path}/{TRASH}/{entry}")
+        with contextlib.suppress(OSError):
+            os.rmdir(f"{self.store.root.path}/{TRASH}/{entry}")
 
     def _use_again(self, volume: str, token: str) -> str:
         """Return the device of a volume that was taken out of the trash; one that cannot be used is there again, for another try."""

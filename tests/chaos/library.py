@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import select
 import signal
@@ -26,7 +27,7 @@ from typing import Any, cast
 from tests import deaths
 from tests.chaos import travels
 from tests.chaos.pool import Ground, PoolNode, PoolZfs, Recorder, Striker
-from tests.deaths.operation import Operation, comparable, contents
+from tests.deaths.operation import Operation, comparable, contents, without
 from tests.killing import Reaper, dies
 
 PREFIX = "library: "
@@ -134,6 +135,7 @@ class Fault:
 
     def __init__(self, ground: Ground, operation: Operation, kind: str, number: int, *, last: bool) -> None:
         self.ground, self.operation, self.kind, self.number, self.last = ground, operation, kind, number, last
+        self.stays = ""  # a directory whose removal failed
 
     def ends_in(self, goal: dict[str, Any], needed: set[bytes]) -> str:
         """Return what became of the operation, which was struck and done again."""
@@ -167,22 +169,24 @@ class Fault:
         return SURVIVED if now == goal else f"not as without a fault: {difference(now, goal)}"[:2000]
 
     def _seen(self) -> dict[str, Any]:
-        return seen(self.node, self.bench, self.operation, self.kind)
+        return without(seen(self.node, self.bench, self.operation, self.kind), self.node, self.stays)
 
     def _struck(self) -> int:
         """A process has done the operation until it was struck."""
+        told = mmap.mmap(-1, mmap.PAGESIZE)  # which both processes have
         child = os.fork()
         if child == 0:
-            self._die()
+            self._die(told)
         _pid, status = os.waitpid(child, 0)
+        self.stays = told.read().rstrip(b"\0").decode()
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
             return STRUCK
         ended = os.waitstatus_to_exitcode(status)
         assert ended == NOTHING or (self.kind == "error" and ended in (STRUCK, DONE)), f"the process has ended with {ended}"
         return ended
 
-    def _die(self) -> None:
-        """The process that this runs in ends here."""
+    def _die(self, told: mmap.mmap) -> None:
+        """The process that this runs in ends here; it tells which directory could not be removed."""
         status = STRUCK
         try:
             leave = partial(self.operation.leave, self.bench)
@@ -191,6 +195,7 @@ class Fault:
                 dies(reaper, self.number, partial(and_one_more, partial(self.operation.does, self.bench), reaper))
                 status = DONE
             leave()
+            told.write(reaper.stays.encode())
             status = status if reaper.fired else NOTHING
         except BaseException:
             status = CONFUSED

@@ -669,6 +669,15 @@ def test_marks_are_set_together_and_cleared(bench: Bench) -> None:
     assert bench.look(name).marks == {CLUSTER: OURS[CLUSTER]}
 
 
+@pytest.mark.parametrize(("key", "value"), [("refreservation", "1048576"), ("quota", "1073741824"), ("canmount", "noauto")])
+def test_what_no_filesystem_inherits_is_not_cleared_but_set(bench: Bench, key: str, value: str) -> None:
+    name = bench.make()
+    bench.zfs.set(name, {key: value})
+    with pytest.raises(CommandFailed, match="cannot be inherited"):
+        bench.zfs.clear(name, [key])
+    assert bench.zfs.local(name)[key] == value
+
+
 def test_a_cleared_mark_of_the_parent_does_not_shine_through(bench: Bench) -> None:
     outer = bench.make("outer")
     bench.zfs.create(f"{outer}/inner", {}, OURS)

@@ -22,6 +22,7 @@ CONTAINERS = (
     ".rollback",
     ".moving",
 )  # which stay, and mean nothing when empty
+DEFAULTS = (("canmount", "on"), ("refreservation", "0"))  # which nobody can inherit, so that they are set
 GUID = re.compile(r"\b[0-9]{15,20}\b")  # of which each run on real ZFS has others
 PAGE, SWAP = 4096, b"SWAPSPACE2"
 
@@ -82,6 +83,13 @@ def means_nothing(node: Node, path: str) -> bool:
     return path.startswith(".aside/") and whole.is_dir() and not whole.is_mount() and not os.listdir(whole)
 
 
+def without(state: dict[str, Any], node: Node, directory: str) -> dict[str, Any]:
+    """Return a state without a directory that could not be removed, if it is empty: nobody has to try again."""
+    empty = directory and os.path.isdir(directory) and not os.path.ismount(directory) and not os.listdir(directory)
+    left = os.path.relpath(directory, node.root.path) if empty else ""
+    return {**state, "paths": [path for path in state["paths"] if path != left]} if "paths" in state else state
+
+
 def datasets(state: dict[str, Any], ignored: Collection[str] = ()) -> dict[str, Any]:
     """Return of all datasets what two runs have in common."""
     found = {}
@@ -91,7 +99,7 @@ def datasets(state: dict[str, Any], ignored: Collection[str] = ()) -> dict[str, 
         kept = {key: GUID.sub("GUID", value) for key, value in dataset["marks"].items() if key not in ignored}
         if "/.trash/" in name:
             kept.pop(INTENT, None)
-        properties = {key: value for key, value in dataset["properties"].items() if (key, value) != ("canmount", "on")}  # the default
+        properties = {key: value for key, value in dataset["properties"].items() if (key, value) not in DEFAULTS}
         found[name] = {
             "properties": properties,
             "marks": kept,

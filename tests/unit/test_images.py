@@ -415,6 +415,33 @@ def test_a_create_that_fails_leaves_the_image_that_it_has_taken_as_it_was(nodes:
     assert point > 12
 
 
+def test_a_create_that_is_repeated_with_another_size_never_cuts_the_image_that_it_has_taken(bench: Bench) -> None:
+    lendable(bench)
+    bench.create(use="persistent")
+    bench.write(b"x" * (2 * MIB))
+    with pytest.raises(Refused) as caught:
+        bench.create(size=MIB, use="persistent")
+    assert str(caught.value) == f"volume {DISK0}: has a disk of 2.00M already, which cannot shrink to 1.00M"
+    assert bench.read() == b"x" * (2 * MIB)
+
+
+def test_why_a_disk_could_not_be_made_is_said_whatever_fails_then(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    lendable(bench)
+
+    def full(*_: object) -> str:
+        raise Full("pool zfs")
+
+    def stands_still(*_: object, **__: object) -> None:
+        raise Unavailable("pool zfs", "is SUSPENDED")
+
+    monkeypatch.setattr(bench.loop, "attach", full)
+    monkeypatch.setattr(bench.node.fake, "unmount", stands_still)
+    with pytest.raises(Full):
+        bench.create(use="persistent")
+    with pytest.raises(Full):
+        bench.volumes.create(DISK1, MIB, {})
+
+
 def test_a_lent_image_does_not_overwrite_one_of_its_name(bench: Bench) -> None:
     lent(bench)
     marks = {IMAGE: "debian-12", CLUSTER: CLUSTER_NAME}
