@@ -140,6 +140,9 @@ class FakeZfs:
         found = [(snapshot.number, f"{name}@{short}", snapshot.created) for name in names for short, snapshot in self._snapshots(name)]
         return [(name, created, 0) for _number, name, created in sorted(found)]
 
+    def count_snapshots(self, root: str) -> dict[str, int]:
+        return {name: count for name in self._below(root, None) if (count := len(list(self._snapshots(name))))}
+
     def with_snapshot(
         self, root: str, short: str, facts: Iterable[str], *, depth: int, marks: Iterable[str] = ()
     ) -> list[tuple[Dataset, dict[str, str]]]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zfsganeti import __version__, ganeti
-from zfsganeti.datasets import INSTANCE, INTENT, MARKS, MOVE, VOLUME, parse_intent
+from zfsganeti.datasets import ASIDE, INSTANCE, INTENT, MOVE, VOLUME, parse_intent
 from zfsganeti.errors import BadInput, Missing, ZfsGanetiError, human, one_line
 from zfsganeti.files import plain_files
 from zfsganeti.here import Here
+from zfsganeti.look import Look
 
 HIDDEN = "."
 FILES_REPORTED = 100  # Ganeti's limit is 16 disks an instance
@@ -73,9 +74,10 @@ def report(here: Here) -> dict[str, Any]:
         facts["root"] = here.root.name
         facts["readonly"] = bool(os.statvfs(here.root.path).f_flag & os.ST_RDONLY)
         facts["pool"] = _pool(here)
-        facts["datasets"] = _datasets(here)
-        facts["plain"] = _plain_directories(here)
-        facts.update(placement.report(here))
+        looks = [Look(place.store) for place in here.places()]
+        facts["datasets"] = _datasets(looks[0])
+        facts["plain"] = _plain_directories(looks[0])
+        facts.update(placement.report(looks))
         facts["trash"] = [
             entry.as_json(here.config.trash_days, until) | {"restoring": entry.restoring, "datastore": place.datastore}
             for place in here.places()
@@ -84,7 +86,7 @@ def report(here: Here) -> dict[str, Any]:
         ]
         facts["copies"] = sorted(name for place in here.places() for name in place.independent.begun())
         facts["moving"] = arrival.report(here)
-        facts["rollbacks"] = rollback.unfinished(here)
+        facts["rollbacks"] = rollback.unfinished(here, looks)
         facts["pools"] = [_pool(place) for place in here.places()[1:]]
     except ZfsGanetiError as error:
         facts["root_problem"] = one_line(error)
@@ -121,19 +123,14 @@ def _pool(here: Here) -> dict[str, Any]:
     return {"name": pool.name, "health": pool.health, "size": pool.size, "free": pool.free}
 
 
-def _datasets(here: Here) -> list[dict[str, Any]]:
-    store = here.store
-    snapshots: dict[str, int] = {}
-    for name, _created, _used in here.zfs.snapshots(here.root.name):
-        snapshots[name.split("@")[0]] = snapshots.get(name.split("@")[0], 0) + 1
-    mounts = {mount.path: mount.dataset for mount in here.zfs.mounts() if mount.whole}
+def _datasets(look: Look) -> list[dict[str, Any]]:
+    store = look.store
     found = []
-    for dataset in here.zfs.datasets(here.root.name, depth=1, marks=MARKS):
-        if dataset.name == here.root.name or dataset.short.startswith(HIDDEN) or VOLUME in dataset.marks:
+    for dataset in look.datasets:
+        if dataset.name == store.root.name or dataset.short.startswith(HIDDEN) or VOLUME in dataset.marks:
             continue
-        home = f"{here.root.path}/{dataset.short}"
-        aside = f"{here.root.path}/.aside/{dataset.short}"
-        at = home if mounts.get(home) == dataset.name else aside if mounts.get(aside) == dataset.name else ""
+        home, aside = f"{store.root.path}/{dataset.short}", f"{store.root.path}/{ASIDE}/{dataset.short}"
+        at = next((path for path in (home, aside) if look.mounted.get(path) == dataset.name), "")
         found.append(
             {
                 "name": dataset.short,
@@ -147,20 +144,18 @@ def _datasets(here: Here) -> list[dict[str, Any]]:
                 "used": dataset.used,
                 "referenced": dataset.referenced,
                 "created": dataset.creation,
-                "snapshots": snapshots.get(dataset.name, 0),
+                "snapshots": look.snapshots.get(dataset.name, 0),
                 "files": store.contents(dataset, at)[:FILES_REPORTED] if at else None,
             }
         )
     return found
 
 
-def _plain_directories(here: Here) -> list[str]:
+def _plain_directories(look: Look) -> list[str]:
     """Directories of the root itself with files that look like disks: they belong into a dataset."""
-    mounted = {mount.path for mount in here.zfs.mounts()}
-    paths = (
-        entry.path for entry in os.scandir(here.root.path) if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(HIDDEN)
-    )
-    return sorted(os.path.basename(path) for path in paths if path not in mounted and plain_files(path))
+    entries = os.scandir(look.store.root.path)
+    paths = (entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(HIDDEN))
+    return sorted(os.path.basename(path) for path in paths if path not in look.mounted and plain_files(path))
 
 
 # the comparison

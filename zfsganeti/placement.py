@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zfsganeti import ganeti, leftovers, loop
 from zfsganeti.check import Finding, is_busy
-from zfsganeti.datasets import INSTANCE, MARKS, MOVE, VOLUME
+from zfsganeti.datasets import INSTANCE, MOVE, VOLUME
 from zfsganeti.errors import human
-from zfsganeti.here import Here
+from zfsganeti.look import Look
 from zfsganeti.names import SNAPSHOT_VOLUME
 
 REMOVE = "/usr/share/ganeti/extstorage/zfs/remove"
@@ -17,17 +17,15 @@ REMOVE = "/usr/share/ganeti/extstorage/zfs/remove"
 # the facts of one node
 
 
-def report(here: Here) -> dict[str, Any]:
-    """Return this node's volumes and the loop devices below its roots, as JSON can carry them."""
-    places = here.places()
-    found = [volume for place in places for volume in _volumes(place)]
+def report(looks: Sequence[Look]) -> dict[str, Any]:
+    """Return the volumes below a node's roots and the loop devices of them, as JSON can carry them."""
+    found = [volume for look in looks for volume in _volumes(look)]
     names = {volume["name"] for volume in found}
-    devices = {device: volume for place in places for device, volume in loop.ours(place.root.path)}
+    devices = {device: volume for look in looks for device, volume in loop.ours(look.store.root.path)}
     return {"volumes": found, "stray": [[device, volume] for device, volume in devices.items() if volume not in names]}
 
 
-def _volumes(here: Here) -> list[dict[str, Any]]:
-    snapshots = [name.split("@")[0] for name, _created, _used in here.zfs.snapshots(here.root.name)]
+def _volumes(look: Look) -> list[dict[str, Any]]:
     return [
         {
             "name": dataset.short,
@@ -37,11 +35,11 @@ def _volumes(here: Here) -> list[dict[str, Any]]:
             "used": dataset.used,
             "referenced": dataset.referenced,
             "created": dataset.creation,
-            "snapshots": snapshots.count(dataset.name),
-            "mounted": here.zfs.mounted_at(f"{here.root.path}/{dataset.short}") == dataset.name,
-            "ours": here.store.is_ours(dataset),
+            "snapshots": look.snapshots.get(dataset.name, 0),
+            "mounted": look.mounted.get(f"{look.store.root.path}/{dataset.short}") == dataset.name,
+            "ours": look.store.is_ours(dataset),
         }
-        for dataset in here.zfs.datasets(here.root.name, depth=1, marks=MARKS)
+        for dataset in look.datasets
         if dataset.marks.get(VOLUME) == dataset.short
     ]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ from zfsganeti.datasets import (
 )
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, human
 from zfsganeti.here import Here
+from zfsganeti.look import Look
 from zfsganeti.names import check_dataset, check_kept, check_snapshot
 from zfsganeti.roots import make_parent
 from zfsganeti.snapshots import Part, Snap, alone, fit, handed_on, let_go, must_be_quiet, parts_of, place, refuse_kept, resolve, users
@@ -161,14 +162,14 @@ def refuse(found: Dataset | State) -> None:
         )
 
 
-def unfinished(here: Here) -> list[dict[str, Any]]:
+def unfinished(here: Here, looks: Iterable[Look] = ()) -> list[dict[str, Any]]:
     """Return the instances of this node whose rollback was interrupted or is going on, with the names of their datasets."""
     found: dict[str, dict[str, Any]] = {}
-    for each in here.places():
-        datasets = each.zfs.datasets(each.root.name, depth=1, marks=MARKS)
+    for look in looks or [Look(each.store) for each in here.places()]:
+        store, going_back = look.store, []
         with contextlib.suppress(Missing):
-            datasets += each.zfs.datasets(f"{each.root.name}/{BACK}", depth=1, marks=MARKS)
-        for dataset in datasets:
+            going_back = store.zfs.datasets(f"{store.root.name}/{BACK}", depth=1, marks=MARKS)
+        for dataset in (*look.datasets, *going_back):
             with contextlib.suppress(Foreign):
                 state = State.read(dataset)
                 if state is not None:

@@ -292,6 +292,7 @@ def test_a_name_that_cannot_be_is_refused_by_every_method(bench: Bench, short: s
         lambda: bench.zfs.create(bad, {}, OURS),
         lambda: bench.zfs.get(bad),
         lambda: bench.zfs.snapshots(bad),
+        lambda: bench.zfs.count_snapshots(bad),
         lambda: bench.zfs.snapshot([f"{bad}@one"]),
         lambda: bench.zfs.rename(bad, bench.name("new")),
         lambda: bench.zfs.rename(good, bad),
@@ -334,6 +335,7 @@ def test_what_does_not_exist_is_none_or_missing(bench: Bench) -> None:
     tries: list[Callable[[], object]] = [
         lambda: bench.zfs.datasets(gone),
         lambda: bench.zfs.snapshots(gone),
+        lambda: bench.zfs.count_snapshots(gone),
         lambda: bench.zfs.snapshot([f"{gone}@one"]),
         lambda: bench.zfs.rename(gone, bench.name("new")),
         lambda: bench.zfs.set(gone, {RECORD: "x"}),
@@ -545,6 +547,7 @@ def test_snapshots_are_listed_oldest_first(bench: Bench) -> None:
     assert all(created > 1_600_000_000 and used >= 0 for _name, created, used in found)
     assert [name for name, _created, _used in bench.zfs.snapshots(web1, depth=1)] == [f"{web1}@b", f"{web1}@a"]
     assert bench.zfs.snapshots(bench.root, depth=1) == []
+    assert bench.zfs.count_snapshots(bench.root) == {web1: 2, web2: 1}
 
 
 def test_a_snapshot_keeps_the_files_of_its_moment(bench: Bench) -> None:

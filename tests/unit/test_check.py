@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from zfsganeti import check, ganeti, patch
 from zfsganeti.check import Finding
 from zfsganeti.errors import Unavailable
 from zfsganeti.here import Here
+from zfsganeti.volumes import Volumes
 
 NOW = 1_700_000_000.0
 MIB = 1 << 20
@@ -358,6 +361,26 @@ def test_the_report_has_the_facts_of_every_dataset(node: Node, here: Here) -> No
     assert [(entry["instance"], entry["restorable"], entry["restoring"]) for entry in facts["trash"]] == [("gone", True, "")]
     assert (facts["node"], facts["root"], facts["root_problem"]) == ("node1", "zfs/vm", "")
     assert facts["pool"] == {"name": "zfs", "health": "ONLINE", "size": 200 << 30, "free": 100 << 30}
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_report_asks_once_for_all_that_is_below_the_root(node: Node, here: Here, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    for number in range(count):
+        node.has(f"web{number}", disk0=b"x")
+        Volumes(node.store, node.loop).create(f"u{number}.ext.disk0", 1 << 20, {})
+    asked: list[str] = []
+
+    def noted(does: Callable[..., Any], *words: Any, **more: Any) -> Any:
+        if more.get("depth") != 0:  # of one alone
+            asked.append(" ".join((does.__name__, *words)))
+        return does(*words, **more)
+
+    for name in ("datasets", "snapshots", "count_snapshots", "mounts"):
+        monkeypatch.setattr(node.fake, name, partial(noted, getattr(node.fake, name)))
+    facts = check.report(here)
+    assert (len(facts["datasets"]), len(facts["volumes"])) == (count, count)
+    assert [each for each in asked if each.endswith(" zfs/vm")] == ["datasets zfs/vm", "count_snapshots zfs/vm"]
+    assert asked.count("mounts") < 3
 
 
 def test_a_report_changes_nothing(node: Node, here: Here) -> None:

@@ -51,6 +51,7 @@ LEVELS = {
             "trash",
             "undo",
             "clock",
+            "look",
             "check",
             "upkeep",
             "placement",

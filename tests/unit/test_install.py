@@ -21,6 +21,7 @@ from zfsganeti import check, install, loop, osdefinition
 from zfsganeti.datasets import RESTORING
 from zfsganeti.errors import BadEnvironment, BadInput, BadName, Foreign, Missing, Refused
 from zfsganeti.install import Installer, can_share, clear, copy_data, dump, load
+from zfsganeti.look import Look
 
 VOLUME = "0b1c0b5e-8f0c-4f2e-9d52-5a5e2b0f7c11.ext.disk0"
 
@@ -177,7 +178,7 @@ def test_a_clone_that_was_used_is_kept(bench: Bench, does: Callable[[Bench], obj
 
 def test_a_clone_that_nobody_used_is_an_empty_leftover(bench: Bench) -> None:
     bench.hook()
-    (found,) = check._datasets(bench.here)
+    (found,) = check._datasets(Look(bench.node.store))
     assert found["files"] == []
     finding = check._without_instance("node2", found, bench.node.fake.clock + 3600, {})
     assert finding is not None
