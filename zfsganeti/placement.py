@@ -7,7 +7,7 @@ from typing import Any
 
 from zfsganeti import ganeti, leftovers, loop
 from zfsganeti.check import Finding, is_busy
-from zfsganeti.datasets import INSTANCE, MOVE, VOLUME
+from zfsganeti.datasets import INSTANCE, MOVE, RECORD, VOLUME
 from zfsganeti.errors import human
 from zfsganeti.look import Look
 from zfsganeti.names import SNAPSHOT_VOLUME
@@ -38,6 +38,7 @@ def _volumes(look: Look) -> list[dict[str, Any]]:
             "snapshots": look.snapshots.get(dataset.name, 0),
             "mounted": look.mounted.get(f"{look.store.root.path}/{dataset.short}") == dataset.name,
             "ours": look.store.is_ours(dataset),
+            "recorded": RECORD in dataset.marks,
         }
         for dataset in look.datasets
         if dataset.marks.get(VOLUME) == dataset.short
@@ -115,7 +116,8 @@ def _judge(
         return []
     repair = ("remove-volumes", {"volumes": [name]})
     if owner is None:
-        if volume["created"] > old:
+        restored = volume.get("recorded") and not busy  # its record is forgotten when the instance is there
+        if volume["created"] > old and not restored:
             return []  # it may be of an instance that is being added this moment
         whose = f" (it was {volume['instance']}'s)" if volume["instance"] else ""
         return [Finding(node, name, f"{volume['dataset']} holds {human(volume['referenced'])} and is no instance's disk{whose}", *repair)]

@@ -130,6 +130,8 @@ class Chaos:
     def strike(self, lab: Lab, scenario: Scenario, deadline: float) -> None:
         """The operation was interrupted at each point that is not known yet, those first that chance puts first."""
         state = scenario.prepare(lab)
+        for node in lab.nodes:
+            node.run(f"rm -f {points.PLACE}/points")  # those of what went before are not counted
         place = self.cluster.place / hashlib.sha256(scenario.name.encode()).hexdigest()[:8]
         self.cluster.freeze(lab.nodes, place)
         self.cluster.back_to(lab.nodes, place)

@@ -58,7 +58,11 @@ def test_a_volume_on_its_primary_is_well() -> None:
 )
 def test_a_volume_that_is_no_disk_goes_to_the_trash(facts: dict[str, Any], text: str) -> None:
     assert compare({"node1": node(facts)}) == [Finding("node1", VOL, text, *REMOVE)]
-    assert compare({"node1": node({**facts, "created": NOW - 60})}) == [], "it may be being added"
+    young = {**facts, "created": NOW - 60}
+    assert compare({"node1": node(young)}) == [], "it may be being added"
+    restored = {"node1": node({**young, "recorded": True})}
+    assert compare(restored) == [Finding("node1", VOL, text, *REMOVE)], "its restore has ended without an instance"
+    assert compare(restored, busy=("web2",)) == [], "it may be being restored"
 
 
 @pytest.mark.parametrize("busy", ["web1", "other"])
