@@ -75,9 +75,9 @@ def report(here: Here) -> dict[str, Any]:
         facts["readonly"] = bool(os.statvfs(here.root.path).f_flag & os.ST_RDONLY)
         facts["pool"] = _pool(here)
         looks = [Look(place.store) for place in here.places()]
+        facts.update(placement.report(looks))  # at once: what is attached meanwhile would be a stray device
         facts["datasets"] = _datasets(looks[0])
-        facts["plain"] = _plain_directories(looks[0])
-        facts.update(placement.report(looks))
+        facts["plain"] = _plain_directories(here)
         facts["trash"] = [
             entry.as_json(here.config.trash_days, until) | {"restoring": entry.restoring, "datastore": place.datastore}
             for place in here.places()
@@ -151,11 +151,13 @@ def _datasets(look: Look) -> list[dict[str, Any]]:
     return found
 
 
-def _plain_directories(look: Look) -> list[str]:
+def _plain_directories(here: Here) -> list[str]:
     """Directories of the root itself with files that look like disks: they belong into a dataset."""
-    entries = os.scandir(look.store.root.path)
-    paths = (entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(HIDDEN))
-    return sorted(os.path.basename(path) for path in paths if path not in look.mounted and plain_files(path))
+    mounted = {mount.path for mount in here.zfs.mounts()}  # now: what was mounted since looks like one
+    paths = (
+        entry.path for entry in os.scandir(here.root.path) if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(HIDDEN)
+    )
+    return sorted(os.path.basename(path) for path in paths if path not in mounted and plain_files(path))
 
 
 # the comparison
