@@ -7,30 +7,36 @@ process on the same running node, and after a boot that has mounted what a boot 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.deaths import CASES, OPERATIONS
 from tests.deaths.instances import instance
-from tests.deaths.operation import comparable, contents, without
+from tests.deaths.operation import Operation, comparable, contents, without
 from tests.killing import Failing, dies
 from tests.node import Node
 from zfsganeti.errors import ZfsGanetiError
 
 
-@pytest.mark.parametrize(("name", "boot"), CASES, ids=[f"{name}{' boot' if boot else ''}" for name, boot in CASES])
-def test_killed_anywhere_and_repeated_it_ends_the_same(nodes: Callable[[], Node], name: str, boot: bool) -> None:
-    operation = OPERATIONS[name]
+def state_of(node: Node, operation: Operation, *, booted: bool = False) -> dict[str, Any]:
+    """Return what two runs of the operation have in common."""
+    return comparable(node, ignored=operation.ignored, places=operation.places, booted=booted)
 
-    def state() -> dict[str, object]:
-        return comparable(node, ignored=operation.ignored, places=operation.places, booted=boot)
 
-    node = nodes()
+def undisturbed(node: Node, operation: Operation, *, booted: bool = False) -> tuple[set[bytes], dict[str, Any]]:
+    """Return what no file may lose, and what the operation ends in when nothing stops it."""
     bench = operation.bench(node)
     operation.before(bench)
     needed = contents(node) if not operation.destroys else set()
     operation.does(bench)
-    goal = state()
+    return needed, state_of(node, operation, booted=booted)
+
+
+@pytest.mark.parametrize(("name", "boot"), CASES, ids=[f"{name}{' boot' if boot else ''}" for name, boot in CASES])
+def test_killed_anywhere_and_repeated_it_ends_the_same(nodes: Callable[[], Node], name: str, boot: bool) -> None:
+    operation = OPERATIONS[name]
+    needed, goal = undisturbed(nodes(), operation, booted=boot)
     point = 0
     died = True
     while died:
@@ -44,23 +50,14 @@ def test_killed_anywhere_and_repeated_it_ends_the_same(nodes: Callable[[], Node]
             node.boot()
         operation.sees(bench)
         operation.does(bench)
-        assert state() == goal, f"killed at point {point}"
+        assert state_of(node, operation, booted=boot) == goal, f"killed at point {point}"
     assert point > 2
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
 def test_failing_anywhere_and_repeated_it_ends_the_same(nodes: Callable[[], Node], name: str) -> None:
     operation = OPERATIONS[name]
-
-    def state() -> dict[str, object]:
-        return comparable(node, ignored=operation.ignored, places=operation.places)
-
-    node = nodes()
-    bench = operation.bench(node)
-    operation.before(bench)
-    needed = contents(node) if not operation.destroys else set()
-    operation.does(bench)
-    goal = state()
+    needed, goal = undisturbed(nodes(), operation)
     point, fired = 0, True
     while fired:
         point += 1
@@ -70,11 +67,11 @@ def test_failing_anywhere_and_repeated_it_ends_the_same(nodes: Callable[[], Node
         failing = node.fake.reaper = node.loop.reaper = Failing(node.fake.reaper.place)
         said = fails(failing, point, lambda bench=bench: operation.does(bench))  # type: ignore[misc]
         fired = failing.fired
-        assert said or without(state(), node, failing.stays) == goal, f"said to be done although point {point} failed"
+        assert said or without(state_of(node, operation), node, failing.stays) == goal, f"said to be done although point {point} failed"
         assert needed <= contents(node), f"lost at point {point}"
         operation.sees(bench)
         operation.does(bench)
-        assert without(state(), node, failing.stays) == goal, f"failed at point {point}"
+        assert without(state_of(node, operation), node, failing.stays) == goal, f"failed at point {point}"
     assert point > 2
 
 
