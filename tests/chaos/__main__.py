@@ -124,11 +124,19 @@ class Chaos:
             seen |= found.keys()
 
     def strike_from(self, lab: Lab, state: Path, scenario: Scenario, deadline: float) -> None:
+        points = known(self.generation).get(f"{scenario.name}/points")
+        if points is not None and not self.left(scenario.name, int(points)):
+            return
         self.cluster.back_to(lab.nodes, state)
         self.strike(lab, scenario, deadline)
 
+    def left(self, name: str, count: int) -> list[tuple[str, int]]:
+        """Return which of the wanted faults of an operation are not settled yet, those first that chance puts first."""
+        wanted, told = islice(library.order(name, count), self.most or None), known(self.generation)
+        return [(kind, number) for kind, number in wanted if not is_settled(told.get(f"{name}/{kind}/{number}", ""))]
+
     def strike(self, lab: Lab, scenario: Scenario, deadline: float) -> None:
-        """The operation was interrupted at each point that is not known yet, those first that chance puts first."""
+        """The operation was interrupted at each point that is not known yet."""
         state = scenario.prepare(lab)
         for node in lab.nodes:
             node.run(f"rm -f {points.PLACE}/points")  # those of what went before are not counted
@@ -138,12 +146,10 @@ class Chaos:
         count = self.count(lab, scenario)
         say(f"{self.generation}: {scenario.name}: {count} points")
         remember(self.generation, f"{scenario.name}/points", str(count))
-        for kind, number in islice(library.order(scenario.name, count), self.most or None):
+        for kind, number in self.left(scenario.name, count):
             key = f"{scenario.name}/{kind}/{number}"
             if time.monotonic() > deadline:
                 return
-            if is_settled(known(self.generation).get(key, "")):
-                continue
             began = time.monotonic()
             self.cluster.back_to(lab.nodes, place)
             result = self.fault(lab, scenario, state, kind, number)
