@@ -520,15 +520,18 @@ class Store:
         return name
 
     def forget_disks(self) -> None:
-        """Snapshots of removed disks older than what the trash keeps, and those that a killed save left, are gone; held ones stay."""
+        """Our snapshots of removed disks older than what the trash keeps, and those that a killed save left, are gone; held ones stay."""
         from zfsganeti import clock
 
         oldest = {SAVED: self.now() - 86400}
         if clock.until(self.zfs, self.root.name) <= self.now():
             oldest[REMOVED] = self.now() - 86400 * self.config.trash_days
+        homes = (self.root.name, f"{self.root.name}/{IMAGES}")  # the latter of an image that an instance had for itself
+        known = self.zfs.datasets(self.root.name, depth=2, marks=MARKS)
+        ours = {dataset.name for dataset in known if dataset.name.rpartition("/")[0] in homes and self.is_ours(dataset)}
         for name, created, _used in self.zfs.snapshots(self.root.name):
             kinds = [kind for kind in oldest if name.partition("@")[2].startswith(f"{self.zfs.ours}{kind}")]
-            if kinds and created <= oldest[kinds[0]] and f"/{TRASH}/" not in name:
+            if kinds and created <= oldest[kinds[0]] and name.partition("@")[0] in ours:
                 with contextlib.suppress(Refused, CommandFailed):
                     self.zfs.destroy_snapshots([name])
 

@@ -359,6 +359,22 @@ def test_what_ganeti_has_unlinked_is_kept_by_a_clock_that_jumps(node: Node, jump
     assert node.fake.snapshots("zfs/vm/web1") == []
 
 
+OF_OTHERS = {"a copy by other tools": {}, "another cluster's": {INSTANCE: "web1", CLUSTER: "other.example.com"}}
+
+
+@pytest.mark.parametrize("place", ["zfs/vm/web2", "zfs/vm/backup/web1"])
+@pytest.mark.parametrize("whose", OF_OTHERS)
+def test_snapshots_named_like_ours_stay_in_datasets_that_are_not(node: Node, place: str, whose: str) -> None:
+    node.fake.foreign("zfs/vm/backup")
+    node.fake.foreign(place, OF_OTHERS[whose])
+    names = [f"{place}@zfsganeti-{kind}-20231101T000000Z" for kind in ("removed", "save")]
+    node.fake.snapshot(names[:1])
+    node.fake.snapshot(names[1:])
+    node.fake.clock += 30 * 86400
+    node.store.forget_disks()
+    assert [name for name, _created, _used in node.fake.snapshots(place)] == names
+
+
 # what was not ours
 
 

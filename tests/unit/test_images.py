@@ -395,6 +395,17 @@ def test_a_persistent_image_is_used_by_one_alone_and_goes_back(bench: Bench) -> 
     assert "a disk is a clone of it" in str(caught.value)
 
 
+def test_what_was_kept_of_an_image_while_one_had_it_goes_in_its_time(bench: Bench) -> None:
+    lent(bench)
+    bench.volumes.keep(DISK0)
+    bench.volumes.remove(DISK0)
+    name = bench.images.must("debian-12").dataset
+    assert len(bench.node.fake.snapshots(name, depth=1)) == 2
+    bench.later(8 * DAY)
+    bench.node.store.forget_disks()
+    assert [snapshot for snapshot, _created, _used in bench.node.fake.snapshots(name, depth=1)] == [f"{name}@golden"]
+
+
 def test_a_create_that_fails_leaves_the_image_that_it_has_taken_as_it_was(nodes: Callable[[], Node]) -> None:
     point, failed = 0, True
     while failed:
