@@ -298,14 +298,14 @@ class Trash:
         return plan_giving_up(entries, now=self.store.now(), days=days, missing=self._missing(), until=until)
 
     def _missing(self) -> int:
-        """Return how many bytes the root lacks to have its share of the whole pool available; negative when it has more."""
-        root, pool = self.zfs.get(self.store.root.name), self.zfs.get(self.store.root.name.split("/")[0])
-        if root is None or pool is None:
+        """Return how many bytes the root lacks to have its share of its own space available; negative when it has more."""
+        root = self.zfs.get(self.store.root.name)
+        if root is None:
             return 0
         # available, unlike what the pool calls free, knows of reservations, quotas and parity; what was destroyed a moment
-        # ago is being freed in the background
-        wanted = (pool.used + pool.available) * self.store.config.trash_min_free // 100
-        return wanted - root.available - self.zfs.pool(pool.name).freeing
+        # ago is being freed in the background. Of the pool's space a root may have but a part
+        wanted = (root.used + root.available) * self.store.config.trash_min_free // 100
+        return wanted - root.available - self.zfs.pool(root.name).freeing
 
     # the way back
 

@@ -15,6 +15,7 @@ from zfsganeti import clock
 from zfsganeti.datasets import CLUSTER, FORMER, INSTANCE, RECORD, RESTORING
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
 from zfsganeti.trash import choose, entry_name, parse_entry, plan_giving_up
+from zfsganeti.zfs import Dataset
 
 quick = settings(max_examples=200, deadline=None, derandomize=True)
 GIB = 1 << 30
@@ -390,6 +391,20 @@ def test_the_oldest_is_given_up_early_where_room_is_short(node: Node) -> None:
     node.fake.available = used // 9 - 1000  # a little less than a tenth
     assert node.trash.give_up() == ([old], [])
     assert [entry.entry for entry in node.trash.entries()] == [young]
+
+
+def test_a_root_that_may_have_but_a_part_of_its_pool_is_short_of_its_own_space_only(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = node.fake._dataset
+
+    def dataset(name: str, wanted: frozenset[str]) -> Dataset:
+        found = real(name, wanted)
+        found.used, found.available = (10 << 40, 90 << 40) if name == "zfs" else (1 << 40, 4 << 40)  # zfs/vm has a quota
+        return found
+
+    entry = remove(node)
+    monkeypatch.setattr(node.fake, "_dataset", dataset)
+    assert node.trash.give_up() == ([], [])
+    assert [found.entry for found in node.trash.entries()] == [entry]
 
 
 def test_what_is_being_restored_neither_expires_nor_makes_room(node: Node) -> None:
