@@ -9,7 +9,7 @@ import os
 import stat
 
 from zfsganeti.config import compression, recordsize
-from zfsganeti.datasets import DETACH, IMAGE, INTENT
+from zfsganeti.datasets import DETACH, IMAGE, INTENT, RESERVED
 from zfsganeti.errors import BadInput, BadName, Missing, Refused, human, of_command
 from zfsganeti.files import data_ranges
 from zfsganeti.names import check_image, means
@@ -130,7 +130,7 @@ def dataset_properties(parameters: Mapping[str, Any], size: int) -> dict[str, ob
     """Return the properties of a volume's dataset that its parameters ask for."""
     properties: dict[str, object] = {name: parameters[name] for name in ("recordsize", "compression") if name in parameters}
     if parameters.get("reserve"):
-        properties["refreservation"] = reservation(size)
+        properties[RESERVED] = reservation(size)
     return properties
 
 

@@ -85,6 +85,7 @@ ASIDE, TRASH, COPIES, IMAGES, PARTIAL, MOVING = ".aside", ".trash", ".copies", "
 READY = "ready"  # the DETACH mark of a copy that is whole and takes the place of what it is a copy of
 OLD = "..old"  # after a name below .copies, where none can end so: what the copy has replaced
 DISK = "disk.raw"  # of an image, of a volume, and of a clone that an instance has not used yet
+RESERVED = "refreservation"  # what an image or a disk keeps of the pool's space for itself
 SAVED = "save-"  # after our prefix: a snapshot that an image is being made of
 REMOVED = "removed-"  # after our prefix: a snapshot taken before Ganeti unlinked a disk
 RECORD_LIMIT = 8000  # a user property holds 8191 bytes

@@ -5,7 +5,7 @@ Mixed into `zfsganeti.images.Images`.
 
 from __future__ import annotations
 
-from zfsganeti.datasets import IMAGE, INSTANCE, INTENT, OPENED, RECORD, SIZE, VOLUME
+from zfsganeti.datasets import IMAGE, INSTANCE, INTENT, OPENED, RECORD, RESERVED, SIZE, VOLUME
 from zfsganeti.errors import Busy, Refused
 from zfsganeti.image import CHECKSUM, CONTENT, GOLDEN, IMAGE_MARKS, LENDABLE, SOURCE
 from zfsganeti.names import means
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from zfsganeti.image import Image
     from zfsganeti.zfs import Dataset
 
-RESERVED = "refreservation"
 FORMER_GOLDEN = "golden-"  # after our prefix: a snapshot that an image was before it was lent, and that something is a clone of
 
 

@@ -25,6 +25,7 @@ from zfsganeti.datasets import (
     OPENED,
     RECORD,
     REPLACED,
+    RESERVED,
     RESTORING,
     ROLLBACK,
     SIZE,
@@ -43,7 +44,6 @@ from zfsganeti.zfs import Dataset
 
 BACK = ".rollback"  # below a root: where the clones are made
 BEGUN, DECIDED, DONE, DISCARD, UNDONE = "begun", "decided", "done", "discard", "undone"
-RESERVED = "refreservation"
 
 # the plan (pure)
 

@@ -81,16 +81,26 @@ def reports(here: Here) -> tuple[dict[str, dict[str, Any]], list[str]]:
 
 def locate(here: Here, wanted: str, *, disk: bool = False) -> tuple[str, str]:
     """Return the node and the entry meant by a name; Unavailable while a node that might have a newer one is not heard."""
-    found, problems = entries_by_node(here)
-    everything: list[Mapping[str, Any]] = [entry for entries in found.values() for entry in entries]
+    found, problems = reports(here)
+    everything: list[Mapping[str, Any]] = [entry for report in found.values() for entry in report["trash"]]
     if problems and not any(entry["entry"] == wanted for entry in everything):
         raise Unavailable(wanted, f"not every trash can be looked into: {'; '.join(problems)}", "name an entry of gnt-zfs trash list")
     try:
         chosen = choose(everything, wanted, disk=disk)
     except Missing as error:
         offline = ", ".join(here.ssconf.offline_nodes)
-        raise Missing(error.what, f"{error.way_out}{f'; offline and not looked at: {offline}' if offline else ''}") from None
-    return next(node for node, entries in found.items() if any(entry["entry"] == chosen for entry in entries)), chosen
+        way_out = _back_into_trash(here, found.values(), wanted) or error.way_out
+        raise Missing(error.what, f"{way_out}{f'; offline and not looked at: {offline}' if offline else ''}") from None
+    return next(node for node, report in found.items() if any(entry["entry"] == chosen for entry in report["trash"])), chosen
+
+
+def _back_into_trash(here: Here, reports: Iterable[Mapping[str, Any]], wanted: str) -> str:
+    """Return the way back of what an interrupted restore has taken out of the trash; nothing if there is none of that name."""
+    taken = {volume["instance"] for report in reports for volume in report["volumes"] if volume["recorded"]}
+    for instance in sorted(taken - set(here.master.instances())):
+        if wanted in (instance, instance.split(".")[0]):
+            return f"what an interrupted restore left of {instance} goes back there by gnt-zfs check --repair; then give this command again"
+    return ""
 
 
 def prepare(here: Here, wanted: str, name: str | None) -> Restore:

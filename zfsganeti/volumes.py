@@ -28,6 +28,7 @@ from zfsganeti.datasets import (
     READY,
     RECORD,
     REPLACED,
+    RESERVED,
     RESTORING,
     TRASH,
     VOLUME,
@@ -299,8 +300,8 @@ class Volumes:
         if size > before:
             with self.counted():
                 self.check_room(volume, size - before)
-                if self.zfs.local(dataset.name).get("refreservation", "0") not in ("0", "none"):
-                    self.zfs.set(dataset.name, {"refreservation": str(reservation(size))})
+                if self.zfs.local(dataset.name).get(RESERVED, "0") not in ("0", "none"):
+                    self.zfs.set(dataset.name, {RESERVED: str(reservation(size))})
                 self._make_disk(volume, size, sync=True)
         self.devices.grow(volume)
 

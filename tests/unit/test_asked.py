@@ -14,7 +14,7 @@ from tests.rig import Rig, make_rig
 from zfsganeti import undo
 from zfsganeti.cli import parser
 from zfsganeti.disks import find_instance
-from zfsganeti.errors import BadInput
+from zfsganeti.errors import BadInput, Missing
 from zfsganeti.node import PeerFailed
 from zfsganeti.rollback import unfinished
 from zfsganeti.snapshots import asked
@@ -97,6 +97,23 @@ def test_a_disk_comes_under_a_new_name_or_into_what_there_is(rig: Rig, ganeti: l
     with pytest.raises(BadInput, match="only one of them"):
         typed(rig, "trash", "restore", "web1", "--into", "web2", "--as", "web3")
     assert ganeti == []
+
+
+def test_who_looks_for_what_an_interrupted_restore_has_taken_out_learns_how_it_goes_on(rig: Rig) -> None:
+    rig.ganeti.add("web1.example.com", "ext", "node2", {VOLUME: b"old" * 500}, up=False)
+    volumes, trash = rig.knots["node2"].volumes, rig.knots["node2"].trash
+    volumes.keep_record(VOLUME, {"name": "web1.example.com", "uuid": "u", "disk": 0})
+    with pytest.raises(Missing, match="^web1 in the trash does not exist: gnt-zfs trash list shows what is there$"):
+        typed(rig, "trash", "restore", "web1")  # it is about to be removed, and is there
+    volumes.remove(VOLUME)
+    del rig.ganeti.data["web1.example.com"]
+    (entry,) = trash.entries()
+    trash.reserve(entry.entry, f"{entry.entry}@secret")
+    volumes.create("v2.ext.disk0", 1500, {"trash": f"{entry.entry}@secret"})
+    with pytest.raises(Missing, match="an interrupted restore left of web1.example.com goes back there by gnt-zfs check --repair"):
+        typed(rig, "trash", "restore", "web1")
+    with pytest.raises(Missing, match="gnt-zfs trash list shows what is there$"):
+        typed(rig, "trash", "restore", "web2")
 
 
 # trash empty --expired
