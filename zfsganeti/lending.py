@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from zfsganeti.datasets import IMAGE, INSTANCE, INTENT, OPENED, RECORD, RESERVED, SIZE, VOLUME
 from zfsganeti.errors import Busy, Refused
-from zfsganeti.image import CHECKSUM, CONTENT, GOLDEN, IMAGE_MARKS, LENDABLE, SOURCE
+from zfsganeti.image import CHECKSUM, CONTENT, DELETED, GOLDEN, IMAGE_MARKS, LENDABLE, SOURCE
 from zfsganeti.names import means
 
 TYPE_CHECKING = False
@@ -57,10 +57,12 @@ class Lending:
                 self.check_not_lent(name)
 
     def check_lendable(self, image: Image) -> None:
-        """The image may be lent to one instance: the administrator says so, and nothing is a clone of it.
+        """The image may be lent to one instance: the administrator says so, nothing is a clone of it, and it is not about to go.
 
         Whoever may add instances could otherwise write into what others make their disks of.
         """
+        if image.retired:
+            raise Refused(f"image {image.name}", "is retired", f"gnt-zfs image restore {image.name} lets disks be made of it")
         if not image.lendable:
             raise Refused(f"image {image.name}", "is not meant to be used persistently", f"gnt-zfs image lend {image.name} allows it")
         if image.clones:
@@ -94,7 +96,9 @@ class Lending:
             self.zfs.set(dataset.name, {SIZE: str(size), RESERVED: "0", **({SOURCE: source} if source else {})})
             # the mark of the volume that it was stays, or this could not be repeated
             stale = [mark for mark in (INSTANCE, INTENT, OPENED, RECORD) if mark in dataset.marks]
-            self.zfs.clear(dataset.name, [*stale, CONTENT, CHECKSUM])
+            # nobody has asked for what an instance has left since to go
+            doomed = [DELETED] if DELETED in self.zfs.local(dataset.name) else []
+            self.zfs.clear(dataset.name, [*stale, *doomed, CONTENT, CHECKSUM])
             self._crown(dataset.name)
             self.zfs.rename(dataset.name, self.dataset(name))
 

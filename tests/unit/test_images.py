@@ -24,7 +24,7 @@ from zfsganeti import exports, files, formats, images
 from zfsganeti.contents import find_directory, parse_parameters
 from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT, VOLUME
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Full, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.image import newest
+from zfsganeti.image import DELETED, newest
 from zfsganeti.names import check_image, family
 
 QCOW2 = b"QFI\xfb\0\0\0\3"
@@ -393,6 +393,25 @@ def test_a_persistent_image_is_used_by_one_alone_and_goes_back(bench: Bench) -> 
     with pytest.raises(Busy) as caught:
         bench.create(use="persistent")
     assert "a disk is a clone of it" in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["delete", "retire"])
+def test_an_image_that_is_deleted_after_it_was_chosen_is_not_lent(bench: Bench, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    lendable(bench)
+    monkeypatch.setattr(bench.volumes, "check_room", lambda _volume, _size: getattr(bench.images, change)("debian-12"))
+    with pytest.raises(Refused, match="^image debian-12: is retired: gnt-zfs image restore debian-12 lets disks be made of it$"):
+        bench.create(use="persistent")
+    assert bench.volumes.find(DISK0) is None
+    assert bench.images.must("debian-12").retired
+
+
+def test_an_image_that_comes_back_is_not_deleted_whatever_it_was_before(bench: Bench) -> None:
+    lent(bench)
+    bench.node.fake.set(f"zfs/vm/{DISK0}", {DELETED: "1"})
+    bench.write(b"a month of work")
+    bench.volumes.remove(DISK0)
+    assert bench.images.sweep() == []
+    assert not bench.images.must("debian-12").retired
 
 
 def test_what_was_kept_of_an_image_while_one_had_it_goes_in_its_time(bench: Bench) -> None:
