@@ -311,7 +311,7 @@ class Images(Lending):
             os.rmdir(home)
 
     def _drop(self, name: str) -> None:
-        """Nothing is left of a half-made image."""
+        """Nothing is left of a half-made image, nor of what others took of it: no disk was ever made of it."""
         partial = self._partial(name)
         dataset = self.zfs.get(partial, marks=IMAGE_MARKS)
         if dataset is not None:
@@ -322,7 +322,9 @@ class Images(Lending):
             if half_sent and self.streams is not None:
                 self.streams.abort(partial)  # all that there was
                 return
-            self.zfs.destroy(partial, {CLUSTER: self.store.cluster}, also=GOLDEN, seconds=self.store.config.busy_seconds)
+            known = dataset.marks.get(IMAGE) == name  # it was made here for this and nothing else
+            marks = {CLUSTER: self.store.cluster, **({IMAGE: name} if known else {})}
+            self.zfs.destroy(partial, marks, also=GOLDEN, strangers=known, seconds=self.store.config.busy_seconds)
         with contextlib.suppress(OSError):
             os.rmdir(self._partial_home(name))
 

@@ -219,18 +219,21 @@ class Independent:
             self.streams.abort(copy)  # a pass that was killed; what was whole before stays
             if self.zfs.get(copy) is None:
                 return ""
-        copied = self.streams.snapshots(copy)
+        copied = self._passes(copy)  # of others there may be newer ones, which keep no stream from being received
         mine = {snap.guid: snap.name for snap in self._passes(dataset.name)}
         return mine.get(copied[-1].guid, "") if copied else ""
 
     def _drop_copy(self, copy: str) -> None:
-        if self.zfs.get(copy) is None:
+        """The copy, which no instance has ever used, is gone with what others took of it: there is nothing that is nowhere else."""
+        found = self._get(copy)
+        if found is None:
             return
         if self.streams.token(copy):
             self.streams.abort(copy)
         self.store.unmount_elsewhere(copy)  # where a boot has mounted it
+        marks = {CLUSTER: self.store.cluster, **({DETACH: found.marks[DETACH]} if DETACH in found.marks else {})}
         with contextlib.suppress(Missing):
-            self.zfs.destroy(copy, {CLUSTER: self.store.cluster}, seconds=self.store.config.busy_seconds)
+            self.zfs.destroy(copy, marks, strangers=DETACH in marks, seconds=self.store.config.busy_seconds)
 
     def _mark_copy(self, dataset: Dataset) -> None:
         """The copy has what was set on the dataset, by whomever, and a mark that says that it is whole."""

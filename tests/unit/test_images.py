@@ -173,6 +173,30 @@ def test_a_half_made_image_is_swept_after_a_day(bench: Bench) -> None:
     assert bench.node.datasets() == [".images", ".images/.partial"]
 
 
+def test_snapshots_that_others_take_while_an_image_is_made_are_in_nobodys_way(bench: Bench) -> None:
+    bench.make("debian-11")
+    bench.create(image="debian-11")
+
+    def others(*_progress: object) -> None:
+        for name in bench.node.datasets():
+            if name.startswith(".images/.partial/") and not bench.node.fake.snapshots(f"zfs/vm/{name}", depth=1):
+                bench.node.fake.snapshot([f"zfs/vm/{name}@autosnap_hourly"])
+
+    def unreachable(_home: str) -> Mapping[str, str]:
+        others()
+        raise Unavailable("example.com", "cannot be reached")
+
+    snapshot = f"zfs/vm/{DISK0}@zfsganeti-save-1"
+    bench.node.fake.snapshot([snapshot])
+    bench.images.save("debian-12", snapshot, "disk.raw", "a disk", progress=others)
+    bench.node.fake.destroy_snapshots([snapshot])
+    with pytest.raises(Unavailable):
+        bench.images.make("debian-13", "http://example.com/x", unreachable)
+    bench.later(DAY)
+    assert bench.images.sweep() == [".partial/debian-13"]
+    assert not [name for name in bench.node.datasets() if name.startswith(".images/.partial/")]
+
+
 def test_a_day_begins_when_work_has_ended(bench: Bench) -> None:
     """However long it has taken until then, and whether it could say that it ended."""
 

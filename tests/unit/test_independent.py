@@ -50,6 +50,30 @@ def test_snapshots_of_others_go_to_the_trash_with_what_was_replaced(bench: Bench
     assert any(name.endswith("@autosnap_daily") for name, _created, _used in bench.node.fake.snapshots(entry.dataset.name))
 
 
+@pytest.mark.parametrize("removed", [False, True])
+def test_snapshots_that_others_take_of_a_copy_are_in_nobodys_way(bench: Bench, removed: bool) -> None:
+    bench.independent.want(DISK0)
+    bench.independent.work()
+    bench.node.fake.snapshot([f"zfs/vm/.copies/{DISK0}@autosnap_daily"])
+    bench.write(b"late", MIB)
+    bench.stop()
+    if removed:
+        bench.volumes.remove(DISK0)
+    assert bench.independent.work() == ({} if removed else {DISK0: ""})
+    assert bench.independent.begun() == []
+    assert removed or (bench.origin(), bench.read()[MIB : MIB + 4]) == ("", b"late")
+
+
+def test_a_copy_that_others_have_taken_a_snapshot_of_can_begin_anew(bench: Bench) -> None:
+    bench.independent.want(DISK0)
+    bench.independent.work()
+    bench.node.fake.snapshot([f"zfs/vm/.copies/{DISK0}@autosnap_daily"])
+    bench.node.fake.destroy_snapshots([name for name, _created, _used in bench.node.fake.snapshots(NAME, depth=1)])
+    bench.stop()
+    assert bench.independent.work() == {DISK0: ""}
+    assert bench.origin() == ""
+
+
 def test_what_was_kept_for_an_undo_is_not_destroyed(bench: Bench) -> None:
     """A disk that was formatted or installed anew holds what it was in a snapshot of ours, which its copy lacks."""
     bench.node.fake.snapshot([f"{NAME}@{bench.node.fake.ours}{REMOVED}20231114T221320Z"])
