@@ -281,6 +281,8 @@ class Trash:
             try:
                 self.destroy(entry)
                 gone.append(entry)
+            except Missing:
+                continue  # somebody has taken it out meanwhile
             except (Busy, Foreign) as error:
                 kept.append(f"{entry}: {error.why}")
         return gone, kept

@@ -14,7 +14,7 @@ from tests.node import CLUSTER_NAME, DAY, HOUR, Node
 from zfsganeti import clock
 from zfsganeti.datasets import CLUSTER, FORMER, INSTANCE, RECORD, RESTORING
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
-from zfsganeti.trash import choose, entry_name, parse_entry, plan_giving_up
+from zfsganeti.trash import Trash, choose, entry_name, parse_entry, plan_giving_up
 from zfsganeti.zfs import Dataset
 
 quick = settings(max_examples=200, deadline=None, derandomize=True)
@@ -308,6 +308,17 @@ def test_what_is_expired_is_given_up_and_the_rest_kept(node: Node) -> None:
     node.fake.clock += DAY
     assert node.trash.give_up() == ([old], [])
     assert [entry.entry for entry in node.trash.entries()] == [young]
+
+
+def test_what_is_taken_out_while_others_are_given_up_keeps_none_of_them(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = remove(node, "first"), remove(node, "second")
+    node.fake.clock += 8 * DAY
+    entries = node.trash.entries()
+    node.fake.rename(node.kept(first), "zfs/vm/first")
+    monkeypatch.setattr(node.trash, "entries", lambda: entries)  # as they were a moment ago
+    monkeypatch.setattr(node.trash, "find", Trash(node.store).find)
+    assert node.trash.give_up() == ([second], [])
+    assert node.fake.get("zfs/vm/first") is not None
 
 
 def test_a_clock_that_jumps_ahead_makes_nothing_expire(node: Node) -> None:
