@@ -23,6 +23,7 @@ from zfsganeti.datasets import (
     TRASH,
     VOLUME,
     end_move,
+    locked,
     pack_former,
     pack_record,
     unpack_record,
@@ -33,7 +34,7 @@ from zfsganeti.roots import make_parent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from zfsganeti.datasets import Store
@@ -170,6 +171,13 @@ class Trash:
                 return candidate
         raise Missing(f"{entry} in the trash", "gnt-zfs trash list shows what is there")
 
+    @contextlib.contextmanager
+    def _alone(self, entry: str) -> Iterator[Entry]:
+        """Yield the entry as it is now: meanwhile nobody else reserves or destroys it."""
+        self.find(entry)  # of what is not there no lock is left behind
+        with locked(f".trash.{entry}", what=f"{entry} in the trash"):
+            yield self.find(entry)
+
     def put(self, instance: str, record: Mapping[str, Any] | None = None) -> str | None:
         """The instance's dataset is in the trash with all its files; None when there is none. With trash_days 0 it is gone."""
         store = self.store
@@ -251,18 +259,18 @@ class Trash:
 
     def destroy(self, entry: str, *, strangers: bool = False) -> int:
         """The entry is gone for good; return the bytes it used. Snapshots of others keep it unless `strangers`."""
-        found = self.find(entry)
-        if found.restoring:
-            raise Busy(entry, "is being restored", f"gnt-zfs trash restore {entry} ends it")
-        try:
-            self.zfs.destroy(
-                found.dataset.name,
-                {mark: value for mark, value in found.dataset.marks.items() if mark in (INSTANCE, VOLUME, CLUSTER)},
-                strangers=strangers,
-                seconds=self.store.config.busy_seconds,
-            )
-        except Missing:
-            return 0
+        with self._alone(entry) as found:
+            if found.restoring:
+                raise Busy(entry, "is being restored", f"gnt-zfs trash restore {entry} ends it")
+            try:
+                self.zfs.destroy(
+                    found.dataset.name,
+                    {mark: value for mark, value in found.dataset.marks.items() if mark in (INSTANCE, VOLUME, CLUSTER)},
+                    strangers=strangers,
+                    seconds=self.store.config.busy_seconds,
+                )
+            except Missing:
+                return 0
         with contextlib.suppress(OSError):
             os.rmdir(f"{self.store.root.path}/{TRASH}/{entry}")
         return found.used
@@ -313,17 +321,17 @@ class Trash:
 
     def mark_restoring(self, entry: str, instance: str) -> None:
         """The entry is reserved for an instance that is being made for it; it neither expires nor counts against space."""
-        found = self.find(entry)
-        if found.restoring not in ("", instance):
-            raise Refused(entry, f"is being restored as {found.restoring}", f"gnt-zfs trash restore {entry} --as {found.restoring}")
-        self.zfs.set(found.dataset.name, {RESTORING: instance})
+        with self._alone(entry) as found:
+            if found.restoring not in ("", instance):
+                raise Refused(entry, f"is being restored as {found.restoring}", f"gnt-zfs trash restore {entry} --as {found.restoring}")
+            self.zfs.set(found.dataset.name, {RESTORING: instance})
 
     def reserve(self, entry: str, token: str) -> None:
         """The volume may be taken back by whoever shows the token, and by nobody else."""
-        found = self.find(entry)
-        if not found.volume:
-            raise Refused(entry, "is an instance's dataset, not a volume")
-        self.zfs.set(found.dataset.name, {RESTORING: token})
+        with self._alone(entry) as found:
+            if not found.volume:
+                raise Refused(entry, "is an instance's dataset, not a volume")
+            self.zfs.set(found.dataset.name, {RESTORING: token})
 
     def unmark(self, entry: str) -> None:
         self.zfs.clear(self.find(entry).dataset.name, [RESTORING])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 
 from tests.node import CLUSTER_NAME, DAY, HOUR, Node
 from zfsganeti import clock
-from zfsganeti.datasets import CLUSTER, FORMER, INSTANCE, RECORD, RESTORING
+from zfsganeti.datasets import CLUSTER, FORMER, INSTANCE, RECORD, RESTORING, VOLUME
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
-from zfsganeti.trash import Trash, choose, entry_name, parse_entry, plan_giving_up
+from zfsganeti.trash import Entry, Trash, choose, entry_name, parse_entry, plan_giving_up
 from zfsganeti.zfs import Dataset
 
 quick = settings(max_examples=200, deadline=None, derandomize=True)
@@ -426,6 +427,48 @@ def test_what_is_being_restored_neither_expires_nor_makes_room(node: Node) -> No
     assert node.trash.give_up() == ([], [])
     node.trash.unmark(ENTRY)
     assert node.trash.give_up() == ([ENTRY], [])
+
+
+@pytest.mark.parametrize("volume", [False, True])
+def test_what_is_reserved_at_the_moment_of_its_destruction_is_not_lost(node: Node, monkeypatch: pytest.MonkeyPatch, volume: bool) -> None:
+    entry = remove(node)
+    other, find = Trash(node.store), node.trash.find
+    if volume:
+        node.fake.set(node.kept(entry), {VOLUME: "web1"})
+
+    def found(wanted: str) -> Entry:
+        seen = find(wanted)
+        monkeypatch.setattr(node.trash, "find", find)
+        other.reserve(entry, "secret") if volume else other.mark_restoring(entry, "web1")
+        return seen
+
+    monkeypatch.setattr(node.trash, "find", found)
+    node.fake.clock += 30 * DAY
+    assert node.trash.give_up() == ([], [f"{entry}: is being restored"])
+
+
+def test_what_is_being_destroyed_cannot_be_reserved(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = remove(node)
+    destroy, refused = node.fake.destroy, []
+
+    def reserve() -> None:
+        try:
+            Trash(node.store).mark_restoring(entry, "web1")
+        except Missing as error:
+            refused.append(error.what)
+
+    waiting = threading.Thread(target=reserve)
+
+    def destroyed(*arguments: Any, **options: Any) -> None:
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        destroy(*arguments, **options)
+
+    monkeypatch.setattr(node.fake, "destroy", destroyed)
+    node.trash.destroy(entry)
+    waiting.join(10)
+    assert refused == [f"{entry} in the trash"]
 
 
 def test_what_others_put_there_is_neither_listed_nor_given_up(node: Node) -> None:
