@@ -28,8 +28,8 @@ from zfsganeti.datasets import (
     pack_record,
     unpack_record,
 )
-from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
-from zfsganeti.names import meant
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, ZfsGanetiError
+from zfsganeti.names import PREFIX, meant
 from zfsganeti.roots import make_parent
 
 TYPE_CHECKING = False
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 STAMP = "%Y%m%dT%H%M%SZ"
 DAY = 86400
+SEEN = PREFIX + "seen"  # ENTRY SECONDS: since when an entry is there whose name says a time that is yet to come
 
 
 def entry_name(instance: str, when: float, taken: Callable[[str], bool]) -> str:
@@ -79,6 +80,14 @@ class Entry:
         self.record = unpack_record(dataset.marks.get(RECORD, ""))
         self.restoring = dataset.marks.get(RESTORING, "")
         self.kept = KEPT in dataset.marks  # until it is emptied by name or restored
+        self.unseen = False  # it was put there by a clock that was ahead, and nothing says yet since when it is there
+
+    def count_from(self, now: float) -> None:
+        """It was removed at `now` at the latest, and at no later time when that is told again: its clock may have been years ahead."""
+        if self.removed > now:
+            entry, _space, seen = self.dataset.marks.get(SEEN, "").partition(" ")
+            self.unseen = entry != self.entry or not seen.isdecimal() or int(seen) > now
+            self.removed = int(now) if self.unseen else int(seen)
 
     def as_json(self, days: int, until: float = 0) -> dict[str, Any]:
         """Return what is told of the entry, when nothing expires before `until`."""
@@ -152,13 +161,14 @@ class Trash:
             return []
         found = [
             dataset
-            for dataset in self.zfs.datasets(self.name, depth=1, marks=MARKS)
+            for dataset in self.zfs.datasets(self.name, depth=1, marks=(*MARKS, SEEN))
             if dataset.name != self.name and self.store.is_ours(dataset)
         ]
         entries = []
         for dataset in found:
             with contextlib.suppress(BadInput):
                 entries.append(Entry(dataset))
+                entries[-1].count_from(self.store.now())
         return sorted(entries, key=lambda entry: (entry.removed, entry.entry))
 
     def until(self) -> float:
@@ -283,7 +293,9 @@ class Trash:
         gone, kept = [], []
         days = self.store.config.trash_days
         until = clock.look(self.zfs, self.store.root.name, self.store.now(), days * DAY)
-        for entry in self._doomed(self.entries(), until):
+        found = self.entries()
+        self._remember(found)
+        for entry in self._doomed(found, until):
             if only is not None and entry not in only:
                 continue
             try:
@@ -294,6 +306,13 @@ class Trash:
             except (Busy, Foreign) as error:
                 kept.append(f"{entry}: {error.why}")
         return gone, kept
+
+    def _remember(self, entries: Sequence[Entry]) -> None:
+        """Of what bears a date that is yet to come it is known since when it is there at least, so that it expires in its time."""
+        for entry in entries:
+            if entry.unseen:
+                with contextlib.suppress(ZfsGanetiError):  # it may be gone; otherwise the next one to look tries again
+                    self.zfs.set(entry.dataset.name, {SEEN: f"{entry.entry} {entry.removed}"})
 
     def doomed(self) -> list[Entry]:
         """Return what would be given up now."""

@@ -354,6 +354,41 @@ def test_a_clock_that_was_ahead_and_is_set_right_makes_what_is_kept_expire_in_it
     assert node.trash.give_up() == ([entry], [])
 
 
+def test_what_is_removed_while_the_clock_is_ahead_is_kept_no_longer_than_anything_else(node: Node) -> None:
+    begin = node.fake.clock
+    node.trash.give_up()
+    node.fake.clock += 3650 * DAY
+    entry = remove(node)
+    node.fake.clock = begin + HOUR
+    for day in range(7):
+        assert node.trash.give_up() == ([], [])
+        (found,) = node.trash.entries()
+        assert (found.entry, found.removed, found.as_json(7)["expires"]) == (entry, begin + HOUR, begin + HOUR + 7 * DAY), f"day {day}"
+        node.fake.clock += DAY
+    assert node.trash.give_up() == ([entry], [])
+
+
+def test_of_an_instance_what_was_removed_while_the_clock_was_ahead_is_not_the_newest(node: Node) -> None:
+    begin = node.fake.clock
+    node.fake.clock += 3650 * DAY
+    remove(node)
+    node.fake.clock = begin
+    node.trash.give_up()
+    node.fake.clock += HOUR
+    newest = remove(node)
+    assert choose([entry.as_json(7) for entry in node.trash.entries()], "web1") == newest
+
+
+def test_a_clock_that_was_behind_makes_nothing_in_the_trash_older_than_it_is(node: Node) -> None:
+    entry = remove(node)
+    begin = node.fake.clock
+    for behind in (DAY, 400 * DAY, 300 * DAY, 0):
+        node.fake.clock = begin + HOUR - behind
+        assert node.trash.give_up() == ([], [])
+    (found,) = node.trash.entries()
+    assert (found.entry, found.removed) == (entry, begin)
+
+
 @pytest.mark.parametrize("behind", [9 * DAY, 400 * DAY, 19_675 * DAY])
 def test_what_is_removed_while_the_clock_is_behind_is_kept_once_that_is_set_right(node: Node, behind: int) -> None:
     assert node.trash.give_up() == ([], [])
