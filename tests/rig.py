@@ -189,6 +189,10 @@ class FakeGaneti:
     def detached_volumes(self) -> set[str]:
         return set()
 
+    def everything(self) -> tuple[dict[str, Instance], set[str]]:
+        detached = self.detached_volumes()
+        return self.instances(), detached
+
     def jobs(self) -> list[dict[str, Any]]:
         return []
 

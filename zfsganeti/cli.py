@@ -236,7 +236,7 @@ def _findings(here: Here) -> tuple[list[Finding], dict[str, Any]]:
     # in this order: what is being added meanwhile is either at work still or in the configuration already
     reports = here.call_all("report")
     busy = busy_instances(here) | move.at_work()
-    instances = here.master.instances()
+    instances, detached = here.master.everything()  # a disk is an instance's or nobody's, also while it is attached
     found: list[Finding] = []
     for node, facts in reports.items():
         if isinstance(facts, ZfsGanetiError):
@@ -245,7 +245,7 @@ def _findings(here: Here) -> tuple[list[Finding], dict[str, Any]]:
             facts["leftover_minutes"] = 0  # which jobs run is known here, so young leftovers are told from new instances
             found += check.compare_node(facts, instances, list(instances), busy, time.time())
     heard = {node: facts for node, facts in reports.items() if isinstance(facts, dict)}
-    found += placement.compare(heard, instances, busy, time.time(), detached=here.master.detached_volumes())
+    found += placement.compare(heard, instances, busy, time.time(), detached=detached)
     from zfsganeti.adopt_cli import leftovers
 
     return [*check.keep_safe(found, check.held(reports, instances)), *leftovers(here)], reports

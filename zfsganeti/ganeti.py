@@ -402,7 +402,10 @@ class Master:
 
     def instances(self) -> dict[str, Instance]:
         """Return all instances by name."""
-        data = self.load()
+        return self._instances(self.load())
+
+    @staticmethod
+    def _instances(data: Mapping[str, Any]) -> dict[str, Instance]:
         nodes = {uuid: node["name"] for uuid, node in data["nodes"].items()}
         networks = {uuid: network["name"] for uuid, network in (data.get("networks") or {}).items()}
         found = (Instance(instance, nodes, data.get("disks") or {}, networks) for instance in data["instances"].values())
@@ -412,11 +415,12 @@ class Master:
         """Return all disks by UUID, those of no instance as well."""
         return {uuid: Disk(disk) for uuid, disk in (self.load().get("disks") or {}).items()}
 
-    def detached_volumes(self) -> set[str]:
-        """Return the volumes of disks that were detached from their instance and can be attached again."""
+    def everything(self) -> tuple[dict[str, Instance], set[str]]:
+        """Return all instances by name, and at the same moment the volumes of disks that were detached and can be attached again."""
         data = self.load()
         attached = {uuid for instance in data["instances"].values() for uuid in instance.get("disks") or []}
-        return {Disk(disk).volume for uuid, disk in (data.get("disks") or {}).items() if uuid not in attached} - {""}
+        detached = {Disk(disk).volume for uuid, disk in (data.get("disks") or {}).items() if uuid not in attached} - {""}
+        return self._instances(data), detached
 
     def closed_nodes(self) -> dict[str, str]:
         """Return the nodes that are given no instances, each with why."""

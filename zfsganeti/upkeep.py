@@ -32,20 +32,22 @@ def verify(here: Here) -> str:
 
     if not here.ssconf.storage_directory or not _uses_us(here):
         return ""
-    facts, instances = check.report(here), _instances(here)
+    facts, (instances, detached) = check.report(here), _everything(here)
     found = check.compare_node(facts, instances, here.ssconf.instances, set(), time.time())
     if instances is not None and not facts["root_problem"]:
-        detached = here.master.detached_volumes()
         found += placement.compare({here.node: facts}, instances, set(), time.time(), detached=detached, everywhere=False)
     return "; ".join(f"{finding.subject}: {finding.text}" if finding.subject else finding.text for finding in found)
 
 
-def _instances(here: Here) -> dict[str, ganeti.Instance] | None:
-    """Return the cluster's instances, None on a node that is no master candidate: names are known there, primaries are not."""
+def _everything(here: Here) -> tuple[dict[str, ganeti.Instance] | None, set[str]]:
+    """Return the cluster's instances, and the volumes of disks that are detached; None on a node that is no master candidate.
+
+    There names are known, primaries are not.
+    """
     try:
-        return here.master.instances()
+        return here.master.everything()
     except ZfsGanetiError:
-        return None
+        return None, set()
 
 
 def _uses_us(here: Here) -> bool:
@@ -68,7 +70,7 @@ def watch(here: Here) -> str:
     if busy is None:
         return ""
     problems = []
-    for finding in check.compare_node(facts, _instances(here), here.ssconf.instances, busy, time.time()):
+    for finding in check.compare_node(facts, _everything(here)[0], here.ssconf.instances, busy, time.time()):
         if finding.verb in ("home", "sweep") or finding.sure:
             try:
                 here.call(here.node, finding.verb, **finding.request)

@@ -316,6 +316,19 @@ def test_instances_are_what_the_configuration_has(master: ganeti.Master) -> None
     assert master.groups() == {"default": {"name": "default", "ipolicy": {}}}
 
 
+@pytest.mark.parametrize("attached", [False, True])
+def test_a_disk_is_an_instances_or_nobodys_also_while_it_is_attached_or_detached(
+    master: ganeti.Master, monkeypatch: pytest.MonkeyPatch, attached: bool
+) -> None:
+    disks = {"d-9": {"uuid": "d-9", "dev_type": "ext", "size": 1, "logical_id": ["zfs", "v.ext.disk0"]}}
+    states = [{**CONFIG, "disks": disks, "instances": {"i": {**CONFIG["instances"]["i-1"], "disks": own}}} for own in ([], ["d-9"])]
+    states = states[::-1] if attached else states
+    monkeypatch.setattr(master, "load", lambda: states.pop(0))
+    instances, detached = master.everything()
+    assert {disk.volume for disk in instances["web1"].disks} ^ detached == {"v.ext.disk0"}
+    assert len(states) == 1
+
+
 def test_an_instance_in_a_newer_configuration_has_its_template_with_its_disks(tmp_path: Path) -> None:
     data = json.loads(json.dumps(CONFIG))
     del data["instances"]["i-2"]["disk_template"]
