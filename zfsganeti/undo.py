@@ -96,8 +96,10 @@ def locate(here: Here, wanted: str, *, disk: bool = False) -> tuple[str, str]:
 
 def _back_into_trash(here: Here, reports: Iterable[Mapping[str, Any]], wanted: str) -> str:
     """Return the way back of what an interrupted restore has taken out of the trash; nothing if there is none of that name."""
-    taken = {volume["instance"] for report in reports for volume in report["volumes"] if volume["recorded"]}
-    for instance in sorted(taken - set(here.master.instances())):
+    instances, detached = here.master.everything()
+    used = detached | {disk.volume for instance in instances.values() for disk in instance.disks}
+    taken = [volume for report in reports for volume in report["volumes"] if volume["recorded"] and volume["name"] not in used]
+    for instance in sorted({volume["instance"] for volume in taken}):
         if wanted in (instance, instance.split(".")[0]):
             return f"what an interrupted restore left of {instance} goes back there by gnt-zfs check --repair; then give this command again"
     return ""
@@ -107,7 +109,8 @@ def prepare(here: Here, wanted: str, name: str | None) -> Restore:
     """Return the plan of a restore; nothing is changed."""
     node, entry = locate(here, wanted)
     record = here.call(node, "trash-record", entry=entry)
-    entries = here.call(node, "report")["trash"]
+    report = here.call(node, "report")
+    entries = report["trash"]
     original = entry.split(":")[0]
     instances = here.master.instances()
     if record is None and original in instances:
@@ -128,7 +131,11 @@ def prepare(here: Here, wanted: str, name: str | None) -> Restore:
     wanted_now = {**record, "nics": nics, "tags": [tag for tag in record["tags"] if not tag.startswith(TAG)]}
     volumes: list[tuple[str, str]] = []
     if "disk" in record:
-        volumes = [(name, f"{name}@{secrets.token_hex(8)}") for name in gather(entries, entry, len(record["disks"]))]
+        try:
+            gathered = gather(entries, entry, len(record["disks"]))
+        except Missing as error:  # Ganeti has put back what it had added before a create was killed
+            raise Missing(error.what, _back_into_trash(here, [report], record["name"]) or error.way_out) from None
+        volumes = [(name, f"{name}@{secrets.token_hex(8)}") for name in gathered]
         sizes = {found["entry"]: found["size"] for found in entries}
         wanted_now["disks"] = [_asked_again(disk, sizes[name], token) for disk, (name, token) in zip(record["disks"], volumes, strict=True)]
     command = ganeti.add_command(wanted_now, name=instance, node=node, release=here.ssconf.release)

@@ -116,6 +116,27 @@ def test_who_looks_for_what_an_interrupted_restore_has_taken_out_learns_how_it_g
         typed(rig, "trash", "restore", "web2")
 
 
+def test_who_restores_when_one_disk_was_left_outside_the_trash_learns_how_it_goes_back(rig: Rig) -> None:
+    """Its create was killed, Ganeti's add failed and has removed the other disk again."""
+    vars(rig.ganeti).update(networks=set, macs=dict)
+    rig.ganeti.add("web1", "ext", "node2", {VOLUME: b"zero", "u2.ext.disk1": b"one"}, up=False)
+    volumes, trash = rig.knots["node2"].volumes, rig.knots["node2"].trash
+    for disk, volume in enumerate((VOLUME, "u2.ext.disk1")):
+        record = {"name": "web1", "uuid": "u", "nics": [], "tags": [], "disks": [{}, {}], "disk": disk}
+        volumes.keep_record(volume, record)
+        volumes.remove(volume)
+    del rig.ganeti.data["web1"]
+    (entry,) = [entry.entry for entry in trash.entries() if entry.volume == "u2.ext.disk1"]
+    trash.reserve(entry, f"{entry}@secret")
+    volumes.create("v2.ext.disk1", 3, {"trash": f"{entry}@secret"})
+    said = "^disk 1 of web1 in the trash does not exist: what an interrupted restore left of web1 goes back there by gnt-zfs check --repair"
+    with pytest.raises(Missing, match=said):
+        typed(rig, "trash", "restore", "web1")
+    trash.destroy(trash.put_volume(volumes.must("v2.ext.disk1"), 3))
+    with pytest.raises(Missing, match=r"^disk 1 of web1 .*: gnt-zfs trash restore u1.ext.disk0:\w+ --into INSTANCE restores one$"):
+        typed(rig, "trash", "restore", "web1")
+
+
 # trash empty --expired
 
 
