@@ -184,8 +184,8 @@ class Trash:
     @contextlib.contextmanager
     def _alone(self, entry: str) -> Iterator[Entry]:
         """Yield the entry as it is now: meanwhile nobody else reserves or destroys it."""
-        self.find(entry)  # of what is not there no lock is left behind
-        with locked(f".trash.{entry}", what=f"{entry} in the trash"):
+        self.find(entry)  # what is not there is said at once
+        with locked(TRASH, what=f"{entry} in the trash"):
             yield self.find(entry)
 
     def put(self, instance: str, record: Mapping[str, Any] | None = None) -> str | None:
