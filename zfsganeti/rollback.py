@@ -203,6 +203,11 @@ class Rollback:
     def _get(self, name: str, part: Part) -> Dataset | None:
         return part.zfs.get(name, marks=MARKS)
 
+    def _made(self, part: Part) -> Dataset | None:
+        """Return the clone that is to take a dataset's place, None without one: what else stands there is none of ours."""
+        found = self._get(beside(part.name), part)
+        return found if self._read(found) is not None else None
+
     def _mark(self, part: Part, name: str, stage: str, *, new: bool) -> None:
         part.zfs.set(name, {ROLLBACK: replace(self.state, stage=stage, new=new).pack()})
 
@@ -292,7 +297,7 @@ class Rollback:
             self._settle(part)
 
     def _exchange(self, part: Part) -> None:
-        made, placed = self._get(beside(part.name), part), self._get(part.name, part)
+        made, placed = self._made(part), self._get(part.name, part)
         if made is None:
             return
         if placed is not None:
@@ -363,7 +368,7 @@ class Rollback:
         if self.must_be_undoable() == DECIDED:
             first = self.parts[0]
             name = beside(first.name)
-            self._mark(first, name if self._get(name, first) is not None else first.name, UNDONE, new=True)
+            self._mark(first, name if self._made(first) is not None else first.name, UNDONE, new=True)
         self.backward()
 
     def must_be_undoable(self) -> str:
@@ -379,12 +384,12 @@ class Rollback:
             self._take_back(part)
 
     def _take_back(self, part: Part) -> None:
-        made, placed = self._get(beside(part.name), part), self._get(part.name, part)
+        made, placed = self._made(part), self._get(part.name, part)
         state = self._read(placed)
         if made is None and placed is not None and state is not None and state.new:
             self._unmount(part, placed.name)
             part.zfs.rename(placed.name, beside(part.name))
-            made, placed = self._get(beside(part.name), part), None
+            made, placed = self._made(part), None
         if placed is None:
             placed = self._fetch(part)
         if made is not None:
@@ -418,7 +423,8 @@ class Rollback:
         """The clone is gone; with snapshots of others it is in the trash instead."""
         part.store.unmount_elsewhere(made.name)
         try:
-            part.zfs.destroy(made.name, {}, seconds=part.store.config.busy_seconds)
+            marks = {CLUSTER: part.store.cluster, ROLLBACK: made.marks[ROLLBACK]}
+            part.zfs.destroy(made.name, marks, seconds=part.store.config.busy_seconds)
         except Busy:
             entry = Trash(part.store).put_aside(made.name, part.short)
             part.zfs.clear(f"{part.store.root.name}/{TRASH}/{entry}", [ROLLBACK])
@@ -435,6 +441,8 @@ def look(here: Here, request: Mapping[str, Any]) -> tuple[str, list[Part], Plan]
     short = resolve(histories, str(request.get("snapshot")), instance)
     pasts = [Past(part.name, tuple(snaps), must_be_quiet(part).written) for part, snaps in zip(parts, histories, strict=True)]
     made = plan(instance, short, pasts, discard=discard)
+    for part in parts:
+        _refuse_taken(part)
     used = users(parts)
     if used:
         way_out = f"gnt-instance stop {instance}, or gnt-instance deactivate-disks {instance}"
@@ -447,6 +455,14 @@ def look(here: Here, request: Mapping[str, Any]) -> tuple[str, list[Part], Plan]
             for snap in past.newer(short):
                 refuse_kept(part, snap)
     return instance, parts, made
+
+
+def _refuse_taken(part: Part) -> None:
+    """Nothing stands where the clone is made; Foreign names it, Busy the rollback of another instance that it belongs to."""
+    found = part.zfs.get(beside(part.name), marks=MARKS)
+    if found is not None:
+        refuse(found)
+        raise Foreign(f"dataset {found.name}", "stands where a rollback makes its clone", "rename it")
 
 
 def ask(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -287,6 +287,34 @@ def test_a_disk_that_is_younger_keeps_all_from_going_back(bench: Bench, discard:
     assert after == before
 
 
+@pytest.mark.parametrize("discard", [False, True], ids=["", "discard"])
+def test_what_stands_where_the_clone_is_made_is_named_and_stays(bench: Bench, instance: dict[str, Any], discard: bool) -> None:
+    place = beside(names_of(instance)[0])
+    bench.fake.foreign(place.rpartition("/")[0], mountpoint="none")
+    bench.fake.foreign(place, {"org.example:mine": "yes"})
+    before = bench.fake.state()
+    with pytest.raises(Foreign, match=f"dataset {place}: stands where a rollback makes its clone: rename it"):
+        back(bench, instance, discard=discard)
+    assert bench.fake.state() == before
+
+
+@pytest.mark.parametrize("killed", range(6, 50, 6))
+def test_what_has_come_there_since_it_was_killed_is_not_taken_for_the_clone(bench: Bench, instance: dict[str, Any], killed: int) -> None:
+    asked: dict[str, Any] = {"snapshot": "one", "record": RECORDED, **instance}
+    dies(bench.fake.reaper, killed, lambda: bench.ask("rollback", **asked))
+    strangers = [beside(name) for name in names_of(instance) if bench.fake.get(beside(name)) is None]
+    for place in strangers:
+        if bench.fake.get(place.rpartition("/")[0]) is None:
+            bench.fake.foreign(place.rpartition("/")[0], mountpoint="none")
+        bench.fake.foreign(place, {"org.example:mine": "yes"})
+    for found in unfinished(bench):
+        bench.ask("rollback-finish", **found)
+    assert len(set(bench.reads())) <= 1
+    assert [place for place in strangers if "org.example:mine" not in bench.fake.local(place)] == []
+    assert unfinished(bench) == []
+    assert held(bench) >= {"first", "second", "third!"}
+
+
 def removed_and_restored(bench: Bench, files: list[str], new: list[str]) -> None:
     """web1 was removed and restored; Ganeti gives the files of the new instance new names."""
     home = Path(bench.store.home("web1"))
