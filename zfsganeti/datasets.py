@@ -81,7 +81,7 @@ MOVE, KEPT = PREFIX + "move", PREFIX + "kept"  # how far a move has come; that t
 ROLLBACK, REPLACED = PREFIX + "rollback", PREFIX + "replaced"
 FORMER = PREFIX + "former"  # how the disk files of an instance that was restored were called before, which its snapshots still do
 MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH, MOVE, KEPT, ROLLBACK, REPLACED, FORMER)
-ASIDE, TRASH, COPIES, IMAGES, PARTIAL, MOVING = ".aside", ".trash", ".copies", ".images", ".partial", ".moving"
+ASIDE, TRASH, COPIES, IMAGES, PARTIAL, MOVING, BACK = ".aside", ".trash", ".copies", ".images", ".partial", ".moving", ".rollback"
 READY = "ready"  # the DETACH mark of a copy that is whole and takes the place of what it is a copy of
 OLD = "..old"  # after a name below .copies, where none can end so: what the copy has replaced
 DISK = "disk.raw"  # of an image, of a volume, and of a clone that an instance has not used yet
@@ -151,9 +151,9 @@ def pack_former(text: str, renames: Sequence[tuple[str, str]]) -> str:
     return json.dumps({new: names for new, names in found.items() if names}, separators=(",", ":"))
 
 
-def refuse_half_back(dataset: Dataset) -> None:
+def refuse_half_back(dataset: Dataset | None) -> None:
     """Raise Busy while a rollback is at work on a dataset: other disks of its instance may hold something else than this one."""
-    if ROLLBACK in dataset.marks:
+    if dataset is not None and ROLLBACK in dataset.marks:
         from zfsganeti.rollback import refuse
 
         refuse(dataset)
@@ -299,6 +299,7 @@ class Store:
             )
 
     def _check_way_is_free(self, instance: str) -> None:
+        refuse_half_back(self.zfs.get(f"{self.root.name}/{BACK}/{instance}", marks=(ROLLBACK,)))  # which comes back as that
         home = self.home(instance)
         self.remove_links(home, self.aside(instance))
         if os.path.lexists(home) and (not os.path.isdir(home) or os.path.islink(home) or os.listdir(home)):
@@ -376,9 +377,9 @@ class Store:
         What Ganeti might unlink all the same is in a snapshot, unless it only renames. If that fails, it is at home as it was.
         """
         dataset = self.find(instance)
+        refuse_half_back(dataset or self.zfs.get(f"{self.root.name}/{BACK}/{instance}", marks=(ROLLBACK,)))
         if dataset is None:
             return False
-        refuse_half_back(dataset)
         home, aside = self.home(instance), self.aside(instance)
         values = {INTENT: f"{intent} {self.now():.0f}", **({RECORD: pack_record(record)} if record is not None else {})}
         try:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from zfsganeti.datasets import (
+    BACK,
     CLUSTER,
     DETACH,
     IMAGE,
@@ -42,7 +43,6 @@ from zfsganeti.snapshots import Part, Snap, alone, fit, handed_on, let_go, must_
 from zfsganeti.trash import Trash
 from zfsganeti.zfs import Dataset
 
-BACK = ".rollback"  # below a root: where the clones are made
 BEGUN, DECIDED, DONE, DISCARD, UNDONE = "begun", "decided", "done", "discard", "undone"
 
 # the plan (pure)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zfsganeti.datasets import COPIES, IMAGES, MOVING, TRASH
-from zfsganeti.rollback import BACK
+from zfsganeti.datasets import BACK, COPIES, IMAGES, MOVING, TRASH
 
 HIDDEN = (TRASH, IMAGES, COPIES, MOVING, BACK)  # also where one does not exist yet: what comes later is left alone
 HEAD = """\

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zfsganeti.datasets import (
+    BACK,
     CLUSTER,
     DISK,
     FORMER,
@@ -162,8 +163,6 @@ def parts_of(here: Here, request: Mapping[str, Any]) -> tuple[str, list[Part]]:
 
 def place(here: Here, short: str) -> Here:
     """Return this node with the root that a dataset is in, or is being put back into by a rollback."""
-    from zfsganeti.rollback import BACK
-
     found = here.place_of(short)
     if found.zfs.get(f"{found.root.name}/{short}") is None:
         found = here.place_of(f"{BACK}/{short}")

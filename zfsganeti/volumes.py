@@ -12,6 +12,7 @@ import os
 from zfsganeti import loop
 from zfsganeti.contents import CREATE, Content, reservation
 from zfsganeti.datasets import (
+    BACK,
     CLUSTER,
     COPIES,
     DETACH,
@@ -30,6 +31,7 @@ from zfsganeti.datasets import (
     REPLACED,
     RESERVED,
     RESTORING,
+    ROLLBACK,
     TRASH,
     VOLUME,
     end_move,
@@ -119,6 +121,10 @@ class Volumes:
         self.store.unmount_elsewhere(copy.name)
         self.zfs.rename(copy.name, self.name(volume))
         return self.find(volume)
+
+    def _coming_back(self, volume: str) -> Dataset | None:
+        """Return the clone that a rollback, cut between its two renames, is about to make the volume, None without one."""
+        return self.zfs.get(f"{self.store.root.name}/{BACK}/{volume}", marks=(ROLLBACK,))
 
     def size(self, volume: str) -> int:
         """Return the size of the disk in bytes, 0 while it was never finished; its dataset must be mounted."""
@@ -251,10 +257,10 @@ class Volumes:
         if volume.endswith(SNAPSHOT_VOLUME) and (dataset is None or dataset.origin):
             self._destroy_snapshot(volume, dataset)
             return
+        refuse_half_back(dataset or self._coming_back(volume))
         if dataset is None:
             self._forget_home(volume)
             return
-        refuse_half_back(dataset)
         end_move(self.zfs, dataset)  # the fence is read-only, and bring_home changes a mode
         if IMAGE in dataset.marks:
             self._give_back(volume, dataset)
@@ -328,8 +334,8 @@ class Volumes:
     def keep_record(self, volume: str, record: Mapping[str, Any]) -> bool:
         """The volume says how the instance is made whose disk it is; False, and nothing done, for one that is not here."""
         dataset = self.find(volume)
+        refuse_half_back(dataset or self._coming_back(volume))
         if dataset is not None:
-            refuse_half_back(dataset)
             self.zfs.set(dataset.name, {RECORD: pack_record(record), INSTANCE: str(record.get("name", ""))})
         return dataset is not None
 

@@ -13,12 +13,12 @@ import pytest
 from tests.rig import Rig, go, make_rig
 from tests.unit.test_move import DISKS, FILES, KINDS, VOLUMES
 from zfsganeti import arrival, fence, transfer
-from zfsganeti.datasets import DETACH, KEPT, MOVE, ROLLBACK, locked
+from zfsganeti.datasets import BACK, DETACH, KEPT, MOVE, ROLLBACK, locked
 from zfsganeti.disks import Disk
 from zfsganeti.errors import Busy, Refused, Unavailable
 from zfsganeti.here import Here
 from zfsganeti.node import PeerFailed
-from zfsganeti.rollback import BACK, DECIDED, Rollback, State
+from zfsganeti.rollback import DECIDED, Rollback, State
 from zfsganeti.route import LEASE_SECONDS, Coming, Leaving, tag_until
 from zfsganeti.snapshots import handed_on, parts_of
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from tests.deaths.histories import DISK0, DISK1, RECORDED, SIZE, Bench, back, names_of, with_a_past
 from tests.deaths.images import GOLD, MIB, holding
 from tests.killing import dies
-from zfsganeti.datasets import FORMER, FORMER_NAMES, INSTANCE, RECORD, REPLACED, ROLLBACK, former_names, pack_former
+from zfsganeti.datasets import BACK, FORMER, FORMER_NAMES, INSTANCE, RECORD, REPLACED, ROLLBACK, former_names, pack_former
 from zfsganeti.errors import BadName, Busy, Foreign, Missing, Refused, ZfsGanetiError
-from zfsganeti.rollback import BACK, Past, Plan, State, Step, beside, plan, unfinished
+from zfsganeti.rollback import Past, Plan, State, Step, beside, plan, unfinished
 from zfsganeti.snapshots import Snap
 from zfsganeti.zfs import Dataset
 
@@ -609,16 +609,42 @@ def test_files_that_may_be_half_back_are_not_removed(bench: Bench) -> None:
         bench.store.put_aside("web1", "remove", ["disk0", "disk1"])
 
 
-def test_what_was_made_in_the_gap_is_not_lost(bench: Bench) -> None:
-    """Killed between the two renames; somebody has Ganeti make the volume again before it is finished."""
-    instance = with_a_past(bench, "volumes")
+def between_its_renames(bench: Bench, kind: str) -> tuple[Bench, dict[str, Any]]:
+    """Return a bench where a rollback was killed when its first dataset was in the trash and the clone not in its place yet."""
+    instance = with_a_past(bench, kind)
     point = 0
-    while bench.fake.get(f"zfs/vm/{DISK0}") is not None:
+    while bench.fake.get(names_of(instance)[0]) is not None:
         point += 1
         bench = Bench(Path(bench.root.path).parent.parent / f"n{point}")
-        instance = with_a_past(bench, "volumes")
+        instance = with_a_past(bench, kind)
         asked: dict[str, Any] = {"snapshot": "one", "record": RECORDED, **instance}
         dies(bench.fake.reaper, point, lambda bench=bench, asked=asked: bench.ask("rollback", **asked))  # type: ignore[misc]
+    return bench, instance
+
+
+def test_in_the_gap_an_instance_is_neither_removed_nor_added_nor_renamed_to(bench: Bench) -> None:
+    bench, _instance = between_its_renames(bench, "files")
+    for hook in (
+        lambda: bench.store.put_aside("web1", "remove", ["disk0", "disk1"], RECORDED),
+        lambda: bench.store.admit("web1", [SIZE], fresh=True),
+        lambda: bench.store.refuse_taken("web1"),
+    ):
+        with pytest.raises(Busy, match="web1: a rollback to gnt-one was interrupted: gnt-zfs snapshot rollback web1 gnt-one finishes it"):
+            hook()
+    bench.fake.foreign(beside("zfs/vm/web2"), {"org.example:mine": "yes"})
+    bench.store.admit("web2", [SIZE], fresh=True)
+
+
+def test_in_the_gap_a_volume_is_not_removed(bench: Bench) -> None:
+    bench, _instance = between_its_renames(bench, "volumes")
+    for verb in (lambda: bench.volumes.keep_record(DISK0, RECORDED), lambda: bench.volumes.remove(DISK0)):
+        with pytest.raises(Busy, match="a rollback to gnt-one was interrupted"):
+            verb()
+
+
+def test_what_was_made_in_the_gap_is_not_lost(bench: Bench) -> None:
+    """Killed between the two renames; somebody has Ganeti make the volume again before it is finished."""
+    bench, instance = between_its_renames(bench, "volumes")
     bench.fake.create(f"zfs/vm/{DISK0}", {}, bench.volumes.marks(DISK0))
     back(bench, instance)
     assert set(bench.reads()) == {"first"}
