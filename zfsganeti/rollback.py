@@ -20,6 +20,7 @@ from zfsganeti.datasets import (
     CLUSTER,
     DETACH,
     IMAGE,
+    INSTANCE,
     INTENT,
     MARKS,
     MOVE,
@@ -31,6 +32,7 @@ from zfsganeti.datasets import (
     ROLLBACK,
     SIZE,
     TRASH,
+    VOLUME,
     end_move,
     pack_record,
 )
@@ -271,7 +273,9 @@ class Rollback:
     def _clone(self, part: Part) -> Dataset:
         name = beside(part.name)
         make_parent(part.zfs, name.rpartition("/")[0])
-        marks = {CLUSTER: part.store.cluster, ROLLBACK: replace(self.state, stage=BEGUN, new=True).pack()}
+        # said from the start, so that it is listed and expires should snapshots of others keep it: see _drop
+        whose = {mark: value for mark, value in part.dataset.marks.items() if mark in (INSTANCE, VOLUME)}
+        marks = {**whose, CLUSTER: part.store.cluster, ROLLBACK: replace(self.state, stage=BEGUN, new=True).pack()}
         part.zfs.clone(f"{part.name}@{self.state.snapshot}", name, marks, {"canmount": "noauto"})
         return Dataset(name, {}, marks)
 
@@ -343,9 +347,9 @@ class Rollback:
         part.bring_home()
 
     def _kept(self, part: Part) -> list[Dataset]:
-        """Return what is in the trash of this dataset, marked still."""
-        entries = Trash(part.store).entries()
-        return [entry.dataset for entry in entries if entry.entry.startswith(f"{part.short}:") and self._read(entry.dataset) is not None]
+        """Return what is in the trash of this dataset, marked still; a clone that had to be put there is none of it."""
+        found = [entry.dataset for entry in Trash(part.store).entries() if entry.entry.startswith(f"{part.short}:")]
+        return [dataset for dataset in found if (state := self._read(dataset)) is not None and not state.new]
 
     def _discard(self) -> None:
         """ZFS's own rollback, at once for all disks in one pool."""
@@ -427,7 +431,8 @@ class Rollback:
             part.zfs.destroy(made.name, marks, seconds=part.store.config.busy_seconds)
         except Busy:
             entry = Trash(part.store).put_aside(made.name, part.short)
-            part.zfs.clear(f"{part.store.root.name}/{TRASH}/{entry}", [ROLLBACK])
+            taken_on = [mark for mark in (IMAGE, DETACH, ROLLBACK) if mark in made.marks]
+            part.zfs.clear(f"{part.store.root.name}/{TRASH}/{entry}", taken_on)
 
 
 # what a peer may ask for

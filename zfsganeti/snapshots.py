@@ -343,6 +343,8 @@ def user_of(part: Part, clone: str) -> tuple[str, str]:
     if f"/{TRASH}/" in clone:
         return f"{short} in the trash is a clone of it", f"gnt-zfs trash empty {short} destroys that"
     dataset = part.zfs.get(clone, marks=MARKS)
+    if dataset is not None and ROLLBACK in dataset.marks:
+        return f"{clone}, of a rollback that was interrupted, is a clone of it", "gnt-zfs check --repair ends that"
     owner = dataset.marks.get(INSTANCE, "") if dataset is not None else ""
     if not owner:
         return f"{clone} is a clone of it", f"zfs promote {clone}, or destroy it"

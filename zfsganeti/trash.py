@@ -19,6 +19,7 @@ from zfsganeti.datasets import (
     RECORD,
     REPLACED,
     RESTORING,
+    ROLLBACK,
     SIZE,
     TRASH,
     VOLUME,
@@ -369,7 +370,7 @@ class Trash:
         self._rename_files(found.dataset, renames)
         if existing is not None:
             self._drop_fresh(instance, existing, [new for _old, new in renames])
-        self.zfs.clear(found.dataset.name, [mark for mark in (KEPT, MOVE) if mark in found.dataset.marks])
+        self.zfs.clear(found.dataset.name, [mark for mark in (KEPT, MOVE, ROLLBACK) if mark in found.dataset.marks])
         former = {FORMER: pack_former(found.dataset.marks.get(FORMER, ""), renames)}
         self.zfs.set(found.dataset.name, {**store.marks(instance), **former, RESTORING: instance})
         self.zfs.rename(found.dataset.name, store.name(instance))

@@ -426,7 +426,7 @@ class Volumes:
         if existing is not None:
             self.destroy(volume)
         self.zfs.set(dataset.name, self.marks(volume))
-        self.zfs.clear(dataset.name, [mark for mark in (MOVE,) if mark in dataset.marks])
+        self.zfs.clear(dataset.name, [mark for mark in (MOVE, ROLLBACK) if mark in dataset.marks])
         self.zfs.rename(dataset.name, self.name(volume))
         self.store.unmount_elsewhere(self.name(volume), self.home(volume))
         with contextlib.suppress(OSError):

@@ -562,6 +562,38 @@ def assert_same(after: dict[str, Any], goal: dict[str, Any], point: int) -> None
             assert after[name][key] == dataset[key], (point, name, key)
 
 
+def test_a_clone_that_a_stranger_has_snapshotted_is_in_the_trash_as_what_it_is(bench: Bench, instance: dict[str, Any]) -> None:
+    """Whenever it is killed, and snapshotted by one who snapshots all that there is: it is listed, and restored like any other."""
+    point, died, seen = 0, True, 0
+    while died:
+        point += 3
+        bench = Bench(Path(bench.root.path).parent.parent / f"n{point}")
+        with_a_past(bench, "files" if instance["instance"] == "web1" else "volumes")
+        asked: dict[str, Any] = {"snapshot": "one", "record": RECORDED, **instance}
+        died = dies(bench.fake.reaper, point, lambda bench=bench, asked=asked: bench.ask("rollback", **asked))  # type: ignore[misc]
+        for name in bench.fake.state():
+            bench.fake.snapshot([f"{name}@zfs-auto-snap_frequent"])
+        if point % 2:  # and the way back is killed as well
+            dies(bench.fake.reaper, point % 23, lambda bench=bench: finish(bench))  # type: ignore[misc]
+        finish(bench)
+        listed = {entry.dataset.name for entry in entries(bench)}
+        assert {name for name in bench.fake.state() if "/.trash/" in name} == listed, point
+        assert not [name for name in bench.fake.state() if f"/{BACK}/" in name], point
+        for entry in entries(bench) if instance["instance"] == "web1" else ():
+            seen += "zfs-auto-snap_frequent" in bench.snapshots(entry.dataset.name)
+            bench.trash.mark_restoring(entry.entry, "web3")
+            bench.trash.swap_in(entry.entry, "web3", [("disk0", "disk0"), ("disk1", "disk1")])
+            bench.store.put_aside("web3", "remove", ["disk0", "disk1"])
+            bench.trash.put("web3")
+    assert seen or instance["instance"] != "web1"
+
+
+def finish(bench: Bench) -> None:
+    """What the watcher does."""
+    for found in unfinished(bench):
+        bench.ask("rollback-finish", **found)
+
+
 def test_while_one_is_interrupted_nothing_else_is_done(bench: Bench, instance: dict[str, Any]) -> None:
     point = 0
     while not (unfinished(bench) and any(REPLACED in dataset["marks"] for dataset in bench.fake.state().values())):
