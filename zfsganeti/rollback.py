@@ -19,6 +19,7 @@ from zfsganeti.datasets import (
     BACK,
     CLUSTER,
     DETACH,
+    DISK,
     IMAGE,
     INSTANCE,
     INTENT,
@@ -233,6 +234,7 @@ class Rollback:
         """Every disk holds what the snapshot holds, or nothing has changed; what was newer is in the trash or gone."""
         discard = self.state.stage == DISCARD
         try:
+            lengths = {part.short: {SIZE: str(_length(part))} for part in self.parts if part.volume and not discard}
             for part in self.parts:
                 part.store.unmount_elsewhere(part.name, part.home)
                 part.zfs.unmount(part.home, seconds=part.store.config.busy_seconds)
@@ -241,7 +243,7 @@ class Rollback:
                     self._look(part)
             for index, part in reversed(list(enumerate(self.parts))):
                 kept = {} if discard or record is None else {RECORD: pack_record({**record, **({"disk": index} if part.volume else {})})}
-                part.zfs.set(part.name, {**kept, ROLLBACK: self.state.pack()})
+                part.zfs.set(part.name, {**kept, **lengths.get(part.short, {}), ROLLBACK: self.state.pack()})
             if not discard:
                 for part in self.parts:
                     self._prepare(part)
@@ -334,8 +336,6 @@ class Rollback:
         reserve = self.reserve[part.short]
         part.zfs.set(part.name, {"canmount": "on", **({RESERVED: reserve} if reserve else {})})
         for entry in self._kept(part):
-            if part.volume:
-                part.zfs.set(entry.name, {SIZE: str(sum(part.files.values()))})
             end_move(part.zfs, entry)
             part.zfs.clear(entry.name, [mark for mark in (OPENED, INTENT, RESTORING, DETACH, IMAGE, MOVE, ROLLBACK) if mark in entry.marks])
         self._go_home(part)
@@ -406,7 +406,7 @@ class Rollback:
             if self._is_changed(placed):
                 part.zfs.set(part.name, {"canmount": "on", **({RESERVED: reserve} if reserve else {})})
             self._go_home(part)
-            part.zfs.clear(part.name, [mark for mark in (RECORD, REPLACED, ROLLBACK) if mark in placed.marks])
+            part.zfs.clear(part.name, [mark for mark in (RECORD, SIZE, REPLACED, ROLLBACK) if mark in placed.marks])
         else:
             self._go_home(part)
 
@@ -521,6 +521,13 @@ def execute(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
         rollback = Rollback(State(instance, made.snapshot, token, stage, of), parts)
         rollback.begin(record if isinstance(record, dict) else None)
     return {"snapshot": made.snapshot, "kept": rollback.kept, "aborted": False, "again": False}
+
+
+def _length(part: Part) -> int:
+    """Return how long a volume's disk is, in bytes, 0 without one: a grow that was killed has left Ganeti believing in less."""
+    with part.store.looking_into(part.dataset) as path, contextlib.suppress(FileNotFoundError):
+        return os.stat(f"{path}/{DISK}").st_size
+    return 0
 
 
 def _reserve(part: Part) -> str:

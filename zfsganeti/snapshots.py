@@ -354,11 +354,12 @@ def user_of(part: Part, clone: str) -> tuple[str, str]:
 # clones of one
 
 
-def fit(part: Part, dataset: Dataset, short: str) -> None:
-    """Every disk is in a clone of a snapshot, and as large as Ganeti believes: it may have grown since; Refused without one.
+def fit(part: Part, dataset: Dataset, short: str) -> int:
+    """Every disk is in a clone of a snapshot, and at least as large as Ganeti believes; return their bytes. Refused without one.
 
     A restored instance's disks had other names before, by which older snapshots hold them: they get those that they have now.
     """
+    total = 0
     with part.store.looking_into(dataset) as path:
         for file, size in part.files.items():
             if not os.path.exists(f"{path}/{file}"):
@@ -369,6 +370,8 @@ def fit(part: Part, dataset: Dataset, short: str) -> None:
                 os.rename(f"{path}/{old}", f"{path}/{file}")
             if os.stat(f"{path}/{file}").st_size < size:
                 os.truncate(f"{path}/{file}", size)
+            total += os.stat(f"{path}/{file}").st_size
+    return total
 
 
 def handed_on(part: Part) -> dict[str, str]:
@@ -376,6 +379,10 @@ def handed_on(part: Part) -> dict[str, str]:
     known = part.zfs.local(part.name)
     own = (*OWN, "readonly") if MOVE in known else OWN  # which is a fence
     return {name: value for name, value in known.items() if name not in own}
+
+
+def _native(values: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in values.items() if not key.startswith(PREFIX)}
 
 
 def clone(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -403,13 +410,14 @@ def clone(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
                 name = f"{new}.disk{index}" if part.volume else new
                 marks = {INSTANCE: new, CLUSTER: part.store.cluster, RESTORING: new, REPLACED: token}
                 if part.volume:
-                    marks |= {VOLUME: name, SIZE: str(part.files[DISK])}
+                    marks[VOLUME] = name
                 marks[RECORD] = pack_record({**record, "name": new, **({"disk": index} if part.volume else {})})
                 entry = Trash(part.store).add_clone(f"{part.name}@{short}", name, marks)
                 entries.append((part, entry))
                 dataset = Dataset(f"{part.store.root.name}/{TRASH}/{entry}", {}, marks)
-                part.zfs.set(dataset.name, {key: value for key, value in handed_on(part).items() if not key.startswith(PREFIX)})
-                fit(part, dataset, short)
+                length = fit(part, dataset, short)
+                known = {SIZE: str(length)} if part.volume else {}
+                part.zfs.set(dataset.name, {**_native(handed_on(part)), **known})
         except Exception:
             for part, entry in entries:
                 Trash(part.store).drop_clone(entry)

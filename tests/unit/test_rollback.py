@@ -22,6 +22,8 @@ from zfsganeti.rollback import Past, Plan, State, Step, beside, plan, unfinished
 from zfsganeti.snapshots import Snap
 from zfsganeti.zfs import Dataset
 
+RESTORED = "0b1c0b5e-8f0c-4f2e-9d52-5a5e2b0f7c99.ext.disk0"
+
 
 def past(name: str, *shorts: str, written: int = 0) -> Past:
     return Past(name, tuple(Snap(short, index, index, written=1 << 20) for index, short in enumerate(shorts)), written)
@@ -383,6 +385,18 @@ def test_a_disk_that_grew_keeps_its_size(bench: Bench) -> None:
         back(place, instance, discard=discard)
         assert [Path(path).stat().st_size for path in place.disks()] == [2 * SIZE, 2 * SIZE]
         assert set(place.reads()) == {"first"}
+
+
+def test_what_was_replaced_says_how_long_it_is_whatever_ganeti_believes(bench: Bench) -> None:
+    instance = with_a_past(bench, "volumes")
+    bench.volumes.grow(DISK0, 2 * SIZE)  # and the job died before the configuration said so
+    bench.stop()
+    back(bench, instance)
+    assert sorted(entry.size for entry in entries(bench)) == [SIZE, 2 * SIZE]
+    (grown,) = (entry for entry in entries(bench) if entry.size != SIZE)
+    bench.ask("trash-reserve", entry=grown.entry, token=f"{grown.entry}@t")
+    bench.volumes.create(RESTORED, grown.size, {"trash": f"{grown.entry}@t"})
+    assert Path(bench.volumes.disk(RESTORED)).read_bytes().rstrip(b"\0") == b"third!"
 
 
 @pytest.mark.parametrize("keeper", ["hold", "clone"])

@@ -281,6 +281,14 @@ def test_clones_wait_in_the_trash_for_their_instance(bench: Bench, instance: dic
     bench.ask("snapshot-delete", snapshot="x", **instance)
 
 
+def test_a_clone_says_how_long_its_disk_is_whatever_ganeti_believes(bench: Bench) -> None:
+    instance = bench.has_volumes()
+    bench.volumes.grow(DISK0, 2 * SIZE)
+    bench.ask("snapshot-create", snapshot="x", **instance)
+    bench.ask("snapshot-clone", snapshot="x", name="new", record=RECORDED, **instance)
+    assert [entry.size for place in bench.places() for entry in place.trash.entries()] == [2 * SIZE, SIZE]
+
+
 def test_a_clone_that_cannot_be_whole_leaves_nothing(bench: Bench, instance: dict[str, Any]) -> None:
     bench.ask("snapshot-create", snapshot="x", **instance)
     if instance["instance"] == "web1":
