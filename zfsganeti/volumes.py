@@ -145,7 +145,7 @@ class Volumes:
         if token := parameters.get("trash"):
             if existing is None or existing.marks.get(RESTORING) != token:
                 self._take_back(volume, token, size, existing)
-            return self._use_again(volume, token)
+            return self._use_again(volume, token, reservation(size) if parameters.get("reserve") else 0)
         content = Content(self, parameters)
         begun = existing is not None and content.is_begun(existing)
         if not begun:
@@ -432,12 +432,14 @@ class Volumes:
         with contextlib.suppress(OSError):
             os.rmdir(f"{self.store.root.path}/{TRASH}/{entry}")
 
-    def _use_again(self, volume: str, token: str) -> str:
+    def _use_again(self, volume: str, token: str, reserved: int) -> str:
         """Return the device of a volume that was taken out of the trash; one that cannot be used is there again, for another try."""
         try:
             # not while it is in the trash, where a boot would mount it
             self.zfs.set(self.name(volume), {"canmount": "on"})
             device = self.attach(volume)
+            if reserved:  # which neither what a rollback has replaced has, nor a clone of a snapshot
+                self.zfs.set(self.name(volume), {"refreservation": str(reserved)})
         except (ZfsGanetiError, OSError):
             with contextlib.suppress(ZfsGanetiError, OSError):
                 self._put_back(volume, token.partition("@")[0])

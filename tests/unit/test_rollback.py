@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.deaths.histories import DISK0, DISK1, RECORDED, SIZE, Bench, back, names_of, with_a_past
 from tests.deaths.images import GOLD, MIB, holding
 from tests.killing import dies
+from zfsganeti.contents import reservation
 from zfsganeti.datasets import BACK, FORMER, FORMER_NAMES, INSTANCE, RECORD, REPLACED, ROLLBACK, former_names, pack_former
 from zfsganeti.errors import BadName, Busy, Foreign, Missing, Refused, ZfsGanetiError
 from zfsganeti.rollback import Past, Plan, State, Step, beside, plan, unfinished
@@ -397,6 +398,16 @@ def test_what_was_replaced_says_how_long_it_is_whatever_ganeti_believes(bench: B
     bench.ask("trash-reserve", entry=grown.entry, token=f"{grown.entry}@t")
     bench.volumes.create(RESTORED, grown.size, {"trash": f"{grown.entry}@t"})
     assert Path(bench.volumes.disk(RESTORED)).read_bytes().rstrip(b"\0") == b"third!"
+
+
+def test_what_was_replaced_has_its_room_set_aside_again_when_it_is_restored(bench: Bench) -> None:
+    instance = with_a_past(bench, "volumes")
+    back(bench, instance)
+    entry = next(entry for entry in entries(bench) if entry.volume == DISK0)
+    assert bench.fake.local(entry.dataset.name)["refreservation"] == "0"
+    bench.ask("trash-reserve", entry=entry.entry, token=f"{entry.entry}@t")
+    bench.volumes.create(RESTORED, SIZE, {"trash": f"{entry.entry}@t", "reserve": True})
+    assert bench.fake.local(f"zfs/vm/{RESTORED}")["refreservation"] == str(reservation(SIZE))
 
 
 @pytest.mark.parametrize("keeper", ["hold", "clone"])
