@@ -90,8 +90,9 @@ def changing(
 class FakeZfs:
     """One pool below a directory of its own; `clock`, `available`, `others`, `health`, `size` and `free` are what a test says.
 
-    So is `left`: how many more things that need room can be done, be it that something is made or that a file is written to; then the
-    pool is full. What is kept for that lets a full one be renamed, promoted and destroyed in, and properties be set; files go as well.
+    So are `unreservable` and `left`: how many more things that need room can be done, be it that something is made or that a file is
+    written to; then the pool is full. What is kept for that lets a full one be renamed, promoted and destroyed in, and properties be
+    set; files go as well.
     """
 
     ours = "zfsganeti-"
@@ -104,6 +105,7 @@ class FakeZfs:
         self.available = 100 << 30
         self.others = 0  # bytes that are used without a file of ours
         self.left: int | None = None  # None is as many as you like
+        self.unreservable = False  # there is no room to set aside
         self.features = {"large_blocks": "active", "embedded_data": "active", "lz4_compress": "active", "zstd_compress": "enabled"}
         self.health, self.size, self.free = "ONLINE", 200 << 30, 100 << 30
         self._count = seed  # GUIDs of two pools differ when their seeds do
@@ -255,6 +257,8 @@ class FakeZfs:
         filesystem = self._must(check_dataset(name))
         for key, value in values.items():
             self._check_settable(name, key, value)
+        if self.unreservable and values.get("refreservation", "0") not in ("0", "none"):
+            raise CommandFailed(f"zfs set {name}", 1, f"cannot set property for '{name}': size is greater than available space")
         for key, value in values.items():
             (filesystem.marks if ":" in key else filesystem.properties)[key] = value
 

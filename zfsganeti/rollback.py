@@ -37,7 +37,7 @@ from zfsganeti.datasets import (
     end_move,
     pack_record,
 )
-from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, human
+from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Full, Missing, Refused, human
 from zfsganeti.here import Here
 from zfsganeti.look import Look
 from zfsganeti.names import check_dataset, check_kept, check_snapshot
@@ -201,6 +201,7 @@ class Rollback:
     def __init__(self, state: State, parts: Sequence[Part]) -> None:
         self.state, self.parts = state, list(parts)
         self.kept: list[str] = []  # entries of the trash
+        self.unreserved: list[str] = []  # what zfs(8) is to set once there is room for it
         self.reserve = {short: kept for short, _volume, _files, kept in state.of}
 
     def _get(self, name: str, part: Part) -> Dataset | None:
@@ -333,13 +334,23 @@ class Rollback:
         placed = self._get(part.name, part)
         if placed is None or self._read(placed) is None:
             return
-        reserve = self.reserve[part.short]
-        part.zfs.set(part.name, {"canmount": "on", **({RESERVED: reserve} if reserve else {})})
+        self._use_again(part)
         for entry in self._kept(part):
             end_move(part.zfs, entry)
             part.zfs.clear(entry.name, [mark for mark in (OPENED, INTENT, RESTORING, DETACH, IMAGE, MOVE, ROLLBACK) if mark in entry.marks])
         self._go_home(part)
         part.zfs.clear(part.name, [ROLLBACK])
+
+    def _use_again(self, part: Part) -> None:
+        """A boot mounts the dataset, and room is set aside for it as before; where there is none, that is told and stops nothing."""
+        reserve = self.reserve[part.short]
+        try:
+            part.zfs.set(part.name, {"canmount": "on", **({RESERVED: reserve} if reserve else {})})
+        except CommandFailed:
+            if not reserve:
+                raise
+            part.zfs.set(part.name, {"canmount": "on"})
+            self.unreserved.append(f"{RESERVED}={reserve} {part.name}")
 
     def _go_home(self, part: Part) -> None:
         with contextlib.suppress(OSError):
@@ -402,9 +413,8 @@ class Rollback:
                 part.zfs.promote(placed.name)
             self._drop(part, made)
         if self._read(placed) is not None:
-            reserve = self.reserve[part.short]
             if self._is_changed(placed):
-                part.zfs.set(part.name, {"canmount": "on", **({RESERVED: reserve} if reserve else {})})
+                self._use_again(part)
             self._go_home(part)
             part.zfs.clear(part.name, [mark for mark in (RECORD, SIZE, REPLACED, ROLLBACK) if mark in placed.marks])
         else:
@@ -503,9 +513,9 @@ def execute(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
         wanted = str(request.get("snapshot"))
         state = state_of(here, instance, [part.short for part in parts])
         if state is not None:
-            kept = _resume(here, state, wanted, abort=request.get("abort") is True)
-            if kept is not None:
-                return {"snapshot": state.snapshot, "kept": kept, "aborted": request.get("abort") is True, "again": False}
+            ended = _resume(here, state, wanted, abort=request.get("abort") is True)
+            if ended is not None:
+                return _told(ended, aborted=request.get("abort") is True)
             if request.get("discard") is True:  # what it would destroy was not shown yet
                 return {"snapshot": state.snapshot, "kept": [], "aborted": False, "again": True}
         elif request.get("abort") is True:
@@ -520,7 +530,12 @@ def execute(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
         of = tuple((part.short, part.volume, part.files, _reserve(part)) for part in parts)
         rollback = Rollback(State(instance, made.snapshot, token, stage, of), parts)
         rollback.begin(record if isinstance(record, dict) else None)
-    return {"snapshot": made.snapshot, "kept": rollback.kept, "aborted": False, "again": False}
+    return _told(rollback)
+
+
+def _told(ended: Rollback, *, aborted: bool = False) -> dict[str, Any]:
+    told = {"snapshot": ended.state.snapshot, "kept": ended.kept, "unreserved": ended.unreserved}
+    return {**told, "aborted": aborted, "again": False}
 
 
 def _length(part: Part) -> int:
@@ -535,22 +550,19 @@ def _reserve(part: Part) -> str:
     return "" if value in ("0", "none") else value
 
 
-def _resume(here: Here, state: State, wanted: str, *, abort: bool) -> list[str] | None:
-    """An interrupted rollback is finished or taken back; None when it was taken back and another is still to be made.
-
-    Return what was put into the trash this time.
-    """
+def _resume(here: Here, state: State, wanted: str, *, abort: bool) -> Rollback | None:
+    """An interrupted rollback is finished or taken back, and returned; None when it was taken back and another is still to be made."""
     rollback = Rollback(state, state.parts(here))
     if abort:
         rollback.abort()
-        return []
+        return rollback
     if wanted not in (state.snapshot, state.snapshot.partition("-")[2]):
         raise Busy(state.instance, f"a rollback to {state.snapshot} was interrupted", "finish it first, or take it back with --abort")
-    return rollback.kept if rollback.finish() else None
+    return rollback if rollback.finish() else None
 
 
 def finish(here: Here, request: Mapping[str, Any]) -> None:
-    """A rollback that was interrupted is finished, or taken back if it was not decided."""
+    """A rollback that was interrupted is finished, or taken back if it was not decided; Full when room could not be set aside as before."""
     datasets = request.get("datasets")
     if not isinstance(datasets, list) or not all(isinstance(short, str) for short in datasets):
         raise BadInput("request: datasets must be a list of names")
@@ -562,4 +574,7 @@ def finish(here: Here, request: Mapping[str, Any]) -> None:
     with alone(state.parts(here)):
         state = state_of(here, state.instance, datasets)
         if state is not None:
-            Rollback(state, state.parts(here)).finish()
+            rollback = Rollback(state, state.parts(here))
+            rollback.finish()
+            for each in rollback.unreserved:
+                raise Full(f"dataset {each.split(' ')[1]}", "is back, but there is no room to set aside for it", f"zfs set {each}")

@@ -196,6 +196,8 @@ def _question(instance: str, snapshot: str, options: argparse.Namespace) -> str:
 
 
 def _say_where(instance: str, done: Mapping[str, Any]) -> None:
+    for each in done.get("unreserved", ()):  # of which a node with an older version says nothing
+        say(f"There is no room to set aside for a disk of {instance} as before: zfs set {each}, once there is.")
     if done["aborted"]:
         say(f"{instance} is as it was before its rollback to {done['snapshot']}.")
         return

@@ -18,8 +18,8 @@ from tests.deaths.images import GOLD, MIB, holding
 from tests.killing import dies
 from zfsganeti.contents import reservation
 from zfsganeti.datasets import BACK, FORMER, FORMER_NAMES, INSTANCE, RECORD, REPLACED, ROLLBACK, former_names, pack_former
-from zfsganeti.errors import BadName, Busy, Foreign, Missing, Refused, ZfsGanetiError
-from zfsganeti.rollback import Past, Plan, State, Step, beside, plan, unfinished
+from zfsganeti.errors import BadName, Busy, Foreign, Full, Missing, Refused, ZfsGanetiError
+from zfsganeti.rollback import RESERVED, Past, Plan, State, Step, beside, plan, unfinished
 from zfsganeti.snapshots import Snap
 from zfsganeti.zfs import Dataset
 
@@ -585,6 +585,21 @@ def assert_same(after: dict[str, Any], goal: dict[str, Any], point: int) -> None
     for name, dataset in goal.items():
         for key in ("marks", "properties", "snapshots", "files"):
             assert after[name][key] == dataset[key], (point, name, key)
+
+
+@pytest.mark.parametrize("how", ["at once", "again", "abort", "repair"])
+def test_without_room_to_set_aside_it_ends_all_the_same_and_says_so(bench: Bench, how: str) -> None:
+    bench, instance = between_its_renames(bench, "volumes") if how != "at once" else (bench, with_a_past(bench, "volumes"))
+    bench.fake.unreservable = True
+    way_out = f"{RESERVED}={2 * SIZE} zfs/vm/{DISK0}"
+    if how == "repair":
+        (found,) = unfinished(bench)
+        with pytest.raises(Full, match=f"is back, but there is no room to set aside for it: zfs set {way_out}"):
+            bench.ask("rollback-finish", **found)
+    else:
+        assert back(bench, instance, abort=how == "abort")["unreserved"] == [way_out]
+    assert set(bench.reads()) == {"third!" if how == "abort" else "first"}
+    assert unfinished(bench) == []
 
 
 def test_a_clone_that_a_stranger_has_snapshotted_is_in_the_trash_as_what_it_is(bench: Bench, instance: dict[str, Any]) -> None:
