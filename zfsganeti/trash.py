@@ -367,7 +367,7 @@ class Trash:
             store.bring_home(instance)  # all but the last step was done
             return
         found = self.find(entry)
-        self._rename_files(found.dataset, renames)
+        self._rename_files(found.dataset, renames, self._sizes(existing) if existing is not None else {})
         if existing is not None:
             self._drop_fresh(instance, existing, [new for _old, new in renames])
         self.zfs.clear(found.dataset.name, [mark for mark in (KEPT, MOVE, ROLLBACK) if mark in found.dataset.marks])
@@ -376,7 +376,13 @@ class Trash:
         self.zfs.rename(found.dataset.name, store.name(instance))
         store.bring_home(instance)
 
-    def _rename_files(self, dataset: Dataset, renames: list[tuple[str, str]]) -> None:
+    def _sizes(self, dataset: Dataset) -> dict[str, int]:
+        """Return how long the files are in a dataset, which are the disks as Ganeti has just made them."""
+        with self.store.looking_into(dataset) as path:
+            return {file: os.lstat(f"{path}/{file}").st_size for file in os.listdir(path)}
+
+    def _rename_files(self, dataset: Dataset, renames: list[tuple[str, str]], sizes: Mapping[str, int]) -> None:
+        """The files bear their new names, and none is shorter than the one whose place it takes, as a clone that was killed may be."""
         with self.store.looking_into(dataset) as path:
             files = set(os.listdir(path))
             lost = [old for old, new in renames if old not in files and new not in files]
@@ -388,6 +394,8 @@ class Trash:
             for old, new in renames:
                 if old in files and old != new:
                     os.rename(f"{path}/{old}", f"{path}/{new}")
+                if os.stat(f"{path}/{new}").st_size < sizes.get(new, 0):
+                    os.truncate(f"{path}/{new}", sizes[new])
 
     def _drop_fresh(self, instance: str, dataset: Dataset, expected: list[str]) -> None:
         """The dataset that Ganeti has just filled with empty disks is gone; anything with data in it is Refused."""

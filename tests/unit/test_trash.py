@@ -542,6 +542,14 @@ def test_a_restored_instance_has_its_disks_under_their_new_names(node: Node, nam
     assert node.reads(name) == {"new0": b"zero", "new1": b"one"}
 
 
+def test_no_disk_is_shorter_than_ganeti_believes(node: Node) -> None:
+    """Such as a clone of a snapshot that is older than a grow, and that was killed before it was as long."""
+    remove(node)
+    added_again(node, new0=bytes(3), new1=bytes(10))
+    node.trash.swap_in(ENTRY, "web1", [("disk0", "new0"), ("disk1", "new1")])
+    assert node.reads("web1") == {"new0": b"zero", "new1": b"one".ljust(10, b"\0")}
+
+
 def test_no_disk_takes_the_name_of_another(node: Node) -> None:
     remove(node)
     added_again(node, "web1", disk1=b"", new1=b"")
