@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from zfsganeti import snapshots
 from zfsganeti.datasets import (
     BACK,
     CLUSTER,
@@ -47,6 +49,7 @@ from zfsganeti.trash import Trash
 from zfsganeti.zfs import Dataset
 
 BEGUN, DECIDED, DONE, DISCARD, UNDONE = "begun", "decided", "done", "discard", "undone"
+MOMENT = 60  # seconds that snapshots of disks in several pools, which belong together, may be apart
 
 # the plan (pure)
 
@@ -58,6 +61,7 @@ class Past:
     name: str
     snaps: tuple[Snap, ...]
     written: int = 0
+    unused: tuple[str, ...] = ()  # files that come back of disks that are none any more
 
     def newer(self, short: str) -> tuple[Snap, ...]:
         born = next(snap.born for snap in self.snaps if snap.short == short)
@@ -102,7 +106,17 @@ class Plan:
             and_these = f", and what is newer than {self.snapshot}: {', '.join(newer)}" if newer else ""
             said.append(f"{past.name} goes back to {self.snapshot}")
             said.append(f"{goes}: what was written since ({human(written)}){and_these}")
-        return said
+            said += [f"{file} comes back in {past.name}, which is no disk of {self.instance} any more" for file in past.unused]
+        return said + self._of_several_moments()
+
+    def _of_several_moments(self) -> list[str]:
+        """Return what is to be known when snapshots of this name were not taken together: a disk may have been another instance's."""
+        taken = {past.name: snap.created for past in self.pasts for snap in past.snaps if snap.short == self.snapshot}
+        first, last = min(taken, key=taken.__getitem__), max(taken, key=taken.__getitem__)
+        if taken[last] - taken[first] <= MOMENT:
+            return []
+        when = {name: time.strftime("%Y-%m-%d %H:%M", time.gmtime(taken[name])) for name in (first, last)}
+        return [f"{self.snapshot} is not of one moment: {first} goes back to {when[first]}, {last} to {when[last]}"]
 
 
 def beside(name: str) -> str:
@@ -413,16 +427,12 @@ class Rollback:
                 part.zfs.promote(placed.name)
             self._drop(part, made)
         if self._read(placed) is not None:
-            if self._is_changed(placed):
+            if REPLACED in placed.marks:
                 self._use_again(part)
             self._go_home(part)
             part.zfs.clear(part.name, [mark for mark in (RECORD, SIZE, REPLACED, ROLLBACK) if mark in placed.marks])
         else:
             self._go_home(part)
-
-    @staticmethod
-    def _is_changed(dataset: Dataset) -> bool:
-        return REPLACED in dataset.marks
 
     def _fetch(self, part: Part) -> Dataset:
         """Return the dataset, which is out of the trash again."""
@@ -488,8 +498,11 @@ def ask(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
         return _ask_back(here, instance, state)
     if state is not None:
         return {"snapshot": state.snapshot, "interrupted": True, "sentences": [], "newer": []}
-    _instance, _parts, made = look(here, request)
+    _instance, parts, made = look(here, request)
     newer = [f"{past.name}@{snap.short}" for past in made.pasts for snap in past.newer(made.snapshot)]
+    with alone(parts):
+        pasts = [replace(past, unused=snapshots.unused(part, made.snapshot)) for part, past in zip(parts, made.pasts, strict=True)]
+    made = replace(made, pasts=tuple(pasts))
     return {"snapshot": made.snapshot, "interrupted": False, "sentences": made.sentences(), "newer": newer}
 
 

@@ -374,6 +374,17 @@ def fit(part: Part, dataset: Dataset, short: str) -> int:
     return total
 
 
+def unused(part: Part, short: str) -> tuple[str, ...]:
+    """Return the files that a snapshot of a dataset holds and the dataset does not, which no disk is or was called."""
+    if part.volume:
+        return ()
+    dataset = part.dataset
+    former = former_names(dataset.marks.get(FORMER, ""))
+    known = {*part.files, *(name for file in part.files for name in former.get(file, ()))}
+    with part.store.looking_into(dataset) as now, part.store.looking_into_snapshot(dataset, short) as then:
+        return tuple(sorted({*os.listdir(then)} - {*os.listdir(now)} - known))
+
+
 def handed_on(part: Part) -> dict[str, str]:
     """Return what is set on a dataset and belongs on a clone that takes its place."""
     known = part.zfs.local(part.name)

@@ -439,7 +439,7 @@ class Volumes:
             self.zfs.set(self.name(volume), {"canmount": "on"})
             device = self.attach(volume)
             if reserved:  # which neither what a rollback has replaced has, nor a clone of a snapshot
-                self.zfs.set(self.name(volume), {"refreservation": str(reserved)})
+                self.zfs.set(self.name(volume), {RESERVED: str(reserved)})
         except (ZfsGanetiError, OSError):
             with contextlib.suppress(ZfsGanetiError, OSError):
                 self._put_back(volume, token.partition("@")[0])

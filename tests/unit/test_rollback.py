@@ -49,6 +49,16 @@ def test_the_plan_says_what_is_newer() -> None:
     assert made.sentences() == ["zfs/vm/web1 goes back to d", "destroyed for good: what was written since (0B)"]
 
 
+def test_the_plan_says_which_moments_its_snapshots_are_of() -> None:
+    def taken(name: str, created: int) -> Past:
+        return Past(name, (Snap("a", created, 1),))
+
+    said = plan("web1", "a", [taken("zfs/vm/one", 1_700_000_000), taken("zfs/vm/two", 1_700_000_060)], discard=False).sentences()
+    assert [sentence for sentence in said if "moment" in sentence] == []
+    said = plan("web1", "a", [taken("zfs/vm/one", 1_700_172_800), taken("zfs/vm/two", 1_700_000_000)], discard=False).sentences()
+    assert said[-1] == "a is not of one moment: zfs/vm/two goes back to 2023-11-14 22:13, zfs/vm/one to 2023-11-16 22:13"
+
+
 def test_all_disks_go_back_or_none() -> None:
     with pytest.raises(Refused, match="zfs/vm/two has no such snapshot, and all disks go back or none: gnt-zfs snapshot list web1 shows"):
         plan("web1", "b", [past("zfs/vm/one", "a", "b"), past("zfs/vm/two", "a")], discard=False)
@@ -316,6 +326,17 @@ def test_what_has_come_there_since_it_was_killed_is_not_taken_for_the_clone(benc
     assert [place for place in strangers if "org.example:mine" not in bench.fake.local(place)] == []
     assert unfinished(bench) == []
     assert held(bench) >= {"first", "second", "third!"}
+
+
+def test_the_plan_names_a_disk_that_comes_back_as_none(bench: Bench) -> None:
+    instance = with_a_past(bench, "files")
+    asked = {"snapshot": "one", **instance, "disks": instance["disks"][:1]}
+    said = "disk1 comes back in zfs/vm/web1, which is no disk of web1 any more"
+    assert said not in bench.ask("rollback-plan", **asked)["sentences"]  # it is there still
+    Path(bench.store.home("web1"), "disk1").unlink()
+    assert said in bench.ask("rollback-plan", **asked)["sentences"]
+    bench.fake.set("zfs/vm/web1", {FORMER: '{"disk0":["disk1"]}'})
+    assert said not in bench.ask("rollback-plan", **asked)["sentences"]
 
 
 def removed_and_restored(bench: Bench, files: list[str], new: list[str]) -> None:
