@@ -18,7 +18,7 @@ from zfsganeti.disks import find_instance
 from zfsganeti.errors import BadInput, Busy, Missing, NoSpace, Refused, Unavailable, human
 from zfsganeti.ganeti import DRBD, EXT, PLAIN, Instance
 from zfsganeti.here import Here
-from zfsganeti.intake import grown
+from zfsganeti.intake import COPY, grown
 from zfsganeti.names import meant
 
 SHADOW = "adopt-"  # before the instance's name; behind it, Ganeti would take the short name for both
@@ -376,6 +376,16 @@ def refuse_move(instances: Mapping[str, Instance], instance: Instance, target: s
     if instance is not outer:
         raise Refused(instance.name, f"has the other disks of {outer.name}, whose adoption has not ended", way_out)
     raise Refused(instance.name, f"was adopted and {shadow.name} has its old disks yet", way_out)
+
+
+def refuse_start(here: Here, shadow: str, names: Sequence[str]) -> None:
+    """None of these datasets of the shadow is a copy that is yet to be made equal to an old disk, of which a guest would make another."""
+    for name in names:
+        place, outer = here.place_of(name), shadow.removeprefix(SHADOW)
+        dataset = place.zfs.get(f"{place.root.name}/{name}")
+        if dataset is not None and any(key.startswith(COPY) for key in place.zfs.local(dataset.name)):
+            why = f"has the unfinished copy of {outer}'s disks"
+            raise Refused(shadow, why, f"gnt-zfs adopt {outer} goes on, gnt-zfs adopt --abort {outer} gives up")
 
 
 def prepare(here: Here, name: str, template: str, *, offline: bool) -> Plan | None:

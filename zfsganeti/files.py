@@ -21,6 +21,7 @@ PIECE = 128 * KIB  # read at once; small, for each of a compressed file's stream
 HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
 PAGE = 4 * KIB  # the smallest hole
 ZEROS = bytes(MIB)
+SECOND = 10**9  # nanoseconds
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
@@ -103,6 +104,21 @@ def fresh(directory: str) -> Iterator[int]:
         os.close(descriptor)
         if path:
             os.unlink(path)
+
+
+def new_stamp() -> int:
+    """Return a time, in seconds, that no clock tells any more: a file that was last changed then has been written by nobody since."""
+    return 1 + int.from_bytes(os.urandom(3), "big")
+
+
+def bear(file: int | str, stamp: int) -> None:
+    """The file was last changed at the time of the stamp, until somebody writes to it."""
+    os.utime(file, ns=(stamp * SECOND, stamp * SECOND))
+
+
+def bears(path: str, stamp: int) -> bool:
+    """Tell whether nobody has written to the file since it was given the stamp."""
+    return os.stat(path).st_mtime_ns == stamp * SECOND
 
 
 def give_name(descriptor: int, target: str, name: str) -> None:

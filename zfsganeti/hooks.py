@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Handler = Callable[[Here, ganeti.Event], None]
 
 FILE = "file"
+SHADOW = "adopt-"  # how the names of instances begin that adoption.py makes
 VOLUME_HOOKS = (
     "instance-remove-pre",
     "instance-remove-post",
@@ -307,6 +308,14 @@ def _make_ready(here: Here, event: ganeti.Event) -> None:
                 here.store.bring_home(event.instance, dataset)
 
 
+def _refuse_copy(here: Here, event: ganeti.Event) -> None:
+    """On the primary: no guest writes to the copy that an adoption is making."""
+    if here.node == event.primary and event.instance.startswith(SHADOW) and here.has_root():
+        from zfsganeti.adoption import refuse_start
+
+        refuse_start(here, event.instance, event.volumes or [event.instance])
+
+
 def _refuse_half(here: Here, instance: str) -> None:
     """No rollback of the instance was interrupted, or it is said how it is finished."""
     from zfsganeti.rollback import refuse, state_of
@@ -419,8 +428,8 @@ HANDLERS: dict[str, tuple[Handler, ...]] = {
     "instance-modify-pre": (_modify_pre,),
     "instance-modify-post": (_modify_post,),
     "disk-grow-pre": (_grow_pre,),
-    "instance-start-pre": (_make_ready,),
-    "instance-reboot-pre": (_make_ready,),
+    "instance-start-pre": (_refuse_copy, _make_ready),
+    "instance-reboot-pre": (_refuse_copy, _make_ready),
     "instance-reinstall-pre": (_make_ready, _keep_files),
 }
 
@@ -516,6 +525,6 @@ VOLUME_HANDLERS: dict[str, tuple[Handler, ...]] = {
     "instance-recreate-disks-pre": (_refuse_recreated,),
     "instance-failover-pre": (_refuse_elsewhere,),
     "instance-migrate-pre": (_refuse_elsewhere,),
-    "instance-start-pre": (_volumes_ready,),
+    "instance-start-pre": (_refuse_copy, _volumes_ready),
     "instance-reinstall-pre": (_keep_volumes,),
 }

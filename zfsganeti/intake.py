@@ -2,7 +2,8 @@
 
 Every verb does a little and can be repeated. How far the copy of a disk is stands in a user property of the dataset that it is
 copied to: which of our snapshots of the LVM volume it is equal to, or is being made equal to and up to where. The chunks that
-changed since that snapshot are then all that a next copy has to look at.
+changed since that snapshot are then all that a next copy has to look at, as long as nobody else has written to the copy: every
+slice leaves a stamp as the time of its last change, and of a copy that bears another time all is compared.
 """
 
 from __future__ import annotations
@@ -10,17 +11,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from zfsganeti import lvm
 from zfsganeti.blocks import Copied, copy, differs, length, ranges_of
 from zfsganeti.datasets import CLUSTER, DISK, INSTANCE, INTENT, MARKS, VOLUME, locked, refuse_half_back, refuse_moving
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, Refused, human
-from zfsganeti.files import sync
+from zfsganeti.files import bear, bears, new_stamp, sync
 from zfsganeti.ganeti import MAX_DISKS, check_name
 from zfsganeti.here import Here
 from zfsganeti.lvm import Logical, NoTable
@@ -33,6 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from zfsganeti.blocks import Range
     from zfsganeti.here import Verb
 
     class Lvm(Protocol):
@@ -48,8 +49,8 @@ if TYPE_CHECKING:
         def writes(self, volume: Logical) -> str: ...
 
 
+COPY = f"{PREFIX}adopt-"  # before a disk's number: the mark that says how far its copy is
 VERIFIED = "adopted"  # after our prefix: a snapshot that is compared with the old disks
-DRBD_LINE = re.compile(r" *(\d+): cs:\S+ ro:\S+ ds:([A-Za-z]+)/")
 DRBD_DEVICE = "/dev/drbd{}"
 CLOSING_SECONDS = 10  # udev opens a device for a moment
 SLICE_LIMIT = 600  # seconds
@@ -60,6 +61,7 @@ class Progress:
     """How far a disk is: equal to snapshot `whole`, or being made equal to `making`, from `base` on, up to `offset`.
 
     Numbers are 0 where there is none; `uuids` are those of the snapshots, so that another one of the same number is not taken for it.
+    The `stamp` is what the copy bears while all of this is so; without one nothing is known of it.
     """
 
     whole: int = 0
@@ -67,6 +69,7 @@ class Progress:
     base: int = 0
     offset: int = 0
     uuids: tuple[str, ...] = ()
+    stamp: int = 0
 
     def pack(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True)
@@ -76,7 +79,7 @@ def unpack(text: str) -> Progress:
     """Return the progress that a property tells of; none when it tells nothing that can be understood."""
     try:
         values = json.loads(text or "{}")
-        numbers = {key: int(values.get(key, 0)) for key in ("whole", "making", "base", "offset")}
+        numbers = {key: int(values.get(key, 0)) for key in ("whole", "making", "base", "offset", "stamp")}
         return Progress(**numbers, uuids=tuple(str(uuid) for uuid in values.get("uuids", ())))
     except (ValueError, TypeError, AttributeError, RecursionError):
         return Progress()
@@ -130,7 +133,7 @@ class Job:
         self.file = DISK if self.volume else _file(_text(request, "file"))
         self.here = here.place_of(check_volume(self.volume)) if self.volume else here
         self.store, self.zfs = self.here.store, self.here.zfs
-        self.mark = f"{PREFIX}adopt-{self.index}"
+        self.mark = f"{COPY}{self.index}"
         self.title = f"disk {self.index} of {self.names[-1]}"
 
     @property
@@ -142,7 +145,19 @@ class Job:
         return self.zfs.get(found.name, marks=(*MARKS, self.mark)) or found
 
     def progress(self) -> Progress:
-        return unpack(self.dataset().marks.get(self.mark, ""))
+        """Return how far the copy is: nowhere, once somebody else has written to it."""
+        progress = unpack(self.dataset().marks.get(self.mark, ""))
+        if not progress.stamp:
+            return Progress()
+        with self.found() as path:
+            return progress if bears(path, progress.stamp) else Progress()
+
+    def renew(self) -> int:
+        """Return the new stamp that the copy bears: what is on it by now counts for nothing."""
+        stamp = new_stamp()
+        with self.found() as path:
+            bear(path, stamp)
+        return stamp
 
     def remember(self, progress: Progress) -> None:
         self.zfs.set(self.dataset().name, {self.mark: progress.pack()})
@@ -151,14 +166,19 @@ class Job:
         return {found.number: found for found in self.lvm.volumes(self.vg) if found.ours and found.origin == self.lv}
 
     @contextlib.contextmanager
-    def target(self) -> Iterator[int]:
-        """The disk of ours is open; no device of it is in use, whose cache would know nothing of what is written."""
+    def found(self) -> Iterator[str]:
+        """The disk of ours is at this path; no device of it is in use, whose cache would know nothing of what is written."""
         if self.volume:
             self.here.volumes.detach(self.volume)
             self.here.volumes.bring_home(self.volume)
         with self.store.looking_into(self.dataset()) as directory:
             # a disk that was attached to another instance bears a new name until `settle` gives it to the file
-            path = f"{directory}/{_same_disk(os.listdir(directory), self.file) if not self.volume else DISK}"
+            yield f"{directory}/{_same_disk(os.listdir(directory), self.file) if not self.volume else DISK}"
+
+    @contextlib.contextmanager
+    def target(self) -> Iterator[int]:
+        """The disk of ours is open, and for nobody else."""
+        with self.found() as path:
             self._refuse_guest(path)
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
@@ -182,14 +202,15 @@ class Job:
 
     def advance(self, number: int, room: int, seconds: float) -> dict[str, Any]:
         """The target comes closer to snapshot `number`, for about so many seconds; return how far it is."""
-        todo = plan(self.progress(), self.snapshots(), number)
+        known = self.progress()
+        todo = plan(known, self.snapshots(), number)
         if todo is None:
             return self._told(True, Copied(), 0)
         if todo.take:
             self._take(number, room, todo.base)
         snapshots = self.snapshots()
         uuids = tuple(snapshots[wanted].uuid for wanted in (todo.number, todo.base) if wanted in snapshots)
-        begun = Progress(making=number, base=todo.base, offset=todo.offset, uuids=uuids)
+        begun = Progress(making=number, base=todo.base, offset=todo.offset, uuids=uuids, stamp=known.stamp or self.renew())
         self.remember(begun)
         source, disk = snapshots[number], self.lvm.find(self.vg, self.lv)
         size = disk.size  # LVM tells a snapshot's room as its size
@@ -197,21 +218,21 @@ class Job:
         if ranges is None:
             self.remember(Progress())
             return self._told(False, Copied(), size, "all")
-        done = Copied(todo.offset)
+        done, stamp = Copied(todo.offset), new_stamp()
         try:
-            ended = self._copy(disk, source.path, ranges, done, seconds)
+            ended = self._copy(disk, source.path, ranges, done, seconds, begun.stamp, stamp)
         except OSError:
             if self.lvm.find(self.vg, source.name).valid:
                 raise
             self._give_up(source)
             return {**self._told(False, done, size), "overflowed": True}
         if ended:
-            self.remember(Progress(whole=number, uuids=(source.uuid,)))
+            self.remember(Progress(whole=number, uuids=(source.uuid,), stamp=stamp))
             for other in snapshots.values():
                 if other.number != number:
                     self.lvm.drop(other)
         else:
-            self.remember(Progress(making=number, base=todo.base, offset=done.offset, uuids=uuids))
+            self.remember(replace(begun, offset=done.offset, stamp=stamp))
         return self._told(ended, done, length(ranges), "changes" if todo.base else "all")
 
     def _take(self, number: int, room: int, base: int) -> None:
@@ -224,7 +245,7 @@ class Job:
         self.lvm.drop(snapshot)
         self.remember(Progress())
 
-    def _ranges(self, size: int, base: Logical | None) -> list[tuple[int, int]] | None:
+    def _ranges(self, size: int, base: Logical | None) -> list[Range] | None:
         """Return what is to be compared: what changed since the base, all without one; None when the base does not tell any more."""
         if base is None:
             return [(0, size)]
@@ -234,7 +255,8 @@ class Job:
             return None
         return ranges_of(chunks, chunk, size)
 
-    def _copy(self, disk: Logical, path: str, ranges: list[tuple[int, int]], done: Copied, seconds: float) -> bool:
+    def _copy(self, disk: Logical, path: str, ranges: list[Range], done: Copied, seconds: float, stamp: int, then: int) -> bool:
+        """A slice is copied, and the copy bears the stamp that it is to have then; while it is, and when that fails, the one before."""
         end = time.monotonic() + seconds
         source = self.lvm.open_device(path)
         try:
@@ -242,7 +264,16 @@ class Job:
                 size = os.fstat(target).st_size
                 self._must_fit(size, disk)
                 wanted = [(start, min(stop, size)) for start, stop in ranges if start < size]
-                ended = copy(source, target, wanted, done, lambda: time.monotonic() > end)
+
+                def enough() -> bool:
+                    bear(target, stamp)  # what a slice has written that was killed is known for ours
+                    return time.monotonic() > end
+
+                try:
+                    ended = copy(source, target, wanted, done, enough)
+                    stamp = then
+                finally:
+                    bear(target, stamp)
                 os.fsync(target)
                 return ended
         finally:
@@ -265,16 +296,18 @@ class Job:
         self._refuse_used()
         disk, snapshots = self.lvm.find(self.vg, self.lv), self.snapshots()
         sync(disk.path)  # what is in memory changes chunks, too, and is counted, once it is written
-        writes, mark = self.lvm.writes(disk), self.dataset().marks.get(self.mark, "")
-        if again and not offset and (not mark or (seen and seen == writes)):
+        writes, known = self.lvm.writes(disk), self.progress()
+        settled = not self.dataset().marks.get(self.mark, "")
+        if again and not offset and (settled or (seen and seen == writes and known.stamp)):
             return {**self._told(True, Copied(), 0), "writes": writes}
-        if not mark:
-            self.remember(Progress())
-        todo = plan(unpack(mark), snapshots, 0)
+        if not known.stamp:
+            offset, known = 0, Progress(stamp=self.renew())
+            self.remember(known)
+        todo = plan(known, snapshots, 0)
         told = self._ranges(disk.size, snapshots.get(todo.base) if todo else None)
         ranges = [(0, disk.size)] if told is None else told
         done = Copied(offset)
-        ended = self._copy(disk, disk.path, ranges, done, seconds)
+        ended = self._copy(disk, disk.path, ranges, done, seconds, known.stamp, known.stamp)
         return {**self._told(ended, done, length(ranges), "changes" if length(ranges) < disk.size else "all"), "writes": writes}
 
     def _refuse_used(self) -> None:
@@ -319,16 +352,6 @@ def grown(what: str, instance: str, wanted: int, size: int) -> Refused:
     """Return why an old disk cannot be copied to a new one."""
     figures = f"has {human(wanted)}, its new one {human(size)}: it was grown since"
     return Refused(what, figures, f"gnt-zfs adopt --abort {instance}, then again")
-
-
-def drbd_states(path: str = "/proc/drbd") -> dict[int, str]:
-    """Return the state of this node's half of each drbd device in use, by its minor: UpToDate, or anything worse."""
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            found = [DRBD_LINE.match(line) for line in file]
-    except FileNotFoundError:
-        return {}
-    return {int(match[1]): match[2] for match in found if match}
 
 
 def _instance_dataset(here: Here, names: list[str]) -> Dataset:
@@ -498,7 +521,7 @@ def _settle(here: Here, request: dict[str, Any]) -> Any:
     name = check_name(_text(request, "instance"))
     files = [_file(file) for file in request.get("files", [])]
     volumes = [check_volume(volume) for volume in request.get("volumes", [])]
-    clear = [f"{PREFIX}adopt-{index}" for index in range(MAX_DISKS)]
+    clear = [f"{COPY}{index}" for index in range(MAX_DISKS)]
     for volume in volumes:
         with locked(volume):
             place = here.place_of(volume).volumes
@@ -546,7 +569,7 @@ def _keep(here: Here, request: dict[str, Any]) -> Any:
 
 def _halves(_here: Here, _request: dict[str, Any]) -> Any:
     """Return the state of this node's half of each drbd device in use, by its minor."""
-    return {str(minor): state for minor, state in drbd_states().items()}
+    return {str(minor): state for minor, state in lvm.drbd_states().items()}
 
 
 def _leftovers(_here: Here, _request: dict[str, Any]) -> Any:

@@ -31,6 +31,7 @@ NAME = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]*")
 FIELDS = "vg_name,lv_name,lv_uuid,lv_size,lv_attr,lv_tags,origin,snap_percent"
 # the kernel's dm-snap-persistent
 MAGIC, VERSION, HEADER, ENTRY = 0x70416E53, 1, struct.Struct("<IIII"), struct.Struct("<QQ")
+DRBD_LINE = re.compile(r" *(\d+): cs:\S+ ro:\S+ ds:([A-Za-z]+)/")
 SECTOR = 512
 BLKFLSBUF = 0x1261  # linux/fs.h
 
@@ -174,6 +175,16 @@ def _is_free(path: str) -> bool:
     except OSError as error:
         return error.errno != errno.EBUSY
     return True
+
+
+def drbd_states(path: str = "/proc/drbd") -> dict[int, str]:
+    """Return the state of this node's half of each drbd device in use, by its minor: UpToDate, or anything worse."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            found = [DRBD_LINE.match(line) for line in file]
+    except FileNotFoundError:
+        return {}
+    return {int(match[1]): match[2] for match in found if match}
 
 
 def device(path: str) -> int:

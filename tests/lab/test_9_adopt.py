@@ -133,6 +133,8 @@ def test_from_lvm_to_volumes_for_good(lab: Lab) -> None:
     ):
         lab.master.execute(f'(timeout 1500 sh -c "{kill.format(seen)}") & gnt-zfs adopt --yes -t ext web1; wait', seconds=1800)
         assert "its adoption is not finished" in lab.fails("gnt-zfs check")
+        if "zfsganeti" in seen:
+            assert "has the unfinished copy of web1's disks" in lab.fails("gnt-instance start adopt-web1")
     adopt(lab, "--verify web1")
     assert lab.run(f"{SEEN} web1") == before
     assert new_sums(lab, "ext") == web.old_sums()

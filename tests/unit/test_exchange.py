@@ -15,7 +15,8 @@ import pytest
 from tests.fakeloop import FakeLoop
 from tests.fakelvm import FakeLvm
 from tests.node import Node, nodes_at
-from zfsganeti import adopt_cli, adoption, exchange, here, intake
+from tests.rig import make_rig
+from zfsganeti import adopt_cli, adoption, exchange, here, hooks, intake
 from zfsganeti.adoption import SHADOW, START, SYNCED, TAG, Plan, prepare, tags_of
 from zfsganeti.cli import parser
 from zfsganeti.datasets import INSTANCE
@@ -703,6 +704,74 @@ def test_what_another_disk_was_written_to_meanwhile_counts(bench: Bench, monkeyp
     assert asked[:4] == [0, 1, 0, 1]
     assert asked[-2:] == [0, 1]
     assert len(asked) > 4
+
+
+# a shadow that is started
+
+
+def guest_of_the_shadow(bench: Bench) -> None:
+    """Somebody starts the shadow past our hook, and its guest writes to each new disk that it has."""
+    run = bench.ganeti._switch
+    run(SHADOW + NAME, up=True)
+    for uuid in {"new0", "new1"}.intersection(bench.ganeti.data[SHADOW + NAME]["disks"]):
+        with open(bench.here.volumes.disk(bench.ganeti.known[uuid]["logical_id"][1]), "r+b") as file:
+            file.seek(1000)
+            file.write(b"a journal that was replayed")
+    run(SHADOW + NAME, up=False)
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_what_a_guest_of_the_shadow_wrote_between_two_tries_is_copied_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
+) -> None:
+    another, tried = nodes_at(tmp_path), 0
+    for first in itertools.count(3, 2):
+        bench = Bench(another(), monkeypatch)
+        bench.left = first
+        try:
+            bench.adopt(offline=offline)
+        except Interrupted:
+            bench.left = None
+            if bench.ganeti.data[SHADOW + NAME]["disks"] == ["new0", "new1"]:
+                guest_of_the_shadow(bench)
+                tried += 1
+            bench.adopt(offline=offline)
+            assert_adopted(bench)
+            continue
+        break
+    assert tried > 0
+
+
+@pytest.mark.parametrize("verb", ["adopt-copy", "adopt-changed", "adopt-finish"])
+def test_what_a_guest_of_the_shadow_wrote_between_two_slices_is_copied_over(bench: Bench, verb: str) -> None:
+    call, seen = bench.here.call, list[int]()
+
+    def watch(peer: str, asked: str, **request: Any) -> Any:
+        told = call(peer, asked, **request)
+        if asked == verb and not seen:
+            seen.append(1)
+            with open(bench.here.volumes.disk("new0.ext.disk0"), "r+b") as file:
+                file.write(b"somebody else's")
+        return told
+
+    bench.here.call = watch
+    bench.adopt()
+    assert_adopted(bench)
+
+
+@pytest.mark.parametrize("kind", ["file", "ext"])
+def test_a_copy_that_an_adoption_makes_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    rig = make_rig(tmp_path, monkeypatch)
+    disk = "a.file.disk0" if kind == "file" else "u.ext.disk0"
+    for name in ("adopt-web1", "adopt-web2"):
+        rig.ganeti.add(name, kind, "node1", {f"{name}.{disk}": b"half a copy"}, up=False)
+    knot = rig.master
+    knot.fake.set(knot.full("adopt-web1" if kind == "file" else f"adopt-web1.{disk}"), {f"{intake.COPY}0": intake.Progress().pack()})
+    said = "adopt-web1: has the unfinished copy of web1's disks: gnt-zfs adopt web1 goes on, gnt-zfs adopt --abort web1 gives up"
+    with pytest.raises(CommandFailed, match=said):
+        rig.ganeti.gnt("gnt-instance", "startup", "adopt-web1")
+    rig.ganeti.gnt("gnt-instance", "startup", "adopt-web2")  # which none makes
+    assert hooks.SHADOW == adoption.SHADOW
 
 
 # drbd

@@ -18,7 +18,7 @@ from tests.fakeloop import FakeLoop
 from tests.fakelvm import FakeLogical, FakeLvm
 from tests.killing import dies
 from tests.node import Node, nodes_at
-from zfsganeti import intake
+from zfsganeti import intake, lvm
 from zfsganeti.datasets import INSTANCE, INTENT
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
 from zfsganeti.intake import Job, Pass, Progress, plan, unpack
@@ -168,6 +168,66 @@ def test_a_new_disk_that_a_guest_runs_on_is_not_written(bench: Bench) -> None:
     assert bench.new().startswith(b"the guest's")
 
 
+def test_of_a_copy_that_somebody_else_has_written_to_all_is_compared(bench: Bench) -> None:
+    def somebody() -> None:
+        with open(bench.path, "r+b") as file:
+            file.seek(500_000)
+            file.write(b"a journal that was replayed")
+
+    for number in (1, 2):
+        bench.job.advance(number, ENOUGH, 0)
+        somebody()
+        bench.copy(number)
+        assert bench.new() == bench.lvm.content(LV)
+        bench.lvm.write(LV, 5, b"changed")
+    assert bench.job.changed() == 65536
+    somebody()
+    assert bench.job.changed() == -1
+    assert bench.finish() == SIZE
+    assert bench.new() == bench.lvm.content(LV)
+
+
+def test_a_copy_that_was_written_to_or_replaced_is_not_believed_to_be_finished(bench: Bench) -> None:
+    bench.copy(1)
+    bench.finish()
+    seen = bench.job.finish(0, 60)["writes"]
+    assert bench.job.finish(0, 60, again=True, seen=seen)["read"] == 0
+    with open(bench.path, "r+b") as file:
+        file.write(b"a guest's")
+    assert bench.job.finish(0, 60, again=True, seen=seen)["read"] == SIZE
+    os.unlink(bench.path)  # its disk is made again
+    with open(bench.path, "wb") as file:
+        file.truncate(SIZE)
+    assert bench.job.finish(0, 60, again=True, seen=seen)["read"] == SIZE
+    assert bench.new() == bench.lvm.content(LV)
+
+
+def test_a_copy_that_was_rolled_back_is_compared_whole(bench: Bench) -> None:
+    """A snapshot that somebody takes bears an earlier stamp, and the mark a later one."""
+    bench.job.advance(1, ENOUGH, 0)
+    before = bench.new(), os.stat(bench.path).st_mtime_ns
+    bench.copy(1)
+    Path(bench.path).write_bytes(before[0])
+    os.utime(bench.path, ns=(before[1], before[1]))
+    assert bench.finish() == SIZE
+    assert bench.new() == bench.lvm.content(LV)
+
+
+def test_what_a_slice_has_written_that_failed_is_known_for_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.job.advance(1, ENOUGH, 0)
+
+    def fails(*_arguments: Any) -> bool:
+        Path(bench.path).touch()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(intake, "copy", fails)
+        bench.job.advance(1, ENOUGH, 0)
+    assert bench.job.progress().offset == MIB
+    bench.copy(1)
+    assert bench.new() == bench.lvm.content(LV)
+
+
 def test_a_disk_that_was_grown_since_is_not_cut_off(bench: Bench) -> None:
     bench.copy(1)
     with open(bench.lvm.find("vg", LV).path, "ab") as file:
@@ -288,8 +348,8 @@ def test_the_state_of_drbd_is_read(tmp_path: Path) -> None:
 12: cs:SyncTarget ro:Primary/Secondary ds:Inconsistent/UpToDate C r-----
 """
     (tmp_path / "drbd").write_text(text)
-    assert intake.drbd_states(str(tmp_path / "drbd")) == {0: "UpToDate", 12: "Inconsistent"}
-    assert intake.drbd_states(str(tmp_path / "none")) == {}
+    assert lvm.drbd_states(str(tmp_path / "drbd")) == {0: "UpToDate", 12: "Inconsistent"}
+    assert lvm.drbd_states(str(tmp_path / "none")) == {}
 
 
 def test_progress_is_kept_and_rubbish_is_none() -> None:
