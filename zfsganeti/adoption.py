@@ -330,6 +330,12 @@ class Adoption:
         if self.tags.back and set(self.places.outer) & set(self.old):
             raise Refused(self.name, "is being taken back to its old disks", f"gnt-zfs adopt --rollback {self.name} goes on")
 
+    def refuse_running(self) -> None:
+        """Nobody has started the shadow: its guest would keep open what another one is about to get, wherever Ganeti has that by then."""
+        if self.shadow is not None and self.shadow.admin_state == "up":
+            way_out = f"gnt-instance stop {self.shadow_name}, then the same command goes on"
+            raise Refused(self.shadow_name, f"was started, with disks of the adoption of {self.name}", way_out)
+
     def refuse_grown(self, sizes: Sequence[int] = ()) -> None:
         """What is yet to be copied fits, whose sizes are those of the old disks unless more is known."""
         attached = self.places.outer
@@ -395,6 +401,7 @@ def prepare(here: Here, name: str, template: str, *, offline: bool) -> Plan | No
         return None
     instance, exists = found.instance, found.shadow is not None
     found.refuse_return()
+    found.refuse_running()
     if exists and found.state in ("exchanging", "returning"):
         if template and template != found.template:
             raise Refused(found.name, f"is being adopted as -t {found.template}", f"gnt-zfs adopt {found.name}")

@@ -455,7 +455,7 @@ def _move_send(here: Here, request: dict[str, Any]) -> Any:
         beating.join()
 
 
-ADOPT = ("facts", "state", "copy", "changed", "finish", "halves", "verify", "drop", "loosen", "settle", "keep", "leftovers")
+ADOPT = ("facts", "state", "copy", "changed", "finish", "halves", "unused", "verify", "drop", "loosen", "settle", "keep", "leftovers")
 ROOMS = {"move-send": ["departure"], "receive": ["transfer", "arrival"]}  # of verbs that are not a function of one room
 STREAMED = ("receive", "move-send")  # what follows the request's line is read by the verb itself
 VERBS: dict[str, Verb] = {

@@ -123,6 +123,7 @@ class Conduct:
         self._look_again()
         found = self.found
         found.refuse_return()
+        found.refuse_running()
         same = (found.shadow is not None, found.node) == (plan.exists, plan.node)
         if same and plan.exists:
             same = found.state == "copying" if plan.live else found.state != "kept"
@@ -156,7 +157,8 @@ class Conduct:
         new = self.found.disks[self.found.new[index]]
         old = self.found.disks[self.found.old[index]]
         drbd = {"size": old.size} if old.template == DRBD else {}
-        minors = dict(zip(self.found.places.outer, self.found.instance.minors, strict=True))
+        owners = [one for one in (self.found.instance, self.found.shadow) if one is not None]
+        minors = {disk.uuid: minor for one in owners for disk, minor in zip(one.disks, one.minors, strict=True)}
         if minors.get(old.uuid, -1) >= 0:
             drbd["minor"] = minors[old.uuid]
         where = {"volume": new.volume, "file": new.path.rsplit("/", 1)[-1], "names": [self.shadow_name, self.name]}
@@ -254,6 +256,7 @@ class Conduct:
         if set(self.found.places.outer) & set(going):
             self._remember_running()
         for _step in range(20):
+            self.found.refuse_running()
             step = next_step(self.found.places, coming, going)
             if step is None:
                 break
@@ -269,6 +272,8 @@ class Conduct:
                 self._spare([disk for disk in self.found.places.outer if disk in coming])
             if copy:
                 self._copy_before(step, left=left)
+            elif coming == self.found.old:
+                self._must_be_unused(step.disks if step.verb != "start" else coming)
             self._do(step)
             self.found.look()
         else:
@@ -292,6 +297,12 @@ class Conduct:
         if step.verb == "attach":
             # Ganeti detaches disks of what runs, too: a start that came in between was stopped by now, and none comes any more
             self._finish(again=True)
+
+    def _must_be_unused(self, disks: Sequence[str]) -> None:
+        """Nobody has those open that are old ones, and about to be another's: what Ganeti takes for stopped may run."""
+        for index, uuid in enumerate(self.found.old):
+            if uuid in disks:
+                self._call("adopt-unused", **self._disk(index))
 
     def _untag(self, *tags: str) -> None:
         """The shadow has none of these tags."""
@@ -389,6 +400,7 @@ class Conduct:
         self._look_again()
         self.found.must_exist()
         self._refuse_returning()
+        self.found.refuse_running()
         if self.found.state != "kept":
             raise Refused(self.name, "is not adopted yet", f"gnt-zfs adopt {self.name} goes on")
         self._call("adopt-drop", disks=self._lvs())
@@ -409,6 +421,7 @@ class Conduct:
             raise Refused(self.name, "has been switched to its new disks, or is about to be", f"gnt-zfs adopt --rollback {self.name}")
         if not abort and self.found.state == "copying":
             raise Refused(self.name, "has its old disks", f"gnt-zfs adopt --abort {self.name} gives up the copy")
+        self.found.refuse_running()
         if not abort and not self.found.tags.back:
             self._gnt("add-tags", self.shadow_name, BACK)
             self.found.look()

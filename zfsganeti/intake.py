@@ -293,7 +293,7 @@ class Job:
 
         It is done when it was `seen` so before. When it is looked at `again`, a target that was settled since has a life of its own.
         """
-        self._refuse_used()
+        self.refuse_used()
         disk, snapshots = self.lvm.find(self.vg, self.lv), self.snapshots()
         sync(disk.path)  # what is in memory changes chunks, too, and is counted, once it is written
         writes, known = self.lvm.writes(disk), self.progress()
@@ -310,7 +310,8 @@ class Job:
         ended = self._copy(disk, disk.path, ranges, done, seconds, known.stamp, known.stamp)
         return {**self._told(ended, done, length(ranges), "changes" if length(ranges) < disk.size else "all"), "writes": writes}
 
-    def _refuse_used(self) -> None:
+    def refuse_used(self) -> None:
+        """Nobody has the old disk open."""
         disk = self.lvm.find(self.vg, self.lv)
         deadline = time.monotonic() + CLOSING_SECONDS
         while found := [*self.lvm.users(disk, below=bool(self.size)), *self._users_of_drbd()]:
@@ -459,6 +460,10 @@ def _finish(here: Here, request: dict[str, Any]) -> Any:
         return job.finish(_number(request, "offset"), _number(request, "patience", SLICE_LIMIT), again=again, seen=seen)
 
 
+def _unused(here: Here, request: dict[str, Any]) -> None:
+    Job(here, request).refuse_used()
+
+
 def _verify(here: Here, request: dict[str, Any]) -> Any:
     job = Job(here, request)
     return job.verify(_number(request, "offset"), _number(request, "patience", SLICE_LIMIT))
@@ -583,6 +588,7 @@ VERBS: dict[str, Verb] = {
     "adopt-copy": _advance,
     "adopt-changed": _changed,
     "adopt-finish": _finish,
+    "adopt-unused": _unused,
     "adopt-halves": _halves,
     "adopt-verify": _verify,
     "adopt-drop": _drop,

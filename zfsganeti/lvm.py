@@ -142,7 +142,9 @@ def free(vg: str) -> int:
 
 
 def users(volume: Logical, *, below: bool = False) -> list[str]:
-    """Return who has a volume open: processes, mounts, devices upon it; one `below` drbd may be held by that."""
+    """Return who has a volume open: processes, mounts, devices upon it; one `below` drbd may be held by that, one not active by nobody."""
+    if not os.path.exists(volume.path):
+        return []
     number = os.stat(volume.path).st_rdev
     found = [describe(pid) for pid in processes() if any(status.st_rdev == number for _link, status in open_files(pid))]
     return found or claims(number) or ([] if below or _is_free(volume.path) else ["the kernel, perhaps as swap"])

@@ -190,6 +190,8 @@ class Bench:
             return self.ganeti.halves
         if verb in ("adopt-settle", "adopt-keep"):
             return intake.VERBS[verb](self.here, request)
+        if verb == "adopt-unused":
+            return Job(self.here, request, self.lvm).refuse_used()
         if verb == "adopt-drop":
             wanted = [disk["lv"] for disk in request["disks"]]
             for snapshot in [found for found in self.lvm.volumes() if found.ours and found.origin in wanted]:
@@ -709,7 +711,12 @@ def test_what_another_disk_was_written_to_meanwhile_counts(bench: Bench, monkeyp
 # a shadow that is started
 
 
-def guest_of_the_shadow(bench: Bench) -> None:
+RUNS = (
+    f"^{SHADOW}{NAME}: was started, with disks of the adoption of {NAME}: gnt-instance stop {SHADOW}{NAME}, then the same command goes on$"
+)
+
+
+def guest_of_the_shadow(bench: Bench, *, stopped: bool = True) -> None:
     """Somebody starts the shadow past our hook, and its guest writes to each new disk that it has."""
     run = bench.ganeti._switch
     run(SHADOW + NAME, up=True)
@@ -717,7 +724,8 @@ def guest_of_the_shadow(bench: Bench) -> None:
         with open(bench.here.volumes.disk(bench.ganeti.known[uuid]["logical_id"][1]), "r+b") as file:
             file.seek(1000)
             file.write(b"a journal that was replayed")
-    run(SHADOW + NAME, up=False)
+    if stopped:
+        run(SHADOW + NAME, up=False)
 
 
 @pytest.mark.parametrize("offline", [False, True])
@@ -757,6 +765,85 @@ def test_what_a_guest_of_the_shadow_wrote_between_two_slices_is_copied_over(benc
     bench.here.call = watch
     bench.adopt()
     assert_adopted(bench)
+
+
+def test_while_the_shadow_is_started_nothing_is_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    another, tried = nodes_at(tmp_path), 0
+    for first in itertools.count(3, 5):
+        bench = Bench(another(), monkeypatch)
+        bench.left = first
+        try:
+            bench.adopt()
+        except Interrupted:
+            bench.left = None
+            if bench.ganeti.data[SHADOW + NAME]["disks"]:
+                guest_of_the_shadow(bench, stopped=False)
+                disks, typed = bench.ganeti.data[NAME]["disks"], len(bench.ganeti.typed)
+                with pytest.raises(Refused, match=RUNS):
+                    bench.adopt()
+                assert (bench.ganeti.data[NAME]["disks"], len(bench.ganeti.typed)) == (disks, typed)
+                bench.ganeti._switch(SHADOW + NAME, up=False)
+                tried += 1
+            bench.adopt()
+            assert_adopted(bench)
+            continue
+        break
+    assert tried > 1
+
+
+def test_a_shadow_that_is_started_while_it_is_copied_is_not_switched_from(bench: Bench) -> None:
+    call = bench.here.call
+
+    def watch(peer: str, verb: str, **request: Any) -> Any:
+        told = call(peer, verb, **request)
+        if (verb, request.get("disk")) == ("adopt-changed", 1):
+            bench.ganeti.data[SHADOW + NAME]["up"] = True
+        return told
+
+    bench.here.call = watch
+    with pytest.raises(Refused, match=RUNS):
+        bench.adopt()
+    assert (bench.ganeti.data[NAME]["up"], bench.ganeti.data[NAME]["disks"]) == (True, list(OLD))
+
+
+def test_while_the_shadow_is_started_its_old_disks_neither_come_back_nor_go(bench: Bench) -> None:
+    bench.adopt()
+    bench.ganeti.run("gnt-instance", "start", SHADOW + NAME)
+    typed = len(bench.ganeti.typed)
+    for does in (back, commit):
+        with pytest.raises(Refused, match=RUNS):
+            does(bench)
+    assert len(bench.ganeti.typed) == typed
+    bench.ganeti.run("gnt-instance", "stop", SHADOW + NAME)
+    back(bench)
+    assert_given_up(bench, "")
+
+
+def test_a_shadow_that_is_started_during_a_rollback_keeps_it_from_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its guest keeps open what Ganeti has taken from it meanwhile."""
+    for bench, typed in commands(nodes_at(tmp_path), monkeypatch, back):
+        data = bench.ganeti.data
+        if SHADOW + NAME not in data:
+            continue
+        data[SHADOW + NAME]["up"] = True
+        with pytest.raises(Refused, match=RUNS):
+            back(bench)
+        data[SHADOW + NAME]["up"] = False
+        back(bench)
+        assert_given_up(bench, typed)
+
+
+def test_a_guest_on_the_old_disks_that_ganeti_takes_for_stopped_keeps_them(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "CLOSING_SECONDS", 0)
+    bench.adopt()
+    bench.lvm.busy = ["process qemu-system-x86 (7)"]
+    said = f"^vg/{LVS[0]}: is in use by process qemu-system-x86 .7.: stop it, then the same command goes on$"
+    with pytest.raises(Busy, match=said):
+        back(bench)
+    assert (bench.ganeti.data[NAME]["up"], bench.ganeti.data[NAME]["disks"]) == (True, ["new0", "new1"])
+    bench.lvm.busy = []
+    back(bench)
+    assert_given_up(bench, "")
 
 
 @pytest.mark.parametrize("kind", ["file", "ext"])

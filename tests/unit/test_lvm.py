@@ -229,6 +229,7 @@ def test_whatever_else_the_kernel_has_for_itself_is_seen_unless_drbd_is_above(tm
     volume = File(str(tmp_path / "disk"), "", "", 0, "")
     monkeypatch.setattr(lvm, "processes", lambda: iter(()))
     assert users(volume) == []
+    assert users(File(str(tmp_path / "not active"), "", "", 0, "")) == []
 
     def taken(path: str, flags: int) -> int:
         assert flags & os.O_EXCL
