@@ -17,9 +17,9 @@ from tests.deaths.histories import DISK0, DISK1, RECORDED, SIZE, Bench, back, na
 from tests.deaths.images import GOLD, MIB, holding
 from tests.killing import dies
 from zfsganeti.contents import reservation
-from zfsganeti.datasets import BACK, FORMER, FORMER_NAMES, INSTANCE, RECORD, REPLACED, ROLLBACK, former_names, pack_former
+from zfsganeti.datasets import BACK, FORMER, FORMER_NAMES, INSTANCE, RECORD, REPLACED, RESERVED, ROLLBACK, former_names, pack_former
 from zfsganeti.errors import BadName, Busy, Foreign, Full, Missing, Refused, ZfsGanetiError
-from zfsganeti.rollback import RESERVED, Past, Plan, State, Step, beside, plan, unfinished
+from zfsganeti.rollback import Past, Plan, State, Step, beside, plan, unfinished
 from zfsganeti.snapshots import Snap
 from zfsganeti.zfs import Dataset
 
