@@ -84,10 +84,11 @@ class Arriving(Place):
         source, instance, guid = request.get("source"), request.get("instance"), request.get("origin", "")
         if source not in self.here.ssconf.nodes or not all(isinstance(text, str) for text in (instance, guid, request.get("wanted"))):
             raise BadInput("request: source must be a node, instance a name, origin and wanted GUIDs")
+        mark = Coming(str(source), check_name(str(instance)), int(time.time()) + LEASE_SECONDS)
         if snaps := self.snapshots(self.partial):
             self._make_way(snaps, str(request.get("replaces") or ""))
+            self._belong_to(mark)
             return receive_command(self.partial, {})
-        mark = Coming(str(source), check_name(str(instance)), int(time.time()) + LEASE_SECONDS)
         origin = find_origin(self.here, guid) if guid and self.zfs.get(self.partial) is None else ""
         return receive_command(self.partial, {**PROPERTIES, **self.mark(), MOVE: mark.pack()}, origin=origin)
 
@@ -100,6 +101,12 @@ class Arriving(Place):
                     if expiry(tag) is not None:
                         self.zfs.release(name, tag)
                 self.zfs.destroy_snapshots([name])
+
+    def _belong_to(self, mark: Coming) -> None:
+        """What has come says from where more of it comes now, and no more that it is all; nothing is written where it says so."""
+        found = self.coming()
+        if found is not None and replace(found[1], until=mark.until) != mark:
+            self.zfs.set(self.partial, {MOVE: mark.pack()})
 
     def received(self, request: Mapping[str, Any]) -> Any:
         """What has come is held for as long as a lease lasts, what it replaces is not, and passes before it are gone.

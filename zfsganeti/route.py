@@ -14,7 +14,7 @@ from zfsganeti.transfer import Abandon, Full, Incremental, Nothing, Resume, find
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from typing import Any, Self
 
     from zfsganeti.streams import Snap
@@ -389,25 +389,37 @@ class Rest:
 def find_rest(found: Mapping[str, Any], target: str, offline: Sequence[str], names: Sequence[str]) -> Rest | None:
     """Return what is left of an instance's move to a node, from what each node says of its datasets; None when nothing is.
 
-    Who has sent it says so, or what has come does. A mark that a move has left which was only begun counts until all has landed.
+    What has come says who has sent it: another node may have been left with the mark of an earlier move to the same one. Where nothing
+    says so, who has sent it does, if that is one node. A mark that a move has left which was only begun counts until all has landed.
     """
     comes = _not_landed(found[target], names)
     unlanded = {name: mark.ready if mark is not None else "" for name, mark in comes.items()}
     sources = {mark.source for mark in comes.values() if mark is not None}
     ran = any(mark is not None and mark.ran for mark in comes.values())
-    for node, facts in found.items():
-        if node == target or isinstance(facts, Exception):
-            continue
-        known = {name: one for name, one in facts["datasets"].items() if one is not None and one["ours"]}
-        marks = [mark for one in known.values() if (mark := Leaving.parse(one["move"])) is not None and mark.to == target]
-        left = any(unlanded or mark.phase != PRESYNC for mark in marks)
-        if left or (node in sources and set(known) & set(unlanded)):
-            return Rest(node, False, unlanded, known, any(mark.ran for mark in marks) if marks else ran)
+    rests = [rest for node in found if node != target and (rest := _rest_of(node, found[node], target, unlanded, sources, ran)) is not None]
+    silent = {node for node in sources if node not in found or isinstance(found[node], Exception)}
+    if unlanded and rests and len(nodes := sorted(silent | {rest.source for rest in rests})) > 1:
+        way_out = "gnt-instance modify --new-primary=NODE to the one that has the newest, and gnt-zfs move from there"
+        raise Refused(f"what is on its way to {target}", f"could be of {' or '.join(nodes)}", way_out)
+    if rests:
+        return rests[0]
     if sources and all(unlanded.values()) and sources <= set(offline):
         return Rest(min(sources), True, unlanded, {}, ran)
     for source in sorted(sources & {node for node, facts in found.items() if isinstance(facts, Exception)}):
         way_out = f"gnt-node modify --offline=yes {source} if it is lost for good, which all has come from"
         raise Unavailable(source, f"has sent what is on {target} and cannot be asked ({one_line(found[source])})", way_out)
+    return None
+
+
+def _rest_of(node: str, facts: Any, target: str, unlanded: Mapping[str, str], sources: Collection[str], ran: bool) -> Rest | None:
+    """Return what is left of a move from one node, None when it is none of which what has come is."""
+    if isinstance(facts, Exception) or (sources and node not in sources):
+        return None
+    known = {name: one for name, one in facts["datasets"].items() if one is not None and one["ours"]}
+    marks = [mark for one in known.values() if (mark := Leaving.parse(one["move"])) is not None and mark.to == target]
+    left = any(unlanded or mark.phase != PRESYNC for mark in marks)
+    if left or (node in sources and set(known) & set(unlanded)):
+        return Rest(node, False, unlanded, known, any(mark.ran for mark in marks) if marks else ran)
     return None
 
 

@@ -1,0 +1,101 @@
+"""Disks that an instance has left, on a node that was away when it was to give them up, and copies that are not all any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.rig import Rig, go, make_rig
+from tests.unit.test_move import DISKS, KINDS, VOLUMES, Died
+from tests.unit.test_move_interrupted import offline
+from zfsganeti import retreat
+from zfsganeti.datasets import MOVE
+from zfsganeti.errors import Refused
+from zfsganeti.route import FENCED, PRESYNC, Coming, Leaving, find_rest
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    yield make_rig(tmp_path, monkeypatch)
+
+
+def killed(rig: Rig, at: str, target: str) -> None:
+    """A mover dies just before it asks for something."""
+
+    def before(_who: str, verb: str) -> None:
+        if verb == at:
+            raise Died
+
+    rig.before = before
+    with pytest.raises(Died):
+        go(rig, target)
+    rig.before = lambda _who, _verb: None
+
+
+def names(kind: str) -> list[str]:
+    return ["web1"] if kind == "file" else list(VOLUMES)
+
+
+def moved_twice(rig: Rig, kind: str) -> None:
+    """The instance is on node3, has come there from node2, and node1, from where it came to node2, has not given it up."""
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    killed(rig, "move-leave", "node2")
+    go(rig, "node3")
+    rig.ganeti.write("web1", next(iter(DISKS[kind])), b"newest")
+
+
+# which node is the source
+
+
+@KINDS
+@pytest.mark.parametrize("lost", [False, True], ids=["", "lost"])
+def test_the_same_command_goes_on_from_the_node_that_has_sent_it(rig: Rig, kind: str, lost: bool) -> None:
+    moved_twice(rig, kind)
+    killed(rig, "move-check", "node2")
+    if lost:
+        offline(rig, "node3")
+    go(rig, "node2")
+    assert rig.content("web1")[next(iter(DISKS[kind]))] == b"newest"
+    assert rig.ganeti.data["web1"]["up"]
+
+
+def said(move: str) -> dict[str, Any]:
+    return {"dataset": "zfs/vm/web1", "ours": True, "datastore": "", "move": move}
+
+
+def node(datasets: dict[str, Any], coming: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"problem": "", "datasets": datasets, "coming": coming or {}}
+
+
+def test_where_several_nodes_could_have_sent_what_has_not_landed_none_is_chosen() -> None:
+    fenced, begun = Leaving("node2", FENCED, True, 0).pack(), Leaving("node2", PRESYNC, True, 0).pack()
+    two = {"node1": node({"u": said(fenced)}), "node2": node({"u": None}), "node3": node({"u": said(begun)})}
+    with pytest.raises(Refused, match="^what is on its way to node2: could be of node1 or node3: gnt-instance modify --new-primary=NODE"):
+        find_rest(two, "node2", [], ["u"])
+    come = {"u": said(Coming("node3", "web1", 0, "1").pack())}
+    rest = find_rest({**two, "node2": node({"u": None}, come)}, "node2", [], ["u"])
+    assert rest is not None
+    assert rest.source == "node3"
+    come["v"] = said(Coming("node4", "web1", 0, "2").pack())
+    with pytest.raises(Refused, match="could be of node3 or node4"):  # which nobody can ask
+        find_rest({**two, "node2": node({"u": None, "v": None}, come)}, "node2", [], ["u", "v"])
+
+
+@KINDS
+def test_what_has_come_says_who_has_sent_it_last(rig: Rig, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    rig.knots["node1"].fake.snapshot([f"zfs/vm/{name}@autosnap_1" for name in names(kind)])
+    go(rig, "node2", presync_only=True)
+    rig.knots["node2"].away = True
+    retreat.Back(rig.master, "web1", print).run()
+    go(rig, "node3")
+    rig.knots["node2"].away = False
+    killed(rig, "move-check", "node2")
+    marks = [Coming.parse(rig.knots["node2"].marks(f".moving/{name}")[MOVE]) for name in names(kind)]
+    assert {mark.source for mark in marks if mark is not None} == {"node3"}
+    offline(rig, "node3")
+    go(rig, "node2")
+    assert rig.content("web1") == DISKS[kind]
