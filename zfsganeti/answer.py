@@ -507,7 +507,7 @@ VERBS: dict[str, Verb] = {
     "move-send": _move_send,
     **{f"move-{name}": _Of("departure", name) for name in ("begin", "abort", "leave")},
     **{f"move-{name}": _Of("fence", name) for name in ("fence", "check")},
-    **{f"move-{name}": _Of("arrival", name) for name in ("fit", "ready", "land", "drop")},
+    **{f"move-{name}": _Of("arrival", name) for name in ("fit", "ready", "unready", "land", "drop")},
     "move-lift": _Of("fence", "unfence"),
     "move-source": _Of("departure", "facts"),
     "move-target": _Of("arrival", "facts"),

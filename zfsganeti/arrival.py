@@ -20,7 +20,7 @@ from zfsganeti.here import Here
 from zfsganeti.image import GOLDEN
 from zfsganeti.moving import release
 from zfsganeti.names import PREFIX, check_dataset, check_fits
-from zfsganeti.route import LEASE_SECONDS, SETTINGS, Coming, expiry, is_pass, tag_until
+from zfsganeti.route import LEASE_SECONDS, SETTINGS, Coming, expiry, is_pass, moment, tag_until
 from zfsganeti.snapshots import COMMENT, check_comment
 from zfsganeti.streams import PROPERTIES, receive_command
 from zfsganeti.transfer import Place
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 DEPTH = 4  # of a snapshot below a root, at most: ROOT/.images/.partial/NAME@SNAPSHOT
 ROOM = ("quota", "refquota", "reservation", "refreservation")
+OLD_SECONDS = 3600  # a start lets nothing land that is older, if nobody can be asked whether there is anything newer
 CARRIED = ("opened", "size", "former")  # of our own marks, besides whose it is: what a disk says of itself
 
 
@@ -135,6 +136,12 @@ class Arriving(Place):
         found, now = self.coming(), int(time.time())
         if found is not None and found[1].until < now + LEASE_SECONDS // 2:
             self.zfs.set(self.partial, {MOVE: replace(found[1], until=now + LEASE_SECONDS).pack()})
+
+    def take_back(self, source: str) -> None:
+        """What has come from that node does not say that it is all."""
+        found = self.coming()
+        if found is not None and found[1].ready and found[1].source == source:
+            self.zfs.set(self.partial, {MOVE: replace(found[1], ready="").pack()})
 
     def forget(self) -> None:
         self.coming()
@@ -356,6 +363,14 @@ def land(here: Here, request: dict[str, Any]) -> Any:
             place.land(instance, guids[name])
 
 
+def unready(here: Here, request: dict[str, Any]) -> Any:
+    """What has come from a node does not say that it is all, for it is about to be written to there again."""
+    for name in names_of(request) if here.has_root() else ():
+        place = arriving(here, name)
+        with place.alone():
+            place.take_back(str(request.get("source")))
+
+
 def drop(here: Here, request: dict[str, Any]) -> Any:
     """Nothing is left of what has come of an instance and has not landed."""
     from zfsganeti import transfer
@@ -380,6 +395,7 @@ def settle(here: Here, instance: str, names: Sequence[str]) -> None:
     for source in {mark.source for mark in marks.values()}:
         guids = {name: mark.ready for name, mark in marks.items() if mark.source == source}
         if source in here.ssconf.offline_nodes:
+            _refuse_old(instance, source, min(mark.until for mark in marks.values() if mark.source == source), way_out)
             continue  # who has said so answers for it that nobody writes there: what has come is all that there is
         try:
             said = here.call(source, "move-check", guids=guids)
@@ -392,6 +408,15 @@ def settle(here: Here, instance: str, names: Sequence[str]) -> None:
         if name in marks or name in half:
             with place.alone():
                 place.land(instance, marks[name].ready if name in marks else "")
+
+
+def _refuse_old(instance: str, source: str, until: int, way_out: str) -> None:
+    """What has come from a node that is lost is young, or an administrator says so to whom its age is shown.
+
+    Its instance may have been started there again, and this node not have heard of it.
+    """
+    if abs(time.time() - (until - LEASE_SECONDS)) > OLD_SECONDS:
+        raise Refused(instance, f"{source} is offline, and what has come from there is as of {moment(until - LEASE_SECONDS)}", way_out)
 
 
 def _is_landing(place: Arriving) -> bool:

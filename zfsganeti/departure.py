@@ -33,7 +33,7 @@ from zfsganeti.datasets import (
     locked,
 )
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
-from zfsganeti.fence import alone, fence, get, lift, refuse_return
+from zfsganeti.fence import alone, fence, get, lift, refuse_return, take_back
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 from zfsganeti.moving import mark_of, release
@@ -447,6 +447,7 @@ def abort(here: Here, request: dict[str, Any]) -> Any:
                 stack.enter_context(locked(f".move.{instance}", seconds=seconds))
             except Unavailable:
                 raise Busy(instance, "is being sent to another node", "the same command when that has ended") from None
+        take_back(here, names)
         for name in names:
             with locked(name):
                 place = here.place_of(name)

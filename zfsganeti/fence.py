@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from zfsganeti.arrival import names_of, settle, texts_of
@@ -20,6 +20,8 @@ from zfsganeti.moving import mark_of
 from zfsganeti.process import holding
 from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, STOPPING, Leaving, has_landed
 from zfsganeti.zfs import Dataset
+
+TAKE_BACK_SECONDS = 10.0  # for a node that may be away, while an instance waits to be started
 
 # one dataset
 
@@ -114,24 +116,52 @@ def end(here: Here, instance: str, names: Sequence[str]) -> None:
     """
     settle(here, instance, names)
     _refuse_stale(here, instance, names)
+    take_back(here, names)
     for name in names:
         lift(here, name)
 
 
 def _refuse_stale(here: Here, instance: str, names: Sequence[str]) -> None:
     """What was fenced here for another node has not lived there since: that this node is the primary again does not tell."""
-    fenced: dict[str, list[str]] = {}
+    marks = _marks(here, names)
+    for leaving in marks.values():
+        if leaving.phase == LEFT:
+            raise _newer(instance, leaving.to)
+    for node, asked in _by_target(marks).items():
+        if _live_on(here, instance, asked, node):
+            raise _newer(instance, node)
+
+
+def _marks(here: Here, names: Sequence[str]) -> dict[str, Leaving]:
+    """Return what those datasets of this node say of their move that are on one."""
+    found = {}
     for name in names:
         place = here.place_of(name)
         dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
         leaving = mark_of(dataset) if dataset is not None else None
-        if leaving is not None and leaving.phase == LEFT:
-            raise _newer(instance, leaving.to)
-        if leaving is not None and leaving.fenced:
-            fenced.setdefault(leaving.to, []).append(name)
-    for node, asked in fenced.items():
-        if _live_on(here, instance, asked, node):
-            raise _newer(instance, node)
+        if leaving is not None:
+            found[name] = leaving
+    return found
+
+
+def _by_target(marks: Mapping[str, Leaving]) -> dict[str, list[str]]:
+    """Return what is fenced, by the node that is to have it."""
+    found: dict[str, list[str]] = {}
+    for name, leaving in marks.items():
+        if leaving.fenced:
+            found.setdefault(leaving.to, []).append(name)
+    return found
+
+
+def take_back(here: Here, names: Sequence[str]) -> None:
+    """What has come elsewhere of what is fenced here says no more that it is all; a node that does not answer is not waited for.
+
+    This comes before the fence is lifted: were this node lost later, what is old would land there as if it were all.
+    """
+    for node, asked in _by_target(_marks(here, names)).items():
+        if node not in here.ssconf.offline_nodes:
+            with contextlib.suppress(ZfsGanetiError):
+                here.call(node, "move-unready", seconds=TAKE_BACK_SECONDS, datasets=asked, source=here.node)
 
 
 def _newer(instance: str, node: str) -> Refused:
@@ -163,6 +193,7 @@ def unfence(here: Here, request: dict[str, Any]) -> Any:
 
     If the instance is owed a start, they say so until it has been started.
     """
+    take_back(here, names_of(request))
     for name in names_of(request):
         with locked(name):
             lift(here, name, STOPPING if request.get("owed") is True else PRESYNC)

@@ -36,7 +36,7 @@ from zfsganeti.jobs import look, perform
 from zfsganeti.moving import LOCK
 from zfsganeti.names import meant
 from zfsganeti.node import Door
-from zfsganeti.route import PRESYNC, STOPPING, Leaving, Pass, Plan, Rest, choose_target, downtime, find_rest, go_on, make_plan
+from zfsganeti.route import PRESYNC, STOPPING, Leaving, Pass, Plan, Rest, choose_target, downtime, find_rest, go_on, make_plan, moment
 
 Say = Callable[[str], None]
 Meter = Callable[[str, int, int], None]
@@ -207,7 +207,10 @@ class Move:
         self.stores |= {name: one["datastore"] for name, one in self.rest.known.items()}
         self._owe(self.rest.ran)
         on = f"{self.name}: the move from {self.source} to {self.target} goes on, the primary is {self.target} already"
-        return [on + (f"; {self.source} is offline and not asked any more" if self.rest.lost else "")]
+        if not self.rest.lost:
+            return [on]
+        since = f"{self.name}: what {self.target} has is as of {moment(self.rest.ready)}, what was written on {self.source} since is lost"
+        return [f"{on}; {self.source} is offline and not asked any more", since]
 
     # doing it
 

@@ -7,6 +7,7 @@ two ends, `move` conducts them.
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass
 
 from zfsganeti.errors import Busy, Foreign, Missing, NoSpace, Refused, Unavailable, human, one_line
@@ -110,6 +111,14 @@ def expiry(tag: str) -> int | None:
     """Return when a hold of ours ends, None for anybody else's."""
     number = tag.removeprefix(TAG)
     return int(number) if tag.startswith(TAG) and number.isdigit() else None
+
+
+def moment(when: float) -> str:
+    """Return a time as it is told."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(when))
+    except (OverflowError, ValueError, OSError):
+        return "no time that is known"
 
 
 def is_pass(ours: str, short: str) -> bool:
@@ -384,6 +393,7 @@ class Rest:
     unlanded: Mapping[str, str]  # the GUID that each dataset is ready with, '' where it has not come wholly
     known: Mapping[str, Mapping[str, Any]]  # what the source says of its datasets
     ran: bool
+    ready: int = 0  # seconds since 1970 when all had come of what the source has lost
 
 
 def find_rest(found: Mapping[str, Any], target: str, offline: Sequence[str], names: Sequence[str]) -> Rest | None:
@@ -404,7 +414,8 @@ def find_rest(found: Mapping[str, Any], target: str, offline: Sequence[str], nam
     if rests:
         return rests[0]
     if sources and all(unlanded.values()) and sources <= set(offline):
-        return Rest(min(sources), True, unlanded, {}, ran)
+        ready = min(mark.until for mark in comes.values() if mark is not None) - LEASE_SECONDS
+        return Rest(min(sources), True, unlanded, {}, ran, ready)
     for source in sorted(sources & {node for node, facts in found.items() if isinstance(facts, Exception)}):
         way_out = f"gnt-node modify --offline=yes {source} if it is lost for good, which all has come from"
         raise Unavailable(source, f"has sent what is on {target} and cannot be asked ({one_line(found[source])})", way_out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,9 @@ import pytest
 from tests.rig import Rig, go, make_rig
 from tests.unit.test_move import DISKS, KINDS, VOLUMES, Died
 from tests.unit.test_move_interrupted import offline
-from zfsganeti import retreat
+from zfsganeti import fence, retreat
 from zfsganeti.datasets import MOVE
-from zfsganeti.errors import Refused
+from zfsganeti.errors import Refused, ZfsGanetiError
 from zfsganeti.route import FENCED, PRESYNC, Coming, Leaving, find_rest
 
 
@@ -99,3 +101,71 @@ def test_what_has_come_says_who_has_sent_it_last(rig: Rig, kind: str) -> None:
     offline(rig, "node3")
     go(rig, "node2")
     assert rig.content("web1") == DISKS[kind]
+
+
+# what does not say any more that it is all
+
+
+def refused_switch(rig: Rig, kind: str, monkeypatch: pytest.MonkeyPatch | None = None) -> None:
+    """All has come to node2, Ganeti refuses the switch, and the instance runs on; node2 does not hear of that with `monkeypatch`."""
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    rig.ganeti.fails.add("modify")
+    with monkeypatch.context() if monkeypatch is not None else contextlib.nullcontext() as deaf:
+        if deaf is not None:
+            deaf.setattr(fence, "take_back", lambda *_words: None)
+        with pytest.raises(ZfsGanetiError):
+            go(rig)
+    rig.ganeti.fails.clear()
+    rig.ganeti.write("web1", next(iter(DISKS[kind])), b"days of work")
+
+
+def lost(rig: Rig) -> None:
+    """node1 is gone for good, and the instance is to live on node2."""
+    offline(rig, "node1")
+    rig.ganeti.data["web1"].update(up=False, primary="node2")
+
+
+@KINDS
+@pytest.mark.parametrize("how", ["move", "startup"])
+@pytest.mark.parametrize("again", [False, True], ids=["", "sent again"])
+def test_what_has_come_before_a_switch_that_was_refused_does_not_land_without_its_source(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str, how: str, again: bool
+) -> None:
+    refused_switch(rig, kind, monkeypatch if again else None)
+    if again:
+        go(rig, presync_only=True)
+    lost(rig)
+    with pytest.raises(ZfsGanetiError):
+        go(rig) if how == "move" else rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    assert not rig.ganeti.data["web1"]["up"]
+
+
+@KINDS
+@pytest.mark.parametrize("back", ["startup", "abort"])
+def test_what_goes_back_takes_back_what_has_come(rig: Rig, kind: str, back: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    killed(rig, "modify", "node2")
+    if back == "startup":
+        rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    else:
+        rig.master.call("node1", "move-abort", datasets=names(kind), stay=True)
+    marks = [Coming.parse(rig.knots["node2"].marks(f".moving/{name}")[MOVE]) for name in names(kind)]
+    assert [mark.ready for mark in marks if mark is not None] == [""] * len(names(kind))
+    if back == "abort":
+        rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    go(rig)
+    assert rig.content("web1") == DISKS[kind]
+
+
+@KINDS
+def test_what_node2_has_not_heard_of_is_told_with_its_age_before_it_lands(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
+    refused_switch(rig, kind, monkeypatch)
+    lost(rig)
+    monkeypatch.setattr(time, "time", lambda: 1_700_100_000.0)
+    old = "web1: node1 is offline, and what has come from there is as of 2023-11-14 22:13 UTC: gnt-zfs move web1 node2 goes on$"
+    with pytest.raises(ZfsGanetiError, match=old):
+        rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    said: list[str] = []
+    go(rig, said=said)
+    assert said[1] == "web1: what node2 has is as of 2023-11-14 22:13 UTC, what was written on node1 since is lost"
