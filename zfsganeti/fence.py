@@ -18,7 +18,7 @@ from zfsganeti.errors import Busy, Missing, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.here import Here
 from zfsganeti.moving import mark_of
 from zfsganeti.process import holding
-from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, STOPPING, Leaving, has_landed
+from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, STOPPING, Leaving, has_landed, is_newer, waits
 from zfsganeti.zfs import Dataset
 
 TAKE_BACK_SECONDS = 10.0  # for a node that may be away, while an instance waits to be started
@@ -102,7 +102,7 @@ def lift(here: Here, name: str, phase: str = PRESYNC) -> None:
     place = here.place_of(name)
     dataset = place.zfs.get(f"{place.root.name}/{name}", marks=MARKS)
     leaving = mark_of(dataset) if dataset is not None else None
-    if dataset is None or leaving is None or leaving.phase not in (FENCED, STOPPING) or not place.store.is_ours(dataset):
+    if dataset is None or leaving is None or leaving.phase == PRESYNC or not place.store.is_ours(dataset):
         return
     place.zfs.clear(dataset.name, ["readonly"])
     place.zfs.set(dataset.name, {MOVE: Leaving(leaving.to, phase, leaving.ran, leaving.until).pack()})
@@ -127,9 +127,17 @@ def _refuse_stale(here: Here, instance: str, names: Sequence[str]) -> None:
     for leaving in marks.values():
         if leaving.phase == LEFT:
             raise _newer(instance, leaving.to)
+    strays: dict[str, Leaving] = {}  # what is not there any more where it was to go: it may have gone on to any node
     for node, asked in _by_target(marks).items():
-        if _live_on(here, instance, asked, node):
+        said = _said_by(here, instance, asked, node)
+        if any(has_landed(placed) for placed in said["placed"].values()):
             raise _newer(instance, node)
+        strays |= {name: marks[name] for name in asked if not waits(said["coming"].get(name), here.node)}
+    for node in here.ssconf.nodes if strays else ():
+        if node != here.node and node not in here.ssconf.offline_nodes:
+            said = _said_by(here, instance, list(strays), node)
+            if any(is_newer(said["placed"].get(name), leaving) for name, leaving in strays.items()):
+                raise _newer(instance, node)
 
 
 def _marks(here: Here, names: Sequence[str]) -> dict[str, Leaving]:
@@ -168,8 +176,8 @@ def _newer(instance: str, node: str) -> Refused:
     return Refused(instance, f"its newer disks are on {node}", f"gnt-instance modify --new-primary={node} {instance}")
 
 
-def _live_on(here: Here, instance: str, names: Sequence[str], node: str) -> bool:
-    """Tell whether a dataset of the instance has landed on a node; Refused when that cannot be asked."""
+def _said_by(here: Here, instance: str, names: Sequence[str], node: str) -> Any:
+    """Return what another node has of these; Refused when that cannot be asked."""
     try:
         said = here.call(node, "move-target", datasets=dict.fromkeys(names, ""))
         if said["problem"]:
@@ -178,7 +186,7 @@ def _live_on(here: Here, instance: str, names: Sequence[str], node: str) -> bool
         why = f"whether its newer disks are on {node} is not known ({one_line(error)})"
         way_out = f"gnt-zfs move --abort {instance} goes back once it answers, or is offline for the cluster"
         raise Refused(instance, why, way_out) from error
-    return any(has_landed(placed) for placed in said["placed"].values())
+    return said
 
 
 def _bring_home(place: Here, dataset: Dataset) -> None:

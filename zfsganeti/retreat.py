@@ -12,7 +12,7 @@ from zfsganeti.disks import datasets_of, find_instance
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
 from zfsganeti.move import Say, gnt, heedless, must_know
-from zfsganeti.route import FENCED, LEFT, PRESYNC, Leaving, find_rest, has_landed
+from zfsganeti.route import FENCED, LEFT, PRESYNC, Leaving, find_rest, has_landed, is_newer, waits
 
 
 class Back:
@@ -37,20 +37,34 @@ class Back:
         if rest is not None:
             then = "" if rest.lost else f", gnt-zfs move {self.name} {rest.source} then moves it back"
             raise Refused(self.name, f"is on {self.source} already", f"gnt-zfs move {self.name} {self.source} ends that{then}")
-        known = [facts for facts in mine["datasets"].values() if facts is not None]
-        self.marks = [mark for facts in known if (mark := Leaving.parse(facts["move"])) is not None]
-        for node in sorted({mark.to for mark in self.marks if mark.phase in (FENCED, LEFT)}):
-            self._refuse_newer(node, found)
+        known = {name: facts for name, facts in mine["datasets"].items() if facts is not None}
+        marks = {name: mark for name, facts in known.items() if (mark := Leaving.parse(facts["move"])) is not None}
+        self.marks = list(marks.values())
+        self._refuse_newer({name: mark for name, mark in marks.items() if mark.phase in (FENCED, LEFT)}, found)
         self.others = {node: facts for node, facts in found.items() if node != self.source}
 
-    def _refuse_newer(self, node: str, found: Mapping[str, Any]) -> None:
-        """The instance has not lived on the node that it was fenced for; one that is offline is not asked, somebody answers for it."""
-        facts = found.get(node)
-        if isinstance(facts, ZfsGanetiError):
+    def _refuse_newer(self, fenced: Mapping[str, Leaving], found: Mapping[str, Any]) -> None:
+        """The instance has not lived on the node that it was fenced for, nor gone on from there; one that is offline is not asked."""
+        strays = dict(fenced)
+        for node in sorted({mark.to for mark in fenced.values()} & set(found)):
+            facts = self._heard(node, found)
+            if any(has_landed(placed) for placed in facts["datasets"].values()):
+                raise self._newer(node)
+            strays = {name: mark for name, mark in strays.items() if mark.to != node or not waits(facts["coming"].get(name), self.source)}
+        for node in sorted(set(found) - {self.source}) if strays else ():
+            facts = self._heard(node, found)
+            if any(is_newer(facts["datasets"].get(name), mark) for name, mark in strays.items()):
+                raise self._newer(node)
+
+    def _heard(self, node: str, found: Mapping[str, Any]) -> Any:
+        """Return what a node has said; who says that one is offline for the cluster answers for it."""
+        if isinstance(found[node], ZfsGanetiError):
             way_out = f"gnt-node modify --offline=yes {node} if it is lost for good, with all that it has"
-            raise Refused(self.name, f"whether its newer disks are on {node} is not known ({one_line(facts)})", way_out)
-        if facts is not None and any(has_landed(placed) for placed in facts["datasets"].values()):
-            raise Refused(self.name, f"its newer disks are on {node}", f"gnt-instance modify --new-primary={node} {self.name}")
+            raise Refused(self.name, f"whether its newer disks are on {node} is not known ({one_line(found[node])})", way_out)
+        return found[node]
+
+    def _newer(self, node: str) -> Refused:
+        return Refused(self.name, f"its newer disks are on {node}", f"gnt-instance modify --new-primary={node} {self.name}")
 
     def _comes(self, facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         return [coming for coming in facts["coming"].values() if coming is not None and coming["ours"]]

@@ -450,6 +450,18 @@ def has_landed(placed: Mapping[str, Any] | None) -> bool:
     return placed is not None and bool(placed["ours"]) and Coming.parse(placed["move"]) is None
 
 
+def is_newer(placed: Mapping[str, Any] | None, fenced: Leaving) -> bool:
+    """Tell whether what has landed on a node that a dataset was not fenced for is newer: it was not fenced itself before."""
+    leaving = Leaving.parse(placed["move"]) if placed is not None else None
+    return has_landed(placed) and (leaving is None or leaving.phase not in (FENCED, LEFT) or leaving.until > fenced.until)
+
+
+def waits(coming: Mapping[str, Any] | None, source: str) -> bool:
+    """Tell whether what a node has sent is where it was sent to, and has not landed: then it has not gone on from there either."""
+    mark = Coming.parse(coming["move"]) if coming is not None and coming["ours"] else None
+    return mark is not None and mark.source == source
+
+
 def choose_target(room: Mapping[str, int], marks: Sequence[str] = ()) -> str:
     """Return the node to which a move of these datasets has begun, if it is among those with room, or else the one with the most."""
     if not room:

@@ -15,8 +15,8 @@ from tests.unit.test_move import DISKS, KINDS, VOLUMES, Died
 from tests.unit.test_move_interrupted import offline
 from zfsganeti import fence, retreat
 from zfsganeti.datasets import MOVE
-from zfsganeti.errors import Refused, ZfsGanetiError
-from zfsganeti.route import FENCED, PRESYNC, Coming, Leaving, find_rest
+from zfsganeti.errors import CommandFailed, Refused, ZfsGanetiError
+from zfsganeti.route import FENCED, LEFT, PRESYNC, Coming, Leaving, find_rest, is_newer
 
 
 @pytest.fixture
@@ -101,6 +101,47 @@ def test_what_has_come_says_who_has_sent_it_last(rig: Rig, kind: str) -> None:
     offline(rig, "node3")
     go(rig, "node2")
     assert rig.content("web1") == DISKS[kind]
+
+
+# starts and ways back
+
+
+@KINDS
+@pytest.mark.parametrize("state", ["there", "away", "offline"])
+def test_disks_two_moves_old_neither_start_nor_go_back(rig: Rig, kind: str, state: str) -> None:
+    moved_twice(rig, kind)
+    rig.ganeti.gnt("gnt-instance", "shutdown", "web1")
+    rig.ganeti.data["web1"]["primary"] = "node1"
+    if state == "there":
+        said = "web1: its newer disks are on node3: gnt-instance modify --new-primary=node3 web1"
+    else:
+        rig.knots["node3"].away = True
+        said = "web1: whether its newer disks are on node3 is not known"
+    if state == "offline":
+        offline(rig, "node3")
+        assert rig.starts_on("web1", "node1")
+        return
+    with pytest.raises(CommandFailed, match=said):
+        rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    with pytest.raises(Refused, match=said):
+        retreat.Back(rig.master, "web1", print)
+
+
+@KINDS
+def test_a_start_of_what_waits_at_its_target_asks_no_other_node(rig: Rig, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    killed(rig, "modify", "node2")
+    rig.knots["node3"].away = True
+    retreat.Back(rig.master, "web1", print)
+    rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    assert rig.content("web1") == DISKS[kind]
+
+
+@pytest.mark.parametrize(("phase", "until", "newer"), [(FENCED, 1, False), (FENCED, 3, True), (LEFT, 1, False), (PRESYNC, 1, True)])
+def test_what_another_node_was_fenced_with_before_is_not_newer(phase: str, until: int, newer: bool) -> None:
+    assert is_newer(said(Leaving("node2", phase, True, until).pack()), Leaving("node2", FENCED, True, 2)) is newer
+    assert is_newer(said(""), Leaving("node2", FENCED, True, 2))
+    assert not is_newer(None, Leaving("node2", FENCED, True, 2))
 
 
 # what does not say any more that it is all
