@@ -18,7 +18,7 @@ from zfsganeti.errors import BadInput, Busy, CommandFailed, Conflict, Foreign, M
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 from zfsganeti.image import GOLDEN
-from zfsganeti.moving import release
+from zfsganeti.moving import forget_passes, release
 from zfsganeti.names import PREFIX, check_dataset, check_fits
 from zfsganeti.route import LEASE_SECONDS, SETTINGS, Coming, expiry, is_pass, moment, tag_until
 from zfsganeti.snapshots import COMMENT, check_comment
@@ -123,7 +123,7 @@ class Arriving(Place):
         self.zfs.hold(f"{self.partial}@{come.name}", tag)
         release(self.zfs, self.partial, keep=(come.name, tag))
         old = [f"{self.partial}@{snap.name}" for snap in snaps if snap is not come and is_pass(self.zfs.ours, snap.name)]
-        self.zfs.destroy_snapshots(old)
+        forget_passes(self.zfs, old)
         ready = request.get("ready")
         if isinstance(ready, dict):
             self.make_ready(Along(ready), snaps)
@@ -157,6 +157,7 @@ class Arriving(Place):
         if self.coming() is None:
             raise Missing(f"{self.name} below {MOVING} on this node")
         settings = {key: value for key, value in along.values.items() if key in SETTINGS}
+        self._forget_settings(along)
         try:
             self.zfs.set(self.partial, settings)
         except CommandFailed as error:
@@ -174,9 +175,18 @@ class Arriving(Place):
         if there is None or self.streams.written_since(self.partial, there.name):
             raise Conflict(self.what, "does not have what was sent", [snap.name for snap in snaps[-1:]], "gnt-zfs move goes on")
         self._comment(along)
+        self._forget_settings(along)
         _dataset, mark = found
         ready = Coming(mark.source, mark.instance, int(time.time()) + LEASE_SECONDS, along.guid, along.ran)
         self.zfs.set(self.partial, {**along.values, **self.mark(), MOVE: ready.pack()})
+
+    def _forget_settings(self, along: Along) -> None:
+        """What an earlier try has set here, and is not set on the source any more, is not."""
+        mine = self.zfs.local(self.partial)
+        gone = [key for key in mine if key not in along.values and (key in SETTINGS or (":" in key and not key.startswith(PREFIX)))]
+        if limits := {key: "none" for key in gone if key in ROOM and mine[key] not in ("none", "0")}:
+            self.zfs.set(self.partial, limits)
+        self.zfs.clear(self.partial, [key for key in gone if key not in ROOM])
 
     def _comment(self, along: Along) -> None:
         """Snapshots that somebody has commented on say here what they say on the source."""
@@ -207,7 +217,7 @@ class Arriving(Place):
         self._bring_home(placed)
         release(self.zfs, self.final)
         snaps = self.streams.snapshots(self.final)
-        self.zfs.destroy_snapshots([f"{self.final}@{snap.name}" for snap in snaps if is_pass(self.zfs.ours, snap.name)])
+        forget_passes(self.zfs, [f"{self.final}@{snap.name}" for snap in snaps if is_pass(self.zfs.ours, snap.name)])
         self.zfs.clear(self.final, [MOVE])
 
     def _bring_home(self, placed: Dataset) -> None:
@@ -451,10 +461,25 @@ def report(here: Here) -> list[dict[str, Any]]:
 
 
 def release_expired(here: Here, now: float) -> None:
-    """Holds of moves that nobody has gone on with are gone, wherever below our roots what they hold is now."""
+    """Holds of moves that nobody has gone on with are gone, wherever below our roots what they hold is now, and so are left passes."""
     for place in here.places():
         counted = place.zfs.snapshot_facts(place.root.name, ("userrefs",), depth=DEPTH)
-        held = {name.partition("@")[0] for name, facts in counted.items() if facts["userrefs"] not in ("0", "-")}
-        for name in sorted(held):
+        free = {name for name, facts in counted.items() if facts["userrefs"] in ("0", "-")}
+        for name in sorted({name.partition("@")[0] for name in counted if name not in free}):
             with contextlib.suppress(Missing):  # gone since
                 release(place.zfs, name, before=now)
+        left = [name for name in sorted(free) if is_pass(place.zfs.ours, name.partition("@")[2])]
+        for dataset in sorted({name.partition("@")[0] for name in left}):
+            with contextlib.suppress(ZfsGanetiError):  # it is at work, or gone
+                _forget_left(place, dataset, [name for name in left if name.partition("@")[0] == dataset])
+
+
+def _forget_left(place: Here, dataset: str, passes: Sequence[str]) -> None:
+    """Passes that somebody held when their move ended are gone, if their dataset is at home and on no other move."""
+    name = dataset.removeprefix(f"{place.root.name}/")
+    if "/" in name:
+        return
+    with locked(name, seconds=0):
+        found = place.zfs.get(dataset, marks=MARKS)
+        if found is not None and place.store.is_ours(found) and MOVE not in found.marks:
+            forget_passes(place.zfs, passes)

@@ -36,7 +36,7 @@ from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Un
 from zfsganeti.fence import alone, fence, get, lift, refuse_return, take_back
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
-from zfsganeti.moving import mark_of, release
+from zfsganeti.moving import forget_passes, mark_of, release
 from zfsganeti.names import PREFIX
 from zfsganeti.node import Door, PeerFailed
 from zfsganeti.route import (
@@ -404,7 +404,7 @@ def _forget_passes(place: Here, dataset: str, kept: str) -> None:
         tag = tag_until(time.time())
         place.zfs.hold(f"{dataset}@{kept}", tag)
     release(place.zfs, dataset, keep=(kept, tag))
-    place.zfs.destroy_snapshots([f"{dataset}@{snap.name}" for snap in snaps if is_pass(place.zfs.ours, snap.name) and snap.name != kept])
+    forget_passes(place.zfs, [f"{dataset}@{snap.name}" for snap in snaps if is_pass(place.zfs.ours, snap.name) and snap.name != kept])
 
 
 # what goes along
@@ -458,16 +458,16 @@ def abort(here: Here, request: dict[str, Any]) -> Any:
                 ran = ran or (leaving.ran and leaving.phase != PRESYNC)
                 lift(here, name, STOPPING if stay and leaving.phase != PRESYNC else PRESYNC)
                 if not stay:
-                    _forget(place, dataset.name)
+                    _forget(place, dataset)
     return ran
 
 
-def _forget(place: Here, dataset: str) -> None:
+def _forget(place: Here, dataset: Dataset) -> None:
     """No hold, no snapshot and no mark of a move is left."""
-    release(place.zfs, dataset)
-    snaps = place.streams.snapshots(dataset)
-    place.zfs.destroy_snapshots([f"{dataset}@{snap.name}" for snap in snaps if is_pass(place.zfs.ours, snap.name)])
-    place.zfs.clear(dataset, [MOVE])
+    release(place.zfs, dataset.name)
+    snaps = place.streams.snapshots(dataset.name)
+    forget_passes(place.zfs, [f"{dataset.name}@{snap.name}" for snap in snaps if is_pass(place.zfs.ours, snap.name)])
+    place.zfs.clear(dataset.name, [mark for mark in (KEPT, MOVE) if mark in dataset.marks])
 
 
 def leave(here: Here, request: dict[str, Any]) -> Any:

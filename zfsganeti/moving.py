@@ -6,12 +6,12 @@ import contextlib
 import time
 
 from zfsganeti.datasets import INSTANCE, MARKS, MOVE, MOVING, locked
-from zfsganeti.errors import Busy, Unavailable
+from zfsganeti.errors import Busy, CommandFailed, Refused, Unavailable
 from zfsganeti.route import FENCED, LEFT, PRESYNC, Leaving, expiry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from zfsganeti.datasets import Backend
     from zfsganeti.here import Here
@@ -73,6 +73,16 @@ def release(zfs: Backend, dataset: str, keep: tuple[str, str] = ("", ""), *, bef
             until = expiry(tag)
             if until is not None and (snapshot.partition("@")[2], tag) != keep and (before is None or until < before):
                 zfs.release(snapshot, tag)
+
+
+def forget_passes(zfs: Backend, snapshots: Sequence[str]) -> None:
+    """These snapshots of moves are gone, but for those that others hold, have cloned or look into; the watcher tries again with those."""
+    try:
+        zfs.destroy_snapshots(snapshots)
+    except (Busy, Refused, CommandFailed):  # all or none of them
+        for one in snapshots:
+            with contextlib.suppress(Busy, Refused, CommandFailed):
+                zfs.destroy_snapshots([one])
 
 
 def expired(tag: str) -> bool:
