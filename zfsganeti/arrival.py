@@ -203,7 +203,7 @@ class Arriving(Place):
         found = self.coming()
         if found is not None:
             dataset, mark = found
-            if mark.instance != instance or mark.ready != guid or not guid:
+            if mark.ready != guid or not guid or not (mark.instance == instance or self._is_volume_of(dataset, mark)):
                 raise Refused(self.what, "is not what the source was fenced with", "gnt-zfs move goes on")
             self.here.store.unmount_elsewhere(self.partial)
             self.zfs.rename(self.partial, self.final)
@@ -213,12 +213,16 @@ class Arriving(Place):
         if Coming.parse(placed.marks.get(MOVE, "")) is None:
             return  # all but this answer was done before
         self.zfs.clear(self.final, ["readonly"])
-        self.zfs.set(self.final, {"canmount": "on"})
+        self.zfs.set(self.final, {"canmount": "on", **({INSTANCE: instance} if VOLUME in placed.marks else {})})
         self._bring_home(placed)
         release(self.zfs, self.final)
         snaps = self.streams.snapshots(self.final)
         forget_passes(self.zfs, [f"{self.final}@{snap.name}" for snap in snaps if is_pass(self.zfs.ours, snap.name)])
         self.zfs.clear(self.final, [MOVE])
+
+    def _is_volume_of(self, dataset: Dataset, mark: Coming) -> bool:
+        """Tell whether this is a volume of the instance that it was sent for, which may have another name by now: Ganeti knows volumes."""
+        return dataset.marks.get(VOLUME) == self.name and dataset.marks.get(INSTANCE) == mark.instance
 
     def _bring_home(self, placed: Dataset) -> None:
         if VOLUME in placed.marks:
@@ -267,7 +271,7 @@ def facts(here: Here, request: dict[str, Any]) -> Any:
         if found["stores"][datastore] is not None:
             check_fits("dataset", name, here.at(datastore).root.name)
             found["placed"][name] = dataset_facts(here.place_of(name), name)
-            found["coming"][name] = dataset_facts(here.at(datastore), f"{MOVING}/{name}")
+            found["coming"][name] = come_of(here, name)
     return found
 
 
@@ -303,8 +307,10 @@ def dataset_facts(place: Here, name: str) -> dict[str, Any] | None:
 
 def come_of(here: Here, name: str) -> dict[str, Any] | None:
     """Return what this node says of what has come of a dataset, in whichever of its roots; None when nothing has."""
-    found = (dataset_facts(place, f"{MOVING}/{name}") for place in here.places())
-    return next((facts for facts in found if facts is not None), None)
+    for place in here.places():
+        if (found := dataset_facts(place, f"{MOVING}/{name}")) is not None:
+            return {**found, "datastore": place.datastore}
+    return None
 
 
 def arriving(here: Here, name: str) -> Arriving:
@@ -386,9 +392,10 @@ def drop(here: Here, request: dict[str, Any]) -> Any:
     from zfsganeti import transfer
 
     for name in names_of(request) if here.has_root() else ():
-        place = arriving(here, name)
-        place.coming()
-        transfer.receive_abort(here, {"kind": "moving", "name": name, "datastore": place.here.datastore})
+        for place in here.places():  # a disk may have been brought from one root to another between two tries
+            told = {"kind": "moving", "name": name, "datastore": place.datastore}
+            Arriving(here, told).coming()
+            transfer.receive_abort(here, told)
 
 
 def settle(here: Here, instance: str, names: Sequence[str]) -> None:

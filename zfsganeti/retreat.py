@@ -116,21 +116,34 @@ class Back:
         return None
 
 
+def _owners(here: Here) -> dict[str, str]:
+    """Return the instance that each dataset is of, as far as Ganeti knows."""
+    return {name: instance.name for instance in here.master.instances().values() for name in datasets_of(instance)}
+
+
 class Gone:
     """What has come of an instance that is gone or has another name now; Missing when there is nothing."""
 
     def __init__(self, here: Here, typed: str, say: Say) -> None:
         self.here, self.say = here, heedless(say)
         found: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-        lost = []
+        lost, owners, others = [], _owners(here), set()
         for node, facts in here.call_all("report").items():
             if isinstance(facts, ZfsGanetiError):
                 lost.append(node)
                 continue
             for coming in facts["moving"]:
-                if coming["ours"] and typed in (coming["instance"], coming["instance"].split(".")[0]):
+                if not coming["ours"] or typed not in (coming["instance"], coming["instance"].split(".")[0]):
+                    continue
+                if coming["name"] in owners:
+                    others.add(owners[coming["name"]])
+                else:
                     found.setdefault(coming["instance"], {}).setdefault(node, []).append(coming)
         self.unknown = f", as far as is known without {', '.join(lost)}" if lost else ""
+        if not found and others:
+            raise Missing(
+                f"instance {typed}", f"what has come of it is of {', '.join(sorted(others))} now: gnt-zfs move --abort with that name"
+            )
         if not found:
             raise Missing(f"instance {typed}", f"nothing has come of one that was called so either{self.unknown}")
         if len(found) > 1:
@@ -151,6 +164,9 @@ class Gone:
         """Nothing is left of it."""
         if self.name in self.here.master.instances():
             raise Busy(self.name, "has come into being this moment", "the same command looks again")
+        taken = _owners(self.here)
+        if any(coming["name"] in taken for comings in self.places.values() for coming in comings):
+            raise Busy(self.name, "has become disks of another instance this moment", "the same command looks again")
         for node, comings in self.places.items():
             self.here.call(node, "move-drop", datasets=[coming["name"] for coming in comings])
             self.say(f"{self.name}: is no instance, what had come of it to {node} is gone{self.unknown}")

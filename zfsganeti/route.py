@@ -264,7 +264,7 @@ def make_plan(
     for name, facts in source["datasets"].items():
         _check_source(instance, name, facts, source, target["node"])
         store = _check_store(name, facts, target)
-        _check_place(instance, name, target)
+        _check_place(instance, name, facts["datastore"], target)
         _check_stream(name, facts, store, target["node"])
         legs.append(_leg(instance, name, facts, source["node"], target, full))
     _check_room(source, target, legs)
@@ -300,7 +300,7 @@ def _check_store(name: str, facts: Mapping[str, Any], target: Mapping[str, Any])
     return store
 
 
-def _check_place(instance: str, name: str, target: Mapping[str, Any]) -> None:
+def _check_place(instance: str, name: str, datastore: str, target: Mapping[str, Any]) -> None:
     placed, coming, node = target["placed"].get(name), target["coming"].get(name), target["node"]
     if placed is not None and placed["ours"]:
         raise Refused(
@@ -310,13 +310,17 @@ def _check_place(instance: str, name: str, target: Mapping[str, Any]) -> None:
         )
     if placed is not None:
         raise Foreign(f"dataset {placed['dataset']} on {node}", "stands where the instance's belongs and is not ours", "rename it")
-    if coming is not None and (not coming["ours"] or not _comes_as(coming["move"], instance)):
+    if coming is not None and (not coming["ours"] or not _comes_as(name, coming["move"], instance)):
         raise Foreign(f"dataset {coming['dataset']} on {node}", f"was not received for {instance}", "rename or destroy it")
+    if coming is not None and coming.get("datastore", datastore) != datastore:
+        why = f"has come of {name} when that was in another datastore"
+        raise Refused(f"dataset {coming['dataset']} on {node}", why, f"gnt-zfs move --abort {instance} gives it up")
 
 
-def _comes_as(mark: str, instance: str) -> bool:
+def _comes_as(name: str, mark: str, instance: str) -> bool:
+    """Tell whether it comes for an instance; of a volume its name tells, the instance may have had another one."""
     coming = Coming.parse(mark)
-    return coming is not None and coming.instance == instance
+    return coming is not None and (coming.instance == instance or coming.instance != name)
 
 
 def _check_stream(name: str, facts: Mapping[str, Any], store: Mapping[str, Any], node: str) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig import Rig, go, make_rig
+from tests.node import CLUSTER_NAME
+from tests.rig import Knot, Rig, go, make_rig
 from tests.unit.test_move import DISKS, KINDS, VOLUMES, Died, arrived
-from tests.unit.test_move_interrupted import offline
+from tests.unit.test_move_interrupted import offline, switched
 from zfsganeti import arrival, moving, retreat
-from zfsganeti.datasets import KEPT, MOVE
-from zfsganeti.errors import ZfsGanetiError
+from zfsganeti.config import Config
+from zfsganeti.datasets import CLUSTER, INSTANCE, KEPT, MOVE
+from zfsganeti.errors import Busy, Missing, Refused, ZfsGanetiError
 from zfsganeti.trash import Trash
 
 
@@ -108,3 +110,86 @@ def test_disks_that_were_given_up_and_not_put_away_can_be_taken_back(rig: Rig, m
     rig.ganeti.write("web1", next(iter(DISKS[kind])), b"newer")
     marks = rig.knots["node1"].marks(names(kind)[0])
     assert (KEPT in marks, MOVE in marks) == (False, False)
+
+
+# other names
+
+
+def renamed(rig: Rig, at: str) -> None:
+    """The instance is called web2 since its mover died."""
+    switched(rig, "ext", at)
+    rig.ganeti.data["web2"] = rig.ganeti.data.pop("web1")
+
+
+@pytest.mark.parametrize("how", ["move", "startup"])
+def test_volumes_land_although_their_instance_has_another_name_by_now(rig: Rig, how: str) -> None:
+    renamed(rig, "move-check")
+    with pytest.raises(
+        Missing, match="^instance web1 does not exist: what has come of it is of web2 now: gnt-zfs move --abort with that name"
+    ):
+        retreat.Gone(rig.master, "web1", print)
+    if how == "move":
+        go(rig, "node2", "web2")
+    else:
+        rig.ganeti.gnt("gnt-instance", "startup", "web2")
+    assert rig.ganeti.data["web2"]["up"]
+    assert rig.content("web2") == VOLUMES
+    assert {rig.knots["node2"].marks(name)[INSTANCE] for name in VOLUMES} == {"web2"}
+
+
+def test_what_was_sent_ahead_of_volumes_is_of_use_under_another_name(rig: Rig) -> None:
+    rig.ganeti.add("web1", "ext", "node1", VOLUMES)
+    go(rig, presync_only=True)
+    rig.ganeti.data["web2"] = rig.ganeti.data.pop("web1")
+    go(rig, "node2", "web2")
+    assert rig.content("web2") == VOLUMES
+
+
+def test_what_has_become_of_another_instance_meanwhile_is_not_destroyed(rig: Rig) -> None:
+    rig.ganeti.add("web1", "ext", "node1", VOLUMES)
+    go(rig, presync_only=True)
+    known = rig.ganeti.data.pop("web1")
+    gone = retreat.Gone(rig.master, "web1", print)
+    rig.ganeti.data["web2"] = known
+    with pytest.raises(Busy, match="^web1: has become disks of another instance this moment: the same command looks again$"):
+        gone.run()
+
+
+# other roots
+
+
+class TwoRoots(Knot):
+    """A node with a datastore as well, which is another root."""
+
+    def __init__(self, rig: Rig, name: str, seed: int) -> None:
+        super().__init__(rig, name, seed)
+        self.__dict__["config"] = Config(busy_seconds=0, datastores={"ssd": "zfs/fast"})
+        path = f"{rig.place}/{name}/fast"
+        self.fake.foreign("zfs/fast", {CLUSTER: CLUSTER_NAME}, mountpoint=path)
+        self.fake.mount("zfs/fast", path)
+
+
+class TwoRootsRig(Rig):
+    kind = TwoRoots
+
+
+def test_what_has_come_below_another_root_is_given_up_before_more_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = make_rig(tmp_path, monkeypatch, TwoRootsRig)
+    (name, content), *_rest = VOLUMES.items()
+    rig.ganeti.add("web1", "ext", "node1", {name: content}, up=False)
+    go(rig, presync_only=True)
+    for node in ("node1", "node2"):
+        fake = rig.knots[node].fake
+        if mounted := fake.mounted_at(f"{rig.knots[node].root.path}/{name}"):
+            fake.unmount(f"{rig.knots[node].root.path}/{name}")
+            fake.rename(mounted, f"zfs/fast/{name}")
+    old = (
+        f"dataset zfs/vm/.moving/{name} on node2: has come of {name} when that was in another datastore: gnt-zfs move --abort web1 gives it"
+    )
+    with pytest.raises(Refused, match=old):
+        go(rig)
+    retreat.Back(rig.master, "web1", print).run()
+    go(rig)
+    state = rig.knots["node2"].fake.state()
+    assert f"zfs/fast/{name}" in state
+    assert not [one for one in state if "/.moving/" in one]
