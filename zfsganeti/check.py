@@ -168,11 +168,13 @@ def compare_node(
 ) -> list[Finding]:
     """Return what is wrong on one node; `instances` may be None where only their `names` are known, `busy` have a job running."""
     from zfsganeti import leftovers
+    from zfsganeti.disks import datasets_of
 
     node = facts["node"]
     found = [Finding(node, "", text) for text in node_problems(facts)]
     primaries = None if instances is None else {instance.name: instance.primary for instance in instances.values()}
-    found += leftovers.compare(facts, primaries, busy, now)
+    of = {name: instance.name for instance in (instances or {}).values() for name in datasets_of(instance)}
+    found += leftovers.compare(facts, primaries, busy, now, of)
     lacking = _without_dataset(facts, instances or {})
     back = facts.get("rollbacks", ())
     found += [_judge_rollback(node, each) for each in back]
@@ -364,13 +366,22 @@ def _judge_lacking(facts: Mapping[str, Any], lacking: Mapping[str, list[str]]) -
 
 
 def held(reports: Mapping[str, Any], instances: Mapping[str, ganeti.Instance]) -> set[str]:
-    """Return the instances whose primary has said that a mounted dataset of ours holds their files."""
+    """Return the instances whose primary has said that a mounted dataset of ours holds their files, and the volumes that it has."""
+    from zfsganeti import leftovers
+
     found = set()
+    at = {disk.volume: instance.primary for instance in instances.values() for disk in instance.disks if disk.volume}
     for node, facts in reports.items():
         datasets = facts["datasets"] if isinstance(facts, dict) else []
         names = {dataset["name"] for dataset in datasets if dataset["ours"] and dataset["files"]}
         found |= {name for name in names if name in instances and instances[name].primary == node}
+        volumes = facts.get("volumes", ()) if isinstance(facts, dict) else ()
+        whole = {volume["name"] for volume in volumes if volume["ours"] and not leftovers.is_fenced(volume)}
+        found |= {name for name in whole if at.get(name) == node}
     return found
+
+
+AFTER_HEARING = {"discard-elsewhere": "discard", "leave-elsewhere": "move-leave"}  # the verbs of repairs that wait for the primary's word
 
 
 def keep_safe(findings: list[Finding], held: set[str]) -> list[Finding]:
@@ -379,12 +390,12 @@ def keep_safe(findings: list[Finding], held: set[str]) -> list[Finding]:
     A dataset on the wrong node may go to the trash only when the primary has been heard to hold its own.
     """
     lacking = {finding.subject for finding in findings if "has no dataset" in finding.text}
-    return [_kept_safe(finding, held, lacking) if finding.verb == "discard-elsewhere" else finding for finding in findings]
+    return [_kept_safe(finding, held, lacking) if finding.verb in AFTER_HEARING else finding for finding in findings]
 
 
 def _kept_safe(finding: Finding, held: set[str], lacking: set[str]) -> Finding:
     if finding.subject in held:
-        return Finding(finding.node, finding.subject, finding.text, "discard", finding.request)
+        return Finding(finding.node, finding.subject, finding.text, AFTER_HEARING[finding.verb], finding.request)
     way_out = f"its only data is here, gnt-instance modify --new-primary={finding.node} {finding.subject}"
     why = way_out if finding.subject in lacking else "whether it has its data there is not known"
     return Finding(finding.node, finding.subject, f"{finding.text}: {why}")

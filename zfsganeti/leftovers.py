@@ -7,22 +7,34 @@ from typing import Any
 
 from zfsganeti.check import Finding, is_busy
 from zfsganeti.errors import human
-from zfsganeti.route import LEASE_SECONDS, LEFT, PRESYNC, Leaving
+from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, Leaving
 
 FRESH_MINUTES = 10
+ELSEWHERE = "leave-elsewhere"  # no verb: it may go into the trash once the primary has been heard to hold its own
 
 
-def compare(facts: Mapping[str, Any], primaries: Mapping[str, str] | None, busy: set[str], now: float) -> list[Finding]:
-    """Return what is left on one node of moves that are not at work; `primaries` is None where they are not known."""
-    found = []
+def compare(
+    facts: Mapping[str, Any],
+    primaries: Mapping[str, str] | None,
+    busy: set[str],
+    now: float,
+    of: Mapping[str, str] | None = None,
+) -> list[Finding]:
+    """Return what is left on one node of moves that are not at work; `primaries` is None where they are not known.
+
+    `of` are the instances that datasets are of, where that is known: one may have another name since it was moved, or lack a disk.
+    """
+    found, of = list[Finding](), of or {}
     for dataset in (*facts["datasets"], *facts.get("volumes", ())):
         leaving = Leaving.parse(dataset.get("move", ""))
-        if leaving is not None and dataset["ours"] and not is_busy(dataset["instance"], busy):
-            finding = _judge_leaving(facts, dataset, leaving, primaries, now)
+        instance = of.get(dataset["name"], dataset["instance"] or dataset["name"])
+        if leaving is not None and dataset["ours"] and not is_busy(dataset["instance"], busy) and not is_busy(instance, busy):
+            finding = _judge_leaving(facts, dataset["name"], instance, leaving, primaries, now)
             found += [finding] if finding is not None else []
     for coming in facts.get("moving", ()):
-        if not is_busy(coming["instance"], busy):
-            found += _judge_coming(facts, coming, primaries, now)
+        instance = of.get(coming["name"], coming["instance"])
+        if not is_busy(coming["instance"], busy) and not is_busy(instance, busy):
+            found += _judge_coming(facts, {**coming, "instance": instance, "lacks": bool(of) and coming["name"] not in of}, primaries, now)
     return found
 
 
@@ -42,22 +54,28 @@ def _is_fresh(until: int, facts: Mapping[str, Any], now: float) -> bool:
 
 
 def _judge_leaving(
-    facts: Mapping[str, Any], dataset: Mapping[str, Any], leaving: Leaving, primaries: Mapping[str, str] | None, now: float
+    facts: Mapping[str, Any], name: str, instance: str, leaving: Leaving, primaries: Mapping[str, str] | None, now: float
 ) -> Finding | None:
-    node = facts["node"]
-    instance = dataset["instance"] or dataset["name"]
+    node, left = facts["node"], leaving.phase in (FENCED, LEFT)
     on = f"gnt-zfs move {instance} {leaving.to} goes on"
-    here = primaries is None or primaries.get(instance, node) == node
-    if leaving.phase == LEFT or (leaving.fenced and not here):
-        return Finding(node, dataset["name"], f"was not put into the trash after the move of {instance} to {leaving.to}: {on}")
+    primary = node if primaries is None else primaries.get(instance, "")
+    request = {"datasets": [name]}
+    if not primary and leaving.phase != PRESYNC:
+        text = f"was to move to {leaving.to} with {instance}, which is no instance any more"
+        return Finding(node, name, text, "move-leave" if left else "move-abort", request)
+    if left and primary not in (node, leaving.to):
+        text = f"was not put into the trash after the move of {instance} to {leaving.to}, which is on {primary} by now"
+        return Finding(node, name, text, ELSEWHERE, request)
+    if leaving.phase == LEFT or (left and primary != node):
+        return Finding(node, name, f"was not put into the trash after the move of {instance} to {leaving.to}: {on}")
     if leaving.phase != PRESYNC and _is_fresh(leaving.until, facts, now):
         return None  # it is being moved this moment, perhaps
     if leaving.phase != PRESYNC:
         back = f"gnt-zfs move --abort {instance} or a start of it goes back"
-        return Finding(node, dataset["name"], f"{instance} was stopped for a move to {leaving.to} that has not ended: {on}, {back}")
+        return Finding(node, name, f"{instance} was stopped for a move to {leaving.to} that has not ended: {on}, {back}")
     if leaving.until < now:
         text = f"a move of {instance} to {leaving.to} was begun and given up"
-        return Finding(node, dataset["name"], text, "move-abort", {"datasets": [dataset["name"]]}, sure=True)
+        return Finding(node, name, text, "move-abort", request, sure=True)
     return None
 
 
@@ -67,6 +85,11 @@ def _judge_coming(facts: Mapping[str, Any], coming: Mapping[str, Any], primaries
     if not coming["ours"]:
         return [Finding(node, name, f"{coming['dataset']} was not received by a move: rename or destroy it")]
     primary = primaries.get(instance, "") if primaries is not None else ""
+    if coming["lacks"] and primary:
+        text = f"{coming['dataset']} holds {human(coming['used'])} of a move of {instance}, of which it is no disk any more"
+        if coming["ready"]:  # it may have all that there is
+            return [Finding(node, name, f"{text}: zfs destroy -r {coming['dataset']} if nobody wants it")]
+        return [Finding(node, name, text, "move-drop", {"datasets": [name]})]
     if primary == node:
         if _is_fresh(coming["until"], facts, now):
             return []

@@ -207,10 +207,14 @@ class Move:
         self.stores |= {name: one["datastore"] for name, one in self.rest.known.items()}
         self._owe(self.rest.ran)
         on = f"{self.name}: the move from {self.source} to {self.target} goes on, the primary is {self.target} already"
-        if not self.rest.lost:
-            return [on]
-        since = f"{self.name}: what {self.target} has is as of {moment(self.rest.ready)}, what was written on {self.source} since is lost"
-        return [f"{on}; {self.source} is offline and not asked any more", since]
+        told = [on + (f"; {self.source} is offline and not asked any more" if self.rest.lost else "")]
+        if self.rest.lost:
+            when = moment(self.rest.ready)
+            told.append(f"{self.name}: what {self.target} has is as of {when}, what was written on {self.source} since is lost")
+        if self.owed and self.options.start:  # whether it has been started since, and was stopped again, nobody knows
+            ran = f"is stopped, and is started on {self.target} since it ran when it was moved; --no-start leaves it stopped"
+            told.append(f"{self.name}: {ran}")
+        return told
 
     # doing it
 

@@ -14,7 +14,9 @@ from tests.node import CLUSTER_NAME, DAY, Node
 from zfsganeti import check, ganeti, patch
 from zfsganeti.check import Finding
 from zfsganeti.errors import Unavailable
+from zfsganeti.ganeti import Instance
 from zfsganeti.here import Here
+from zfsganeti.route import FENCED, Leaving
 from zfsganeti.volumes import Volumes
 
 NOW = 1_700_000_000.0
@@ -318,6 +320,16 @@ def test_a_copy_is_kept_while_nobody_knows_what_the_primary_has() -> None:
 def test_a_primary_holds_what_it_says_it_has(report: object, expected: set[str]) -> None:
     copy = {"datasets": [dataset(), dataset("other")]}
     assert check.held({"node1": copy, "node2": report}, {"web1": instance(primary="node2")}) == expected
+
+
+@pytest.mark.parametrize(("move", "held"), [("", {"u.ext"}), (Leaving("node1", FENCED, True, 0).pack(), set())])
+def test_a_primary_holds_the_volumes_that_it_says_it_has(move: str, held: set[str]) -> None:
+    disk = {"uuid": "d", "dev_type": "ext", "size": 1, "logical_id": ["zfs", "u.ext"], "params": {}}
+    data = {"name": "web1", "uuid": "u", "primary_node": "node2", "disks": ["d"], "hypervisor": "fake"}
+    web1 = Instance(data, {"node2": "node2"}, {"d": disk}, {})
+    report = {"datasets": [], "volumes": [{"name": "u.ext", "ours": True, "move": move}]}
+    assert check.held({"node1": report}, {"web1": web1}) == set()
+    assert check.held({"node2": report}, {"web1": web1}) == held
 
 
 def test_a_finding_for_programs_says_whether_it_can_be_repaired() -> None:

@@ -54,6 +54,41 @@ def test_a_source_that_was_not_given_up() -> None:
     assert said(facts("node1", datasets=[leaving(FENCED, 60)]), "node2") == [text]
 
 
+@pytest.mark.parametrize("phase", [FENCED, LEFT])
+@pytest.mark.parametrize("volume", [False, True])
+def test_a_source_that_is_two_moves_old_goes_once_its_instance_is_heard_to_have_its_own(phase: str, volume: bool) -> None:
+    name = "u.ext.disk0" if volume else "web1"
+    lists: dict[str, Any] = {"volumes" if volume else "datasets": [leaving(phase, 60, name=name)]}
+    found = compare(facts("node1", **lists), {"web1": "node3"}, set(), NOW, {name: "web1"})
+    text = "was not put into the trash after the move of web1 to node2, which is on node3 by now"
+    assert check.keep_safe(found, {name}) == [check.Finding("node1", name, text, "move-leave", {"datasets": [name]})]
+    assert check.keep_safe(found, set()) == [check.Finding("node1", name, f"{text}: whether it has its data there is not known")]
+
+
+@pytest.mark.parametrize(("phase", "verb"), [(STOPPING, "move-abort"), (FENCED, "move-leave"), (LEFT, "move-leave")])
+def test_a_source_whose_instance_is_gone_can_be_cleared_away(phase: str, verb: str) -> None:
+    (finding,) = compare(facts("node1", datasets=[leaving(phase, 60)]), {"web2": "node1"}, set(), NOW)
+    assert finding.text == "was to move to node2 with web1, which is no instance any more"
+    assert (finding.verb, finding.request, finding.sure) == (verb, {"datasets": ["web1"]}, False)
+
+
+def test_what_has_come_of_a_disk_that_its_instance_lacks_by_now() -> None:
+    name, own = "v.ext.disk1", {"u.ext.disk0": "web1"}
+    (finding,) = compare(facts("node2", moving=[coming(60, name=name)]), {"web1": "node2"}, set(), NOW, own)
+    assert (finding.verb, finding.request, finding.sure) == ("move-drop", {"datasets": [name]}, False)
+    text = "zfs/vm/.moving/web1 holds 1.00G of a move of web1, of which it is no disk any more"
+    assert finding.text == text
+    (finding,) = compare(facts("node2", moving=[coming(60, name=name, ready=True)]), {"web1": "node2"}, set(), NOW, own)
+    assert (finding.verb, finding.text) == ("", f"{text}: zfs destroy -r zfs/vm/.moving/web1 if nobody wants it")
+
+
+def test_what_has_come_is_said_to_be_of_the_instance_as_it_is_called_now() -> None:
+    found = compare(
+        facts("node2", moving=[coming(3600, name="u.ext.disk0", ready=True)]), {"web2": "node2"}, set(), NOW, {"u.ext.disk0": "web2"}
+    )
+    assert [finding.text for finding in found] == ["the move of web2 to here has not ended: gnt-zfs move web2 node2 goes on"]
+
+
 def test_what_was_sent_ahead_is_fine_until_its_lease_ends() -> None:
     assert said(facts("node1", datasets=[leaving(PRESYNC, 3600)])) == []
     (finding,) = compare(facts("node1", datasets=[leaving(PRESYNC, LEASE_SECONDS + 1)]), {"web1": "node1"}, set(), NOW)

@@ -13,7 +13,7 @@ import pytest
 from tests.rig import Rig, go, make_rig
 from tests.unit.test_move import DISKS, KINDS, VOLUMES, Died
 from tests.unit.test_move_interrupted import offline
-from zfsganeti import fence, retreat
+from zfsganeti import check, fence, retreat
 from zfsganeti.datasets import MOVE
 from zfsganeti.errors import CommandFailed, Refused, ZfsGanetiError
 from zfsganeti.route import FENCED, LEFT, PRESYNC, Coming, Leaving, find_rest, is_newer
@@ -47,6 +47,14 @@ def moved_twice(rig: Rig, kind: str) -> None:
     killed(rig, "move-leave", "node2")
     go(rig, "node3")
     rig.ganeti.write("web1", next(iter(DISKS[kind])), b"newest")
+
+
+def findings(rig: Rig) -> list[check.Finding]:
+    """What gnt-zfs check finds of moves."""
+    reports = {node: {**check.report(knot), "leftover_minutes": 0} for node, knot in rig.knots.items()}
+    instances = rig.ganeti.instances()
+    found = [finding for facts in reports.values() for finding in check.compare_node(facts, instances, list(instances), set(), time.time())]
+    return [finding for finding in check.keep_safe(found, check.held(reports, instances)) if finding.verb.startswith("move-")]
 
 
 # which node is the source
@@ -144,6 +152,32 @@ def test_what_another_node_was_fenced_with_before_is_not_newer(phase: str, until
     assert not is_newer(None, Leaving("node2", FENCED, True, 2))
 
 
+@KINDS
+def test_disks_two_moves_old_are_said_to_be_that_and_go_into_the_trash(rig: Rig, kind: str) -> None:
+    moved_twice(rig, kind)
+    found = findings(rig)
+    texts = ["was not put into the trash after the move of web1 to node2, which is on node3 by now"] * len(names(kind))
+    assert [finding.text for finding in found] == texts
+    for finding in found:
+        rig.master.call(finding.node, finding.verb, **finding.request)
+    assert [name for name in rig.knots["node1"].datasets() if not name.startswith(".trash")] == []
+    assert findings(rig) == []
+    assert rig.content("web1")[next(iter(DISKS[kind]))] == b"newest"
+
+
+@KINDS
+def test_a_source_whose_instance_was_removed_goes_into_the_trash(rig: Rig, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    killed(rig, "move-leave", "node2")
+    rig.ganeti.gnt("gnt-instance", "shutdown", "web1")
+    for name in names(kind):
+        rig.knots["node2"].trash.put(name) if kind == "file" else rig.knots["node2"].volumes.remove(name)
+    del rig.ganeti.data["web1"]
+    for finding in findings(rig):
+        rig.master.call(finding.node, finding.verb, **finding.request)
+    assert [name for name in rig.knots["node1"].datasets() if not name.startswith(".trash")] == []
+
+
 # what does not say any more that it is all
 
 
@@ -210,3 +244,18 @@ def test_what_node2_has_not_heard_of_is_told_with_its_age_before_it_lands(rig: R
     said: list[str] = []
     go(rig, said=said)
     assert said[1] == "web1: what node2 has is as of 2023-11-14 22:13 UTC, what was written on node1 since is lost"
+
+
+# what was stopped since
+
+
+@KINDS
+@pytest.mark.parametrize("starts", [True, False])
+def test_the_end_of_a_move_says_that_it_starts_what_is_stopped(rig: Rig, kind: str, starts: bool) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    killed(rig, "move-leave", "node2")
+    rig.ganeti.gnt("gnt-instance", "shutdown", "web1")
+    said: list[str] = []
+    go(rig, said=said, start=starts)
+    told = "web1: is stopped, and is started on node2 since it ran when it was moved; --no-start leaves it stopped"
+    assert (told in said, rig.ganeti.data["web1"]["up"]) == (starts, starts)
