@@ -186,7 +186,8 @@ class Arriving(Place):
         gone = [key for key in mine if key not in along.values and (key in SETTINGS or (":" in key and not key.startswith(PREFIX)))]
         if limits := {key: "none" for key in gone if key in ROOM and mine[key] not in ("none", "0")}:
             self.zfs.set(self.partial, limits)
-        self.zfs.clear(self.partial, [key for key in gone if key not in ROOM])
+        if unset := [key for key in gone if key not in ROOM]:
+            self.zfs.clear(self.partial, unset)
 
     def _comment(self, along: Along) -> None:
         """Snapshots that somebody has commented on say here what they say on the source."""
