@@ -29,7 +29,7 @@ from zfsganeti.datasets import (
     pack_record,
     unpack_record,
 )
-from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, ZfsGanetiError
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.names import PREFIX, meant
 from zfsganeti.roots import make_parent
 
@@ -74,6 +74,7 @@ class Entry:
         self.dataset, self.node = dataset, node
         self.entry = dataset.short
         owner, self.removed = parse_entry(dataset.short)
+        self.stamp = self.removed  # by the clock of then; of what was removed at the same time, what came first
         self.volume = dataset.marks.get(VOLUME, "")
         self.instance = dataset.marks.get(INSTANCE, "") if self.volume else owner
         self.used = dataset.used
@@ -84,8 +85,11 @@ class Entry:
         self.unseen = False  # it was put there by a clock that was ahead, and nothing says yet since when it is there
 
     def count_from(self, now: float) -> None:
-        """It was removed at `now` at the latest, and at no later time when that is told again: its clock may have been years ahead."""
-        if self.removed > now:
+        """It was removed at `now` at the latest, and at no later time when that is told again: its clock may have been years ahead.
+
+        What seems to have been removed within a day from now keeps its time: a clock that is a little behind changes no order.
+        """
+        if self.removed > now + DAY:
             entry, _space, seen = self.dataset.marks.get(SEEN, "").partition(" ")
             self.unseen = entry != self.entry or not seen.isdecimal() or int(seen) > now
             self.removed = int(now) if self.unseen else int(seen)
@@ -127,7 +131,12 @@ def choose(entries: Sequence[Mapping[str, Any]], wanted: str, *, disk: bool = Fa
     if not matching:
         known = {entry["entry" if ":" in wanted else "instance"] for entry in entries} - {""}
         raise Missing(f"{wanted} in the trash", meant(wanted, known, "gnt-zfs trash list shows what is there"))
-    return str(max(matching, key=lambda entry: (entry["restorable"], entry["removed"], entry["entry"]))["entry"])
+    return str(max(matching, key=lambda entry: (entry["restorable"], entry["removed"], stamp_of(entry), entry["entry"]))["entry"])
+
+
+def stamp_of(entry: Mapping[str, Any]) -> int:
+    """Return when an entry was removed by the clock of then, in seconds since 1970, which may have been wrong."""
+    return parse_entry(entry["entry"])[1]
 
 
 def _refuse_several(wanted: str, matching: Sequence[Mapping[str, Any]], of: str) -> None:
@@ -139,10 +148,10 @@ def _refuse_several(wanted: str, matching: Sequence[Mapping[str, Any]], of: str)
 def plan_giving_up(entries: list[tuple[str, int, int]], *, now: float, days: int, missing: int, until: float = 0) -> list[str]:
     """Return which entries (name, removed, used) to destroy: the expired, then the oldest until `missing` bytes would be free.
 
-    Before `until` nothing is expired.
+    Of those that were removed at the same time the first in the list is the oldest. Before `until` nothing is expired.
     """
     doomed, freed = [], 0
-    for name, removed, used in sorted(entries, key=lambda entry: (entry[1], entry[0])):
+    for name, removed, used in sorted(entries, key=lambda entry: entry[1]):
         if max(removed + days * DAY, until) <= now or freed < missing:
             doomed.append(name)
             freed += used
@@ -170,7 +179,7 @@ class Trash:
             with contextlib.suppress(BadInput):
                 entries.append(Entry(dataset))
                 entries[-1].count_from(self.store.now())
-        return sorted(entries, key=lambda entry: (entry.removed, entry.entry))
+        return sorted(entries, key=lambda entry: (entry.removed, entry.stamp, entry.entry))
 
     def until(self) -> float:
         """Return before which time nothing expires, in seconds since 1970."""
@@ -186,7 +195,8 @@ class Trash:
     def _alone(self, entry: str) -> Iterator[Entry]:
         """Yield the entry as it is now: meanwhile nobody else reserves or destroys it."""
         self.find(entry)  # what is not there is said at once
-        with locked(TRASH, what=f"{entry} in the trash"):
+        pool = self.store.root.name.split("/")[0]  # one that hangs keeps no other's trash waiting
+        with locked(f"{TRASH}.{pool}", what=f"{entry} in the trash"):
             yield self.find(entry)
 
     def put(self, instance: str, record: Mapping[str, Any] | None = None) -> str | None:
@@ -304,7 +314,7 @@ class Trash:
                 gone.append(entry)
             except Missing:
                 continue  # somebody has taken it out meanwhile
-            except (Busy, Foreign) as error:
+            except (Busy, Foreign, Unavailable) as error:
                 kept.append(f"{entry}: {error.why}")
         return gone, kept
 

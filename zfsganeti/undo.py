@@ -19,7 +19,7 @@ from zfsganeti.disks import find_instance
 from zfsganeti.errors import BadInput, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.here import Here
 from zfsganeti.node import run
-from zfsganeti.trash import DAY, choose
+from zfsganeti.trash import DAY, choose, stamp_of
 
 SHOW = "the command is shown by gnt-zfs trash restore --dry-run"
 
@@ -98,7 +98,7 @@ def _back_into_trash(here: Here, reports: Iterable[Mapping[str, Any]], wanted: s
     """Return the way back of what an interrupted restore has taken out of the trash; nothing if there is none of that name."""
     instances, detached = here.master.everything()
     used = detached | {disk.volume for instance in instances.values() for disk in instance.disks}
-    taken = [volume for report in reports for volume in report["volumes"] if volume["recorded"] and volume["name"] not in used]
+    taken = [volume for report in reports for volume in report["volumes"] if volume.get("recorded") and volume["name"] not in used]
     for instance in sorted({volume["instance"] for volume in taken}):
         if wanted in (instance, instance.split(".")[0]):
             return f"what an interrupted restore left of {instance} goes back there by gnt-zfs check --repair; then give this command again"
@@ -158,12 +158,12 @@ def gather(entries: list[dict[str, Any]], chosen: str, count: int) -> list[str]:
     for index in range(count):
         same = [entry for entry in entries if (entry["uuid"], entry["disk"]) == (anchor["uuid"], index) and entry["volume"]]
         same = [entry for entry in same if entry.get("set", "") == anchor.get("set", "")]
-        near = [entry for entry in same if entry["removed"] <= anchor["removed"] + DAY]
+        near = [entry for entry in same if stamp_of(entry) <= stamp_of(anchor) + DAY]
         if not near:
             raise Missing(
                 f"disk {index} of {anchor['instance']} in the trash", f"gnt-zfs trash restore {chosen} --into INSTANCE restores one"
             )
-        found.append(chosen if index == anchor["disk"] else max(near, key=lambda entry: (entry["removed"], entry["entry"]))["entry"])
+        found.append(chosen if index == anchor["disk"] else max(near, key=lambda entry: (stamp_of(entry), entry["entry"]))["entry"])
     return found
 
 

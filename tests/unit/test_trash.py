@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.node import CLUSTER_NAME, DAY, HOUR, Node
 from zfsganeti import clock
 from zfsganeti.datasets import CLUSTER, FORMER, INSTANCE, RECORD, RESTORING, VOLUME
-from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, Unavailable
 from zfsganeti.trash import Entry, Trash, choose, entry_name, parse_entry, plan_giving_up
 from zfsganeti.zfs import Dataset
 
@@ -438,6 +438,46 @@ def test_the_oldest_is_given_up_early_where_room_is_short(node: Node) -> None:
     node.fake.available = used // 9 - 1000  # a little less than a tenth
     assert node.trash.give_up() == ([old], [])
     assert [entry.entry for entry in node.trash.entries()] == [young]
+
+
+@pytest.mark.parametrize("behind", [0, 2 * HOUR, 30 * DAY, 10000 * DAY])
+@pytest.mark.parametrize("looked", [False, True], ids=["", "looked"])
+def test_what_was_removed_first_is_the_oldest_whatever_the_clock_says_now(
+    node: Node, monkeypatch: pytest.MonkeyPatch, behind: int, looked: bool
+) -> None:
+    first = remove(node, "zeta")
+    node.fake.clock += HOUR
+    second = remove(node, "alpha")
+    node.fake.clock -= behind
+    if looked:
+        node.trash.give_up()
+        node.fake.clock += HOUR
+    monkeypatch.setattr(node.trash, "_missing", lambda: 1)
+    assert [entry.entry for entry in node.trash.entries()] == [first, second]
+    assert node.trash.give_up() == ([first], [])
+
+
+def test_the_newest_of_an_instance_is_meant_though_the_clock_was_ahead(node: Node) -> None:
+    node.fake.clock += 10000 * DAY
+    remove(node)
+    node.fake.clock += HOUR
+    newest = remove(node)
+    node.fake.clock -= 10000 * DAY
+    assert choose([entry.as_json(7) for entry in node.trash.entries()], "web1") == newest
+
+
+def test_an_entry_that_somebody_is_at_work_on_keeps_no_other_from_going(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, young = remove(node, "old"), remove(node, "young")
+    node.fake.clock += 30 * DAY
+    alone = node.trash._alone
+
+    def busy(entry: str) -> Any:
+        if entry == old:
+            raise Unavailable(f"{entry} in the trash", "another operation of ours is at work on it")
+        return alone(entry)
+
+    monkeypatch.setattr(node.trash, "_alone", busy)
+    assert node.trash.give_up() == ([young], [f"{old}: another operation of ours is at work on it"])
 
 
 def test_a_root_that_may_have_but_a_part_of_its_pool_is_short_of_its_own_space_only(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
