@@ -23,9 +23,10 @@ from zfsganeti.datasets import CLUSTER, MARKS
 from zfsganeti.errors import CommandFailed, Missing
 from zfsganeti.image import IMAGE_MARKS
 from zfsganeti.roots import Root
+from zfsganeti.trash import SEEN
 from zfsganeti.zfs import MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID, NATIVE, Dataset, Zfs
 
-SURVEYED = tuple(dict.fromkeys((*NATIVE, "readonly", "createtxg", "clones", "userrefs", *MARKS, *IMAGE_MARKS)))
+SURVEYED = tuple(dict.fromkeys((*NATIVE, "readonly", "createtxg", "clones", "userrefs", *MARKS, SEEN, *IMAGE_MARKS)))
 FLAGS = MS_NOATIME | MS_NOSUID | MS_NODEV | MS_NOEXEC
 TRIES = 10  # to destroy what a mount that was let go a moment ago still keeps
 Row = dict[str, tuple[str, str]]  # of each property its value, and where that was set
