@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from zfsganeti.arrival import names_of, settle, texts_of
+from zfsganeti.arrival import come_of, names_of, settle, texts_of
 from zfsganeti.datasets import INSTANCE, INTENT, MARKS, MOVE, VOLUME, locked, refuse_half_back
 from zfsganeti.errors import Busy, Missing, Refused, Unavailable, ZfsGanetiError, one_line
 from zfsganeti.here import Here
 from zfsganeti.moving import mark_of
 from zfsganeti.process import holding
-from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, STOPPING, Leaving, has_landed, is_newer, waits
+from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, STOPPING, Leaving, either, has_landed, is_newer, waits
 from zfsganeti.zfs import Dataset
 
 TAKE_BACK_SECONDS = 10.0  # for a node that may be away, while an instance waits to be started
@@ -136,8 +136,9 @@ def _refuse_stale(here: Here, instance: str, names: Sequence[str]) -> None:
     for node in here.ssconf.nodes if strays else ():
         if node != here.node and node not in here.ssconf.offline_nodes:
             said = _said_by(here, instance, list(strays), node)
-            if any(is_newer(said["placed"].get(name), leaving) for name, leaving in strays.items()):
-                raise _newer(instance, node)
+            came_to = {name: "" if come_of(here, name) is not None else here.node for name in strays}
+            if any(is_newer(said["placed"].get(name), leaving, came_to[name]) for name, leaving in strays.items()):
+                raise either(instance, node, [name for name in names if has_landed(said["placed"].get(name))])
 
 
 def _marks(here: Here, names: Sequence[str]) -> dict[str, Leaving]:

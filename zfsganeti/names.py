@@ -14,6 +14,7 @@ IMAGE_LIMIT = 100  # leaves room for the root before it and a snapshot behind it
 IN_TRASH = "{}/.trash/{}:00000000T000000Z.99"  # the longest name that what is below a root can get
 SNAPSHOT_BYTES = 64  # kept for snapshots: sanoid's have 40, ours less than these unless somebody names them
 SNAPSHOT_VOLUME = ".snap"  # what Ganeti appends to a volume's name for a snapshot of it, which is a volume as well
+REMOVE = "/usr/share/ganeti/extstorage/zfs/remove"  # what puts the volume VOL_NAME of a node into the trash there
 NEEDED_BYTES = 63  # the least that a root must leave for names: a volume's have 46, and a label of a host's name may have 63
 # sets, for every verb of a disk comes here and importing `re` takes longer than what it does
 ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")

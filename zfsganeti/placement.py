@@ -10,9 +10,7 @@ from zfsganeti.check import Finding, is_busy
 from zfsganeti.datasets import INSTANCE, MOVE, RECORD, VOLUME
 from zfsganeti.errors import human
 from zfsganeti.look import Look
-from zfsganeti.names import SNAPSHOT_VOLUME
-
-REMOVE = "/usr/share/ganeti/extstorage/zfs/remove"
+from zfsganeti.names import REMOVE, SNAPSHOT_VOLUME
 
 # the facts of one node
 

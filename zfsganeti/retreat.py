@@ -12,7 +12,7 @@ from zfsganeti.disks import datasets_of, find_instance
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
 from zfsganeti.move import Say, gnt, heedless, must_know
-from zfsganeti.route import FENCED, LEFT, PRESYNC, Leaving, find_rest, has_landed, is_newer, waits
+from zfsganeti.route import FENCED, LEFT, PRESYNC, Leaving, either, find_rest, has_landed, is_newer, waits
 
 
 class Back:
@@ -53,8 +53,10 @@ class Back:
             strays = {name: mark for name, mark in strays.items() if mark.to != node or not waits(facts["coming"].get(name), self.source)}
         for node in sorted(set(found) - {self.source}) if strays else ():
             facts = self._heard(node, found)
-            if any(is_newer(facts["datasets"].get(name), mark) for name, mark in strays.items()):
-                raise self._newer(node)
+            waiting = {name for name, coming in found[self.source]["coming"].items() if coming is not None}
+            came_to = {name: "" if name in waiting else self.source for name in strays}
+            if any(is_newer(facts["datasets"].get(name), mark, came_to[name]) for name, mark in strays.items()):
+                raise either(self.name, node, [name for name in self.names if has_landed(facts["datasets"].get(name))])
 
     def _heard(self, node: str, found: Mapping[str, Any]) -> Any:
         """Return what a node has said; who says that one is offline for the cluster answers for it."""

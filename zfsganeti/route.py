@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from zfsganeti.errors import Busy, Foreign, Missing, NoSpace, Refused, Unavailable, human, one_line
+from zfsganeti.names import REMOVE
 from zfsganeti.transfer import Abandon, Full, Incremental, Nothing, Resume, find
 
 TYPE_CHECKING = False
@@ -454,10 +455,28 @@ def has_landed(placed: Mapping[str, Any] | None) -> bool:
     return placed is not None and bool(placed["ours"]) and Coming.parse(placed["move"]) is None
 
 
-def is_newer(placed: Mapping[str, Any] | None, fenced: Leaving) -> bool:
-    """Tell whether what has landed on a node that a dataset was not fenced for is newer: it was not fenced itself before."""
+def is_newer(placed: Mapping[str, Any] | None, fenced: Leaving, came_to: str = "") -> bool:
+    """Tell whether what has landed on a node that a dataset was not fenced for may be newer: it was not fenced itself before.
+
+    What was fenced there for `came_to`, where nothing of it waits and the dataset is, has come there before, whatever the clocks say.
+    """
     leaving = Leaving.parse(placed["move"]) if placed is not None else None
-    return has_landed(placed) and (leaving is None or leaving.phase not in (FENCED, LEFT) or leaving.until > fenced.until)
+    if not has_landed(placed) or leaving is None or leaving.phase not in (FENCED, LEFT):
+        return has_landed(placed)
+    return leaving.to != came_to and leaving.until > fenced.until
+
+
+def either(instance: str, node: str, names: Sequence[str]) -> Refused:
+    """Return what is said where another node has disks that may as well be older as newer, with the way out of either."""
+    newest = f"gnt-instance modify --new-primary={node} {instance} if those there are the newest"
+    why = f"disks of it are on {node} as well, and which are newer is not known"
+    return Refused(instance, why, f"compare them, then {newest}, else on {node}: {into_trash(instance, names)}")
+
+
+def into_trash(instance: str, names: Sequence[str]) -> str:
+    """Return what to type on a node to put what it has of an instance into the trash there."""
+    volumes = [f"VOL_NAME={name} {REMOVE}" for name in names if name != instance]
+    return " && ".join(volumes) or f"echo '{json.dumps({'instance': instance})}' | gnt-zfs node discard"
 
 
 def waits(coming: Mapping[str, Any] | None, source: str) -> bool:
