@@ -258,7 +258,7 @@ def facts(here: Here, request: dict[str, Any]) -> Any:
     try:
         here.root.name  # noqa: B018 - it is looked for, and must be there
     except ZfsGanetiError as error:
-        return {**found, "problem": one_line(error).removeprefix(f"{here.node}: ")}
+        return {**found, "problem": one_line(error).removeprefix(f"{here.node}: "), "rootless": isinstance(error, Missing)}
     for datastore in sorted(set(wanted.values())):
         if datastore and datastore not in here.config.datastores:
             found["stores"][datastore] = None

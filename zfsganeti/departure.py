@@ -76,7 +76,7 @@ TELL_SECONDS = 0.5
 
 def facts(here: Here, request: dict[str, Any]) -> Any:
     """Return what this node says of an instance's datasets, and of what has come of them."""
-    found: dict[str, Any] = {"node": here.node, "problem": "", "datasets": {}, "coming": {}}
+    found: dict[str, Any] = {"node": here.node, "problem": "", "rootless": False, "datasets": {}, "coming": {}}
     try:
         copies = {name for place in here.places() for name in place.independent.begun()}
         features = {place.datastore: place.streams.features(place.root.name) for place in here.places()}
@@ -87,6 +87,7 @@ def facts(here: Here, request: dict[str, Any]) -> Any:
             found["coming"][name] = come_of(here, name)
     except ZfsGanetiError as error:
         found["problem"] = one_line(error).removeprefix(f"{here.node}: ")
+        found["rootless"] = isinstance(error, Missing) and not here.has_root()  # a dataset may be missing, too
     return found
 
 

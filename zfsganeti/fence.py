@@ -181,7 +181,7 @@ def _said_by(here: Here, instance: str, names: Sequence[str], node: str) -> Any:
     """Return what another node has of these; Refused when that cannot be asked."""
     try:
         said = here.call(node, "move-target", datasets=dict.fromkeys(names, ""))
-        if said["problem"]:
+        if said["problem"] and not said.get("rootless"):  # which has nothing; a pool that is not there may have anything
             raise Unavailable(node, said["problem"])
     except ZfsGanetiError as error:
         why = f"whether its newer disks are on {node} is not known ({one_line(error)})"

@@ -60,10 +60,12 @@ class Back:
 
     def _heard(self, node: str, found: Mapping[str, Any]) -> Any:
         """Return what a node has said; who says that one is offline for the cluster answers for it."""
-        if isinstance(found[node], ZfsGanetiError):
+        said = found[node]
+        problem = one_line(said) if isinstance(said, ZfsGanetiError) else "" if said.get("rootless") else said["problem"]
+        if problem:
             way_out = f"gnt-node modify --offline=yes {node} if it is lost for good, with all that it has"
-            raise Refused(self.name, f"whether its newer disks are on {node} is not known ({one_line(found[node])})", way_out)
-        return found[node]
+            raise Refused(self.name, f"whether its newer disks are on {node} is not known ({problem})", way_out)
+        return said
 
     def _newer(self, node: str) -> Refused:
         return Refused(self.name, f"its newer disks are on {node}", f"gnt-instance modify --new-primary={node} {self.name}")

@@ -16,7 +16,7 @@ from tests.unit.test_move import DISKS, KINDS, VOLUMES, Died
 from tests.unit.test_move_interrupted import offline
 from zfsganeti import check, fence, retreat
 from zfsganeti.datasets import MOVE
-from zfsganeti.errors import CommandFailed, Refused, ZfsGanetiError
+from zfsganeti.errors import CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.route import FENCED, LEFT, PRESYNC, Coming, Leaving, find_rest, is_newer
 
 
@@ -177,6 +177,52 @@ def test_a_source_whose_instance_was_removed_goes_into_the_trash(rig: Rig, kind:
     for finding in findings(rig):
         rig.master.call(finding.node, finding.verb, **finding.request)
     assert [name for name in rig.knots["node1"].datasets() if not name.startswith(".trash")] == []
+
+
+class NoRoot:
+    """A root that cannot be looked into."""
+
+    path = "/nowhere"
+
+    def __init__(self, error: ZfsGanetiError) -> None:
+        self.error = error
+
+    @property
+    def name(self) -> str:
+        raise self.error
+
+    def __bool__(self) -> bool:
+        raise self.error
+
+
+@KINDS
+@pytest.mark.parametrize("moves", [1, 2])
+def test_nothing_goes_back_while_the_pool_with_the_newer_disks_is_not_there(rig: Rig, kind: str, moves: int) -> None:
+    if moves == 1:
+        rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+        killed(rig, "move-leave", "node2")
+    else:
+        moved_twice(rig, kind)
+    rig.ganeti.gnt("gnt-instance", "shutdown", "web1")
+    newest = "node2" if moves == 1 else "node3"
+    rig.knots[newest].__dict__["root"] = NoRoot(Unavailable("root zfs/vm", "is not mounted", "zpool import"))
+    rig.ganeti.data["web1"]["primary"] = "node1"
+    said = rf"whether its newer disks are on {newest} is not known \(.*root zfs/vm: is not mounted"
+    with pytest.raises(CommandFailed, match=said):
+        rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    with pytest.raises(Refused, match=said):
+        retreat.Back(rig.master, "web1", print)
+
+
+@KINDS
+@pytest.mark.parametrize("how", ["startup", "abort"])
+def test_a_node_that_has_no_root_keeps_no_instance_down(rig: Rig, kind: str, how: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    killed(rig, "modify", "node2")
+    rig.master.call("node2", "move-drop", datasets=names(kind))
+    rig.knots["node3"].__dict__["root"] = NoRoot(Missing("a dataset mounted at /vm", "gnt-zfs setup"))
+    retreat.Back(rig.master, "web1", print).run() if how == "abort" else rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    assert rig.content("web1") == DISKS[kind]
 
 
 # disks elsewhere, of which nothing says whether they are newer
