@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from zfsganeti.errors import BadInput, Missing, ZfsGanetiError, human, one_line
 from zfsganeti.files import plain_files
 from zfsganeti.here import Here
 from zfsganeti.look import Look
+from zfsganeti.route import into_trash
 
 HIDDEN = "."
 FILES_REPORTED = 100  # Ganeti's limit is 16 disks an instance
@@ -384,18 +386,44 @@ def held(reports: Mapping[str, Any], instances: Mapping[str, ganeti.Instance]) -
 AFTER_HEARING = {"discard-elsewhere": "discard", "leave-elsewhere": "move-leave"}  # the verbs of repairs that wait for the primary's word
 
 
-def keep_safe(findings: list[Finding], held: set[str]) -> list[Finding]:
+def lived(reports: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+    """Return until when each dataset has lived on each node that it has left since, as far as that knows; what waits there has not."""
+    from zfsganeti import leftovers
+
+    found: dict[tuple[str, str], float] = {}
+    for node, facts in reports.items():
+        if not isinstance(facts, dict) or facts["root_problem"]:
+            continue
+        waiting = {coming["name"] for coming in facts.get("moving", ())}
+        left = {each["name"]: math.inf for each in (*facts["datasets"], *facts.get("volumes", ())) if leftovers.is_fenced(each)}
+        for entry in facts["trash"]:
+            name = entry["volume"] or entry["instance"]
+            left[name] = max(entry["removed"], left.get(name, 0.0))
+        found |= {(node, name): when for name, when in left.items() if name not in waiting}
+    return found
+
+
+def keep_safe(findings: list[Finding], held: set[str], lived: Mapping[tuple[str, str], float] | None = None) -> list[Finding]:
     """Return the findings without repairs that could take away an instance's only data.
 
-    A dataset on the wrong node may go to the trash only when the primary has been heard to hold its own.
+    A dataset on the wrong node may go to the trash only when the primary has been heard to hold its own; what is fenced, only when it
+    has `lived` since on the node that it was fenced for. Before that, what the primary holds may as well be older.
     """
     lacking = {finding.subject for finding in findings if "has no dataset" in finding.text}
-    return [_kept_safe(finding, held, lacking) if finding.verb in AFTER_HEARING else finding for finding in findings]
+    return [_kept_safe(finding, held, lacking, lived or {}) if finding.verb in AFTER_HEARING else finding for finding in findings]
 
 
-def _kept_safe(finding: Finding, held: set[str], lacking: set[str]) -> Finding:
+def _kept_safe(finding: Finding, held: set[str], lacking: set[str], lived: Mapping[tuple[str, str], float]) -> Finding:
+    from zfsganeti.leftovers import OF, SINCE
+
+    to, since = finding.request.get(SINCE, ("", 0.0))
+    if finding.subject in held and to and lived.get((to, finding.subject), 0.0) < since:
+        command = into_trash(str(finding.request[OF]), [finding.subject])
+        why = f"may be the newest, nothing on {to} tells that it has lived there: compare both, on {finding.node} {command} gives it up"
+        return Finding(finding.node, finding.subject, f"{finding.text}: {why}")
     if finding.subject in held:
-        return Finding(finding.node, finding.subject, finding.text, AFTER_HEARING[finding.verb], finding.request)
+        request = {key: value for key, value in finding.request.items() if key not in (OF, SINCE)}
+        return Finding(finding.node, finding.subject, finding.text, AFTER_HEARING[finding.verb], request)
     way_out = f"its only data is here, gnt-instance modify --new-primary={finding.node} {finding.subject}"
     why = way_out if finding.subject in lacking else "whether it has its data there is not known"
     return Finding(finding.node, finding.subject, f"{finding.text}: {why}")

@@ -248,7 +248,7 @@ def _findings(here: Here) -> tuple[list[Finding], dict[str, Any]]:
     found += placement.compare(heard, instances, busy, time.time(), detached=detached)
     from zfsganeti.adopt_cli import leftovers
 
-    return [*check.keep_safe(found, check.held(reports, instances)), *leftovers(here)], reports
+    return [*check.keep_safe(found, check.held(reports, instances), check.lived(reports)), *leftovers(here)], reports
 
 
 def _check(here: Here, options: argparse.Namespace) -> int:

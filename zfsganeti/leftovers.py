@@ -11,6 +11,8 @@ from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, Leaving
 
 FRESH_MINUTES = 10
 ELSEWHERE = "leave-elsewhere"  # no verb: it may go into the trash once the primary has been heard to hold its own
+# not for the peer: whose it is; where what is fenced, which may be all that is newest, must have lived since when
+OF, SINCE = "of", "since"
 
 
 def compare(
@@ -59,13 +61,15 @@ def _judge_leaving(
     node, left = facts["node"], leaving.phase in (FENCED, LEFT)
     on = f"gnt-zfs move {instance} {leaving.to} goes on"
     primary = node if primaries is None else primaries.get(instance, "")
-    request = {"datasets": [name]}
+    request: dict[str, Any] = {"datasets": [name]}
+    kept = {**request, "keep": True}  # also where the trash keeps nothing: somebody may find that it was the newest
     if not primary and leaving.phase != PRESYNC:
         text = f"was to move to {leaving.to} with {instance}, which is no instance any more"
-        return Finding(node, name, text, "move-leave" if left else "move-abort", request)
+        return Finding(node, name, text, "move-leave", kept) if left else Finding(node, name, text, "move-abort", request)
     if left and primary not in (node, leaving.to):
         text = f"was not put into the trash after the move of {instance} to {leaving.to}, which is on {primary} by now"
-        return Finding(node, name, text, ELSEWHERE, request)
+        since = {SINCE: [leaving.to, leaving.until - LEASE_SECONDS]} if leaving.fenced else {}
+        return Finding(node, name, text, ELSEWHERE, {**kept, **since, OF: instance})
     if leaving.phase == LEFT or (left and primary != node):
         return Finding(node, name, f"was not put into the trash after the move of {instance} to {leaving.to}: {on}")
     if leaving.phase != PRESYNC and _is_fresh(leaving.until, facts, now):

@@ -61,7 +61,14 @@ def test_a_source_that_is_two_moves_old_goes_once_its_instance_is_heard_to_have_
     lists: dict[str, Any] = {"volumes" if volume else "datasets": [leaving(phase, 60, name=name)]}
     found = compare(facts("node1", **lists), {"web1": "node3"}, set(), NOW, {name: "web1"})
     text = "was not put into the trash after the move of web1 to node2, which is on node3 by now"
-    assert check.keep_safe(found, {name}) == [check.Finding("node1", name, text, "move-leave", {"datasets": [name]})]
+    goes = [check.Finding("node1", name, text, "move-leave", {"datasets": [name], "keep": True})]
+    assert check.keep_safe(found, {name}, {("node2", name): NOW}) == goes
+    if phase == FENCED:
+        for unknown in ({}, {("node3", name): NOW}, {("node2", name): NOW - 61}):
+            (kept,) = check.keep_safe(found, {name}, unknown)
+            assert (kept.verb, kept.text.startswith(f"{text}: may be the newest, nothing on node2 tells")) == ("", True)
+    else:
+        assert check.keep_safe(found, {name}) == goes
     assert check.keep_safe(found, set()) == [check.Finding("node1", name, f"{text}: whether it has its data there is not known")]
 
 
@@ -69,7 +76,8 @@ def test_a_source_that_is_two_moves_old_goes_once_its_instance_is_heard_to_have_
 def test_a_source_whose_instance_is_gone_can_be_cleared_away(phase: str, verb: str) -> None:
     (finding,) = compare(facts("node1", datasets=[leaving(phase, 60)]), {"web2": "node1"}, set(), NOW)
     assert finding.text == "was to move to node2 with web1, which is no instance any more"
-    assert (finding.verb, finding.request, finding.sure) == (verb, {"datasets": ["web1"]}, False)
+    kept = {"keep": True} if verb == "move-leave" else {}
+    assert (finding.verb, finding.request, finding.sure) == (verb, {"datasets": ["web1"], **kept}, False)
 
 
 def test_what_has_come_of_a_disk_that_its_instance_lacks_by_now() -> None:

@@ -15,6 +15,7 @@ from tests.rig import MIB, Rig, go, make_rig
 from tests.unit.test_move import DISKS, KINDS, VOLUMES, Died
 from tests.unit.test_move_interrupted import offline
 from zfsganeti import check, fence, retreat
+from zfsganeti.config import Config
 from zfsganeti.datasets import MOVE
 from zfsganeti.errors import CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.route import FENCED, LEFT, PRESYNC, Coming, Leaving, find_rest, is_newer
@@ -22,7 +23,10 @@ from zfsganeti.route import FENCED, LEFT, PRESYNC, Coming, Leaving, find_rest, i
 
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    yield make_rig(tmp_path, monkeypatch)
+    made = make_rig(tmp_path, monkeypatch)
+    for knot in made.knots.values():
+        knot.fake.clock = int(time.time()) + 60  # what goes into the trash does so after what is fenced now
+    yield made
 
 
 def killed(rig: Rig, at: str, target: str) -> None:
@@ -51,11 +55,15 @@ def moved_twice(rig: Rig, kind: str) -> None:
 
 
 def findings(rig: Rig) -> list[check.Finding]:
-    """What gnt-zfs check finds of moves."""
+    """What gnt-zfs check can repair of moves."""
+    return [finding for finding in all_findings(rig) if finding.verb.startswith("move-")]
+
+
+def all_findings(rig: Rig) -> list[check.Finding]:
     reports = {node: {**check.report(knot), "leftover_minutes": 0} for node, knot in rig.knots.items()}
     instances = rig.ganeti.instances()
     found = [finding for facts in reports.values() for finding in check.compare_node(facts, instances, list(instances), set(), time.time())]
-    return [finding for finding in check.keep_safe(found, check.held(reports, instances)) if finding.verb.startswith("move-")]
+    return check.keep_safe(found, check.held(reports, instances), check.lived(reports))
 
 
 # which node is the source
@@ -276,6 +284,33 @@ def test_where_other_disks_may_be_newer_both_ways_out_work_when_typed(rig: Rig, 
     assert rig.ganeti.data["web1"]["up"]
     assert rig.content("web1") == DISKS[kind]
     assert {name.split("/")[0] for name in rig.knots["node3"].datasets()} == {".trash"}
+
+
+@KINDS
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_fenced_source_is_not_offered_to_the_trash_before_it_has_lived_elsewhere(rig: Rig, kind: str, dropped: bool) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    old_disks(rig, kind, "node3")
+    killed(rig, "modify", "node2")
+    if dropped:
+        rig.master.call("node2", "move-drop", datasets=names(kind))
+    rig.ganeti.data["web1"]["primary"] = "node3"
+    rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    assert findings(rig) == []
+    texts = [finding.text for finding in all_findings(rig) if finding.node == "node1" and "may be the newest" in finding.text]
+    assert len(texts) == len(names(kind))
+    for text in texts:
+        put_away(rig, "node1", text.rpartition("compare both, on node1 ")[2].removesuffix(" gives it up"))
+    assert {name.split("/")[0] for name in rig.knots["node1"].datasets()} == {".trash"}
+
+
+@KINDS
+def test_old_disks_that_check_clears_away_are_kept_where_the_trash_keeps_nothing(rig: Rig, kind: str) -> None:
+    moved_twice(rig, kind)
+    rig.knots["node1"].__dict__["config"] = rig.knots["node1"].store.config = Config(trash_days=0)
+    for finding in findings(rig):
+        rig.master.call(finding.node, finding.verb, **finding.request)
+    assert len([name for name in rig.knots["node1"].datasets() if name.startswith(".trash/")]) == len(names(kind))
 
 
 # what does not say any more that it is all
