@@ -430,7 +430,8 @@ class Move:
             gnt("startup", self.name)
         except CommandFailed as error:
             why = f"is on {self.target} and does not start ({error.reason})"
-            raise Refused(self.name, why, f"gnt-instance startup {self.name}") from error
+            first = "" if self.rest is None else f"gnt-zfs move --no-start {self.name} {self.target} ends the move, then "
+            raise Refused(self.name, why, f"{first}gnt-instance startup {self.name}") from error
         ended = time.monotonic()
         state = _state(self.name)
         if state != ["running", self.target]:

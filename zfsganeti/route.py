@@ -413,6 +413,8 @@ def find_rest(found: Mapping[str, Any], target: str, offline: Sequence[str], nam
     ran = any(mark is not None and mark.ran for mark in comes.values())
     rests = [rest for node in found if node != target and (rest := _rest_of(node, found[node], target, unlanded, sources, ran)) is not None]
     silent = {node for node in sources if node not in found or isinstance(found[node], Exception)}
+    if unlanded and not rests and not silent:  # a target with an earlier version does not renew what it says of who has sent it
+        rests = [rest for node in found if node != target and (rest := _rest_of(node, found[node], target, unlanded, (), ran)) is not None]
     if unlanded and rests and len(nodes := sorted(silent | {rest.source for rest in rests})) > 1:
         way_out = "gnt-instance modify --new-primary=NODE to the one that has the newest, and gnt-zfs move from there"
         raise Refused(f"what is on its way to {target}", f"could be of {' or '.join(nodes)}", way_out)

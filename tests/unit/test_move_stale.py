@@ -14,7 +14,7 @@ import pytest
 from tests.rig import MIB, Rig, go, make_rig
 from tests.unit.test_move import DISKS, KINDS, VOLUMES, Died
 from tests.unit.test_move_interrupted import offline
-from zfsganeti import check, fence, retreat
+from zfsganeti import arrival, check, fence, retreat
 from zfsganeti.config import Config
 from zfsganeti.datasets import MOVE
 from zfsganeti.errors import CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError
@@ -120,6 +120,24 @@ def test_what_has_come_says_who_has_sent_it_last(rig: Rig, kind: str) -> None:
     assert rig.content("web1") == DISKS[kind]
 
 
+@KINDS
+def test_what_has_come_to_an_earlier_version_can_be_gone_on_with(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    rig.knots["node1"].fake.snapshot([f"zfs/vm/{name}@autosnap_1" for name in names(kind)])
+    go(rig, "node2", presync_only=True)
+    rig.knots["node2"].away = True
+    retreat.Back(rig.master, "web1", print).run()
+    go(rig, "node3")
+    rig.knots["node2"].away = False
+    with monkeypatch.context() as old:
+        old.setattr(arrival.Arriving, "_belong_to", lambda *_words: None)
+        killed(rig, "move-check", "node2")
+    marks = [Coming.parse(rig.knots["node2"].marks(f".moving/{name}")[MOVE]) for name in names(kind)]
+    assert {mark.source for mark in marks if mark is not None} == {"node1"}
+    go(rig, "node2")
+    assert rig.content("web1") == DISKS[kind]
+
+
 # starts and ways back
 
 
@@ -159,6 +177,43 @@ def test_what_another_node_was_fenced_with_before_is_not_newer(phase: str, until
     assert is_newer(said(Leaving("node2", phase, True, until).pack()), Leaving("node2", FENCED, True, 2)) is newer
     assert is_newer(said(""), Leaving("node2", FENCED, True, 2))
     assert not is_newer(None, Leaving("node2", FENCED, True, 2))
+
+
+@KINDS
+@pytest.mark.parametrize("how", ["startup", "move"])
+def test_clocks_of_two_nodes_that_differ_leave_one_of_them_to_start_on(rig: Rig, kind: str, how: str) -> None:
+    rig.ganeti.add("web1", kind, "node3", DISKS[kind])
+    killed(rig, "move-leave", "node1")
+    knot = rig.knots["node3"]
+    for name in names(kind):  # by a clock that is ahead
+        mark = Leaving.parse(knot.marks(name)[MOVE])
+        assert mark is not None
+        knot.fake.set(knot.full(name), {MOVE: Leaving(mark.to, mark.phase, mark.ran, mark.until + 600).pack()})
+    killed(rig, "modify", "node2")
+    rig.master.call("node2", "move-drop", datasets=names(kind))
+    if how == "startup":
+        rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    else:
+        go(rig, "node1")
+    assert rig.ganeti.data["web1"]["up"]
+    assert rig.content("web1") == DISKS[kind]
+
+
+def test_what_waits_here_itself_was_sent_by_one_that_may_be_newer() -> None:
+    mark = Leaving("node1", FENCED, True, 3).pack()
+    assert is_newer(said(mark), Leaving("node2", FENCED, True, 2), "")
+    assert not is_newer(said(mark), Leaving("node2", FENCED, True, 2), "node1")
+
+
+@KINDS
+def test_the_end_of_a_move_whose_start_is_refused_says_how_it_ends_without(rig: Rig, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    killed(rig, "move-leave", "node2")
+    rig.ganeti.gnt("gnt-instance", "shutdown", "web1")
+    rig.ganeti.fails.add("startup")
+    with pytest.raises(Refused, match="gnt-zfs move --no-start web1 node2 ends the move, then gnt-instance startup web1$"):
+        go(rig, "node2")
+    go(rig, "node2", start=False)
 
 
 @KINDS
