@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -166,9 +166,18 @@ def _plain_directories(here: Here) -> list[str]:
 
 
 def compare_node(
-    facts: Mapping[str, Any], instances: Mapping[str, ganeti.Instance] | None, names: list[str], busy: set[str], now: float
+    facts: Mapping[str, Any],
+    instances: Mapping[str, ganeti.Instance] | None,
+    names: list[str],
+    busy: set[str],
+    now: float,
+    *,
+    detached: Collection[str] = (),
 ) -> list[Finding]:
-    """Return what is wrong on one node; `instances` may be None where only their `names` are known, `busy` have a job running."""
+    """Return what is wrong on one node; `instances` may be None where only their `names` are known, `busy` have a job running.
+
+    `detached` are volumes that no instance has now and that Ganeti can attach again.
+    """
     from zfsganeti import leftovers
     from zfsganeti.disks import datasets_of
 
@@ -176,7 +185,7 @@ def compare_node(
     found = [Finding(node, "", text) for text in node_problems(facts)]
     primaries = None if instances is None else {instance.name: instance.primary for instance in instances.values()}
     of = {name: instance.name for instance in (instances or {}).values() for name in datasets_of(instance)}
-    found += leftovers.compare(facts, primaries, busy, now, of)
+    found += leftovers.compare(facts, primaries, busy, now, of, detached=detached)
     lacking = _without_dataset(facts, instances or {})
     back = facts.get("rollbacks", ())
     found += [_judge_rollback(node, each) for each in back]

@@ -243,7 +243,7 @@ def _findings(here: Here) -> tuple[list[Finding], dict[str, Any]]:
             found.append(check.Finding(node, "", one_line(facts).removeprefix(f"{node}: ")))
         else:
             facts["leftover_minutes"] = 0  # which jobs run is known here, so young leftovers are told from new instances
-            found += check.compare_node(facts, instances, list(instances), busy, time.time())
+            found += check.compare_node(facts, instances, list(instances), busy, time.time(), detached=detached)
     heard = {node: facts for node, facts in reports.items() if isinstance(facts, dict)}
     found += placement.compare(heard, instances, busy, time.time(), detached=detached)
     from zfsganeti.adopt_cli import leftovers

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from zfsganeti.check import Finding, is_busy
 from zfsganeti.errors import human
-from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, Leaving
+from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, Leaving, moment
 
 FRESH_MINUTES = 10
 ELSEWHERE = "leave-elsewhere"  # no verb: it may go into the trash once the primary has been heard to hold its own
@@ -21,16 +21,20 @@ def compare(
     busy: set[str],
     now: float,
     of: Mapping[str, str] | None = None,
+    *,
+    detached: Collection[str] = (),
 ) -> list[Finding]:
     """Return what is left on one node of moves that are not at work; `primaries` is None where they are not known.
 
     `of` are the instances that datasets are of, where that is known: one may have another name since it was moved, or lack a disk.
+    Of what is `detached`, whose it is to be nobody knows, only what was sent ahead is said, since that has no fence.
     """
     found, of = list[Finding](), of or {}
     for dataset in (*facts["datasets"], *facts.get("volumes", ())):
         leaving = Leaving.parse(dataset.get("move", ""))
         instance = of.get(dataset["name"], dataset["instance"] or dataset["name"])
-        if leaving is not None and dataset["ours"] and not is_busy(dataset["instance"], busy) and not is_busy(instance, busy):
+        nobodys = dataset["name"] in detached and leaving is not None and leaving.phase != PRESYNC
+        if leaving is not None and not nobodys and dataset["ours"] and not is_busy(dataset["instance"], busy) and not is_busy(instance, busy):
             finding = _judge_leaving(facts, dataset["name"], instance, leaving, primaries, now)
             found += [finding] if finding is not None else []
     for coming in facts.get("moving", ()):
@@ -92,7 +96,8 @@ def _judge_coming(facts: Mapping[str, Any], coming: Mapping[str, Any], primaries
     if coming["lacks"] and primary:
         text = f"{coming['dataset']} holds {human(coming['used'])} of a move of {instance}, of which it is no disk any more"
         if coming["ready"]:  # it may have all that there is
-            return [Finding(node, name, f"{text}: zfs destroy -r {coming['dataset']} if nobody wants it")]
+            held = f"it is held until {moment(coming['until'])}, then " if coming["until"] >= now else ""
+            return [Finding(node, name, f"{text}: {held}zfs destroy -r {coming['dataset']} if nobody wants it")]
         return [Finding(node, name, text, "move-drop", {"datasets": [name]})]
     if primary == node:
         if _is_fresh(coming["until"], facts, now):

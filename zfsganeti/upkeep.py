@@ -33,7 +33,7 @@ def verify(here: Here) -> str:
     if not here.ssconf.storage_directory or not _uses_us(here):
         return ""
     facts, (instances, detached) = check.report(here), _everything(here)
-    found = check.compare_node(facts, instances, here.ssconf.instances, set(), time.time())
+    found = check.compare_node(facts, instances, here.ssconf.instances, set(), time.time(), detached=detached)
     if instances is not None and not facts["root_problem"]:
         found += placement.compare({here.node: facts}, instances, set(), time.time(), detached=detached, everywhere=False)
     return "; ".join(f"{finding.subject}: {finding.text}" if finding.subject else finding.text for finding in found)

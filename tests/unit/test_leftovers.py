@@ -9,7 +9,7 @@ import pytest
 from zfsganeti import check, placement
 from zfsganeti.ganeti import Instance
 from zfsganeti.leftovers import compare
-from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, STOPPING, Leaving
+from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, STOPPING, Leaving, moment
 
 NOW = 1_700_000_000
 ON = "gnt-zfs move web1 node2 goes on"
@@ -87,7 +87,19 @@ def test_what_has_come_of_a_disk_that_its_instance_lacks_by_now() -> None:
     text = "zfs/vm/.moving/web1 holds 1.00G of a move of web1, of which it is no disk any more"
     assert finding.text == text
     (finding,) = compare(facts("node2", moving=[coming(60, name=name, ready=True)]), {"web1": "node2"}, set(), NOW, own)
+    held = f"it is held until {moment(NOW - 60 + LEASE_SECONDS)}, then "
+    assert (finding.verb, finding.text) == ("", f"{text}: {held}zfs destroy -r zfs/vm/.moving/web1 if nobody wants it")
+    old = coming(LEASE_SECONDS + 1, name=name, ready=True)
+    (finding,) = compare(facts("node2", moving=[old]), {"web1": "node2"}, set(), NOW, own)
     assert (finding.verb, finding.text) == ("", f"{text}: zfs destroy -r zfs/vm/.moving/web1 if nobody wants it")
+
+
+@pytest.mark.parametrize("instances", [{"web2": "node1"}, {"web1": "node3"}], ids=["gone", "elsewhere"])
+@pytest.mark.parametrize("phase", [STOPPING, FENCED, LEFT])
+def test_what_ganeti_can_attach_again_is_nobodys_to_clear_away(phase: str, instances: dict[str, str]) -> None:
+    name = "u.ext.disk0"
+    lists: dict[str, Any] = {"volumes": [leaving(phase, 60, name=name)]}
+    assert compare(facts("node1", **lists), instances, set(), NOW, {"v.ext.disk1": "web1"}, detached={name}) == []
 
 
 def test_what_has_come_is_said_to_be_of_the_instance_as_it_is_called_now() -> None:
