@@ -387,11 +387,17 @@ def refuse_move(instances: Mapping[str, Instance], instance: Instance, target: s
 def refuse_start(here: Here, shadow: str, names: Sequence[str]) -> None:
     """None of these datasets of the shadow is a copy that is yet to be made equal to an old disk, of which a guest would make another."""
     for name in names:
-        place, outer = here.place_of(name), shadow.removeprefix(SHADOW)
+        place, outer = here.place_of(name), _outer_of(here, shadow)
         dataset = place.zfs.get(f"{place.root.name}/{name}")
         if dataset is not None and any(key.startswith(COPY) for key in place.zfs.local(dataset.name)):
             why = f"has the unfinished copy of {outer}'s disks"
             raise Refused(shadow, why, f"gnt-zfs adopt {outer} goes on, gnt-zfs adopt --abort {outer} gives up")
+
+
+def _outer_of(here: Here, shadow: str) -> str:
+    """Return the instance of a shadow: itself where it only bears a name like one's, and is adopted itself."""
+    outer = shadow.removeprefix(SHADOW)
+    return outer if outer in here.ssconf.instances else shadow
 
 
 def prepare(here: Here, name: str, template: str, *, offline: bool) -> Plan | None:

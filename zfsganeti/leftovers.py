@@ -34,7 +34,13 @@ def compare(
         leaving = Leaving.parse(dataset.get("move", ""))
         instance = of.get(dataset["name"], dataset["instance"] or dataset["name"])
         nobodys = dataset["name"] in detached and leaving is not None and leaving.phase != PRESYNC
-        if leaving is not None and not nobodys and dataset["ours"] and not is_busy(dataset["instance"], busy) and not is_busy(instance, busy):
+        if (
+            leaving is not None
+            and not nobodys
+            and dataset["ours"]
+            and not is_busy(dataset["instance"], busy)
+            and not is_busy(instance, busy)
+        ):
             finding = _judge_leaving(facts, dataset["name"], instance, leaving, primaries, now)
             found += [finding] if finding is not None else []
     for coming in facts.get("moving", ()):
