@@ -137,8 +137,10 @@ def read_answer(node: str, done: Done) -> Any:
     if not isinstance(answer, dict) or not {"answer", "error"} & set(answer):
         raise Unavailable(node, "gnt-zfs there answers in a way not known here", SAME_VERSION)
     if "error" in answer:
-        code = answer.get("code")
-        raise PeerFailed(node, str(answer["error"]), code if isinstance(code, int) else 1)
+        code, said = answer.get("code"), str(answer["error"])
+        if code == BadInput.exit_code and said.startswith("verb '"):  # and then all that it does know
+            said = f"gnt-zfs there does not know {said.split(':')[0]}: {SAME_VERSION}"
+        raise PeerFailed(node, said, code if isinstance(code, int) else 1)
     return answer["answer"]
 
 

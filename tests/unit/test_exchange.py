@@ -853,7 +853,7 @@ def test_a_copy_that_an_adoption_makes_is_not_started(tmp_path: Path, monkeypatc
     for name in ("adopt-web1", "adopt-web2"):
         rig.ganeti.add(name, kind, "node1", {f"{name}.{disk}": b"half a copy"}, up=False)
     knot = rig.master
-    knot.ssconf.instances = ["adopt-web1", "adopt-web2", "web1", "web2"]
+    knot.ssconf.__dict__["instances"] = ["adopt-web1", "adopt-web2", "web1", "web2"]
     knot.fake.set(knot.full("adopt-web1" if kind == "file" else f"adopt-web1.{disk}"), {f"{intake.COPY}0": intake.Progress().pack()})
     said = "adopt-web1: has the unfinished copy of web1's disks: gnt-zfs adopt web1 goes on, gnt-zfs adopt --abort web1 gives up"
     with pytest.raises(CommandFailed, match=said):

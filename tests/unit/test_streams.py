@@ -210,6 +210,14 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(tmp_path, monkeypatch)
 
 
+def test_a_node_that_does_not_know_what_is_asked_has_another_version() -> None:
+    said = {"error": "verb 'adopt-unused': there are report, images", "code": BadInput.exit_code}
+    with pytest.raises(
+        PeerFailed, match="^node2: gnt-zfs there does not know verb 'adopt-unused': install the same version on every node$"
+    ):
+        read_answer("node2", process.Done(BadInput.exit_code, json.dumps(said), ""))
+
+
 def test_every_byte_arrives_behind_its_header(world: World) -> None:
     done = world.pump()
     assert read_answer("node2", done) == {"to": "x"}
