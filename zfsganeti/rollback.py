@@ -174,9 +174,8 @@ def refuse(found: Dataset | State) -> None:
     state = found if isinstance(found, State) else State.read(found)
     if state is not None:
         command = f"gnt-zfs snapshot rollback {state.instance} {state.snapshot}"
-        raise Busy(
-            state.instance, f"a rollback to {state.snapshot} was interrupted", f"{command} finishes it, with --abort it is taken back"
-        )
+        way_out = f"{command} finishes it, with --abort it is taken back; gnt-zfs check --repair ends it as well"
+        raise Busy(state.instance, f"a rollback to {state.snapshot} was interrupted", way_out)
 
 
 def unfinished(here: Here, looks: Iterable[Look] = ()) -> list[dict[str, Any]]:
@@ -402,11 +401,19 @@ class Rollback:
 
     def must_be_undoable(self) -> str:
         """Return how far it is, which is not so far that it cannot be taken back."""
-        stage = self._stage()
+        stage, why = self._stage(), ""
         if stage in (DISCARD, DONE):
             why = "what was newer is destroyed already" if stage == DISCARD else "its disks are back already"
+        elif stage == DECIDED and (lost := [part.name for part in self.parts if self._is_lost(part)]):  # said before any other is back
+            why = f"what {lost[0]} was before is not in the trash any more"
+        if why:
             raise Refused(self.state.instance, why, "the same command without --abort finishes it")
         return stage
+
+    def _is_lost(self, part: Part) -> bool:
+        """Tell whether what was replaced is neither in its place nor in the trash."""
+        state = self._read(placed := self._get(part.name, part))
+        return (placed is None or (state is not None and state.new)) and not self._kept(part)
 
     def backward(self) -> None:
         for part in self.parts:
@@ -547,8 +554,7 @@ def execute(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _told(ended: Rollback, *, aborted: bool = False) -> dict[str, Any]:
-    told = {"snapshot": ended.state.snapshot, "kept": ended.kept, "unreserved": ended.unreserved}
-    return {**told, "aborted": aborted, "again": False}
+    return {"snapshot": ended.state.snapshot, "kept": ended.kept, "unreserved": ended.unreserved, "aborted": aborted, "again": False}
 
 
 def _length(part: Part) -> int:
@@ -589,5 +595,6 @@ def finish(here: Here, request: Mapping[str, Any]) -> None:
         if state is not None:
             rollback = Rollback(state, state.parts(here))
             rollback.finish()
-            for each in rollback.unreserved:
-                raise Full(f"dataset {each.split(' ')[1]}", "is back, but there is no room to set aside for it", f"zfs set {each}")
+            if left := rollback.unreserved:
+                names, way_out = ", ".join(each.split(" ")[1] for each in left), "; ".join(f"zfs set {each}" for each in left)
+                raise Full(f"dataset {names}", "is back, but there is no room to set aside for it", way_out)

@@ -194,10 +194,23 @@ class Trash:
     @contextlib.contextmanager
     def _alone(self, entry: str) -> Iterator[Entry]:
         """Yield the entry as it is now: meanwhile nobody else reserves or destroys it."""
-        self.find(entry)  # what is not there is said at once
+        self.refuse_needed(self.find(entry).dataset)  # what is not there is said at once
         pool = self.store.root.name.split("/")[0]  # one that hangs keeps no other's trash waiting
         with locked(f"{TRASH}.{pool}", what=f"{entry} in the trash"):
             yield self.find(entry)
+
+    def refuse_needed(self, dataset: Dataset) -> None:
+        """Raise Busy for what an interrupted rollback has put here: with it the rollback can be taken back, without it it cannot."""
+        if ROLLBACK not in dataset.marks:
+            return
+        from zfsganeti.rollback import State, beside, refuse
+
+        state, replaced = State.read(dataset), f"{self.store.root.name}/{dataset.short.partition(':')[0]}"
+        if state is not None and not state.new:  # a clone was put here because snapshots of others keep it, and is needed for nothing
+            for name in (replaced, beside(replaced)):  # what has replaced it is there until the rollback has ended
+                other = State.read(self.zfs.get(name, marks=MARKS))
+                if other is not None and other.token == state.token:
+                    refuse(state)
 
     def put(self, instance: str, record: Mapping[str, Any] | None = None) -> str | None:
         """The instance's dataset is in the trash with all its files; None when there is none. With trash_days 0 it is gone."""
@@ -333,9 +346,17 @@ class Trash:
         return [entry for entry in found if entry.entry in names]
 
     def _doomed(self, found: Sequence[Entry], until: float) -> list[str]:
-        entries = [(entry.entry, entry.removed, entry.used) for entry in found if not entry.restoring and not entry.kept]
+        entries = [(entry.entry, entry.removed, entry.used) for entry in found if not self._stays(entry)]
         days = self.store.config.trash_days
         return plan_giving_up(entries, now=self.store.now(), days=days, missing=self._missing(), until=until)
+
+    def _stays(self, entry: Entry) -> bool:
+        """Tell whether an entry is not given up, however old it is and however little space there is."""
+        try:
+            self.refuse_needed(entry.dataset)
+        except (Busy, Foreign):
+            return True
+        return bool(entry.restoring) or entry.kept
 
     def _missing(self) -> int:
         """Return how many bytes the root lacks to have its share of its own space available; negative when it has more."""
@@ -377,6 +398,7 @@ class Trash:
             store.bring_home(instance)  # all but the last step was done
             return
         found = self.find(entry)
+        self.refuse_needed(found.dataset)
         self._rename_files(found.dataset, renames, self._sizes(existing) if existing is not None else {})
         if existing is not None:
             self._drop_fresh(instance, existing, [new for _old, new in renames])

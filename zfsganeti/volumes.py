@@ -419,6 +419,9 @@ class Volumes:
             raise Missing(f"{entry} in the trash of this node", "gnt-zfs trash list shows what is there")
         if dataset.marks.get(RESTORING) != token:
             raise Refused(entry, "was not reserved for this", "gnt-zfs trash restore takes it back")
+        from zfsganeti.trash import Trash
+
+        Trash(self.store).refuse_needed(dataset)
         with self.store.looking_into(dataset) as path:
             held = os.stat(f"{path}/{DISK}").st_size
         if held != size:

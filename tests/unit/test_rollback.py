@@ -623,6 +623,21 @@ def test_without_room_to_set_aside_it_ends_all_the_same_and_says_so(bench: Bench
     assert unfinished(bench) == []
 
 
+def test_the_repair_tells_of_all_that_it_has_no_room_for(bench: Bench) -> None:
+    instance, point = with_a_past(bench, "volumes"), 0
+    while bench.fake.get(f"zfs/fast/{DISK1}") is not None:
+        point += 1
+        bench = Bench(Path(bench.root.path).parent.parent / f"n{point}")
+        instance = with_a_past(bench, "volumes")
+        bench.fake.set(f"zfs/fast/{DISK1}", {RESERVED: str(SIZE)})
+        asked: dict[str, Any] = {"snapshot": "one", "record": RECORDED, **instance}
+        dies(bench.fake.reaper, point, lambda bench=bench, asked=asked: bench.ask("rollback", **asked))  # type: ignore[misc]
+    bench.fake.unreservable = True
+    both = f"zfs set {RESERVED}={SIZE} zfs/fast/{DISK1}; zfs set {RESERVED}={2 * SIZE} zfs/vm/{DISK0}"
+    with pytest.raises(Full, match=f"dataset zfs/fast/{DISK1}, zfs/vm/{DISK0}: is back, but there is no room to set aside for it: {both}"):
+        finish(bench)
+
+
 def test_a_clone_that_a_stranger_has_snapshotted_is_in_the_trash_as_what_it_is(bench: Bench, instance: dict[str, Any]) -> None:
     """Whenever it is killed, and snapshotted by one who snapshots all that there is: it is listed, and restored like any other."""
     point, died, seen = 0, True, 0
@@ -722,8 +737,11 @@ def test_in_the_gap_an_instance_is_neither_removed_nor_added_nor_renamed_to(benc
         lambda: bench.store.admit("web1", [SIZE], fresh=True),
         lambda: bench.store.refuse_taken("web1"),
     ):
-        with pytest.raises(Busy, match="web1: a rollback to gnt-one was interrupted: gnt-zfs snapshot rollback web1 gnt-one finishes it"):
+        with pytest.raises(
+            Busy, match="web1: a rollback to gnt-one was interrupted: gnt-zfs snapshot rollback web1 gnt-one finishes it"
+        ) as of:
             hook()
+        assert "gnt-zfs check --repair ends it as well" in str(of.value)  # also where Ganeti has no such instance, and the other knows none
     bench.fake.foreign(beside("zfs/vm/web2"), {"org.example:mine": "yes"})
     bench.store.admit("web2", [SIZE], fresh=True)
 
@@ -733,6 +751,63 @@ def test_in_the_gap_a_volume_is_not_removed(bench: Bench) -> None:
     for verb in (lambda: bench.volumes.keep_record(DISK0, RECORDED), lambda: bench.volumes.remove(DISK0)):
         with pytest.raises(Busy, match="a rollback to gnt-one was interrupted"):
             verb()
+
+
+def exchanged(bench: Bench, kind: str) -> tuple[Bench, dict[str, Any]]:
+    """Return a bench where a rollback was killed when all its datasets were exchanged, and that was not marked as done yet."""
+    instance, point = with_a_past(bench, kind), 0
+    while len(entries(bench)) < len(names_of(instance)) or not all(map(bench.fake.get, names_of(instance))):
+        point += 1
+        bench = Bench(Path(bench.root.path).parent.parent / f"n{point}")
+        instance = with_a_past(bench, kind)
+        asked: dict[str, Any] = {"snapshot": "one", "record": RECORDED, **instance}
+        dies(bench.fake.reaper, point, lambda bench=bench, asked=asked: bench.ask("rollback", **asked))  # type: ignore[misc]
+    return bench, instance
+
+
+@pytest.mark.parametrize("kind", ["files", "volumes"])
+@pytest.mark.parametrize("abort", [False, True])
+def test_what_an_interrupted_rollback_may_need_stays_in_the_trash(bench: Bench, kind: str, abort: bool) -> None:
+    bench, instance = exchanged(bench, kind)
+    bench.fake.clock += 365 * 86400
+    for place in bench.places():
+        place.trash.give_up()
+    for entry in entries(bench):
+        requests: list[tuple[str, dict[str, Any]]] = [
+            ("trash-destroy", {"strangers": True}),
+            ("trash-reserve", {"token": f"{entry.entry}@x"} if entry.volume else {"instance": "web2"}),
+        ]
+        for verb, asked in requests:
+            with pytest.raises(Busy, match=f"{instance['instance']}: a rollback to gnt-one was interrupted"):
+                bench.ask(verb, entry=entry.entry, **asked)
+    assert len(entries(bench)) == len(names_of(instance))
+    back(bench, instance, abort=abort)
+    assert set(bench.reads()) == {"third!" if abort else "first"}
+    for entry in entries(bench):
+        bench.ask("trash-destroy", entry=entry.entry, strangers=True)
+    assert not entries(bench)
+
+
+def test_what_no_rollback_needs_any_more_leaves_the_trash_whatever_it_says(bench: Bench) -> None:
+    """Its rollback was ended by hand: nothing bears its mark but this."""
+    bench, _instance = exchanged(bench, "files")
+    bench.fake.clear("zfs/vm/web1", [ROLLBACK])
+    (entry,) = entries(bench)
+    bench.trash.mark_restoring(entry.entry, "web2")
+    bench.trash.swap_in(entry.entry, "web2", [("disk0", "disk0"), ("disk1", "disk1")])
+    assert ROLLBACK not in bench.fake.state()["zfs/vm/web2"]["marks"]
+
+
+def test_what_is_lost_is_said_before_anything_is_taken_back(bench: Bench) -> None:
+    bench, instance = exchanged(bench, "volumes")
+    (lost,) = (entry.dataset for entry in entries(bench) if entry.volume == DISK1)
+    bench.fake.destroy(lost.name, {}, strangers=True)
+    for verb in ("rollback-plan", "rollback"):
+        with pytest.raises(Refused, match=f"what zfs/fast/{DISK1} was before is not in the trash any more: the same command without"):
+            bench.ask(verb, abort=True, snapshot="one", **instance)
+    back(bench, instance)
+    assert set(bench.reads()) == {"first"}
+    assert unfinished(bench) == []
 
 
 def test_what_was_made_in_the_gap_is_not_lost(bench: Bench) -> None:
