@@ -416,9 +416,9 @@ class Store:
                     os.unlink(path)
 
     def unmount_elsewhere(self, dataset: str, home: str = "") -> None:
-        """The dataset is mounted nowhere below the root but at `home`: neither by a boot nor by what was killed while looking into it."""
-        for mount in self.zfs.mounts():
-            if mount.dataset == dataset and mount.path != home and mount.path.startswith(f"{self.root.path}/"):
+        """It is mounted nowhere below the root but at `home`, nor a snapshot of it: neither by a boot nor by what was killed in a look."""
+        for mount in (each for each in self.zfs.mounts() if dataset in (each.dataset, each.dataset.split("@")[0])):
+            if mount.path != home and mount.path.startswith(f"{self.root.path}/") and "/.zfs/" not in mount.path:  # which ZFS ends
                 self._leave_aside(mount.path)
 
     def remove_directories(self, instance: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from zfsganeti import config, ganeti, node
-from zfsganeti.datasets import Store
+from zfsganeti.datasets import BACK, Store
 from zfsganeti.errors import Busy, Missing, Unavailable, ZfsGanetiError
 from zfsganeti.process import COMMAND, EARLY
 from zfsganeti.roots import Root, find_datastore, find_root
@@ -121,16 +121,17 @@ class Here:
         return [self, *(self.at(name) for name in self.config.datastores)] if not self.datastore else [self]
 
     def place_of(self, name: str) -> Here:
-        """Return this node with the root that has a dataset of that name, with the first if none has.
+        """Return this node with the root that has a dataset of that name or is about to have it back, with the first if none has.
 
         While one cannot be looked into, what is not found elsewhere may be there: Unavailable.
         """
         places, missed = self.places(), None
         if len(places) == 1:
             return self
-        for place in places:
+        coming_back = [f"{BACK}/{name}"] if "/" not in name else []  # by a rollback that was cut between its two renames
+        for place, each in [(place, each) for each in (name, *coming_back) for place in places]:
             try:
-                if place.zfs.get(f"{place.root.name}/{name}") is not None:
+                if place.zfs.get(f"{place.root.name}/{each}") is not None:
                     return place
             except Unavailable as error:
                 missed = error

@@ -44,7 +44,7 @@ from zfsganeti.here import Here
 from zfsganeti.look import Look
 from zfsganeti.names import check_dataset, check_kept, check_snapshot
 from zfsganeti.roots import make_parent
-from zfsganeti.snapshots import Part, Snap, alone, fit, handed_on, let_go, must_be_quiet, parts_of, place, refuse_kept, resolve, users
+from zfsganeti.snapshots import Part, Snap, alone, fit, handed_on, let_go, must_be_quiet, parts_of, refuse_kept, resolve, users
 from zfsganeti.trash import Trash
 from zfsganeti.zfs import Dataset
 
@@ -166,7 +166,7 @@ class State:
             raise Foreign(f"dataset {dataset.name}", f"its mark {ROLLBACK} is not understood") from None
 
     def parts(self, here: Here) -> list[Part]:
-        return [Part(place(here, short), short, volume, files) for short, volume, files, _kept in self.of]
+        return [Part(here.place_of(short), short, volume, files) for short, volume, files, _kept in self.of]
 
 
 def refuse(found: Dataset | State) -> None:
@@ -197,7 +197,7 @@ def unfinished(here: Here, looks: Iterable[Look] = ()) -> list[dict[str, Any]]:
 def state_of(here: Here, instance: str, shorts: Sequence[str]) -> State | None:
     """Return the rollback that was interrupted of the instance with these datasets, None without one."""
     for short in shorts:
-        each = place(here, short)
+        each = here.place_of(short)
         for name in (f"{each.root.name}/{BACK}/{short}", f"{each.root.name}/{short}"):
             state = State.read(each.zfs.get(name, marks=MARKS))
             if state is not None and state.instance == instance:

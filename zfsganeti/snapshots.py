@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from zfsganeti.datasets import (
-    BACK,
     CLUSTER,
     DISK,
     FORMER,
@@ -158,15 +157,7 @@ def parts_of(here: Here, request: Mapping[str, Any]) -> tuple[str, list[Part]]:
             raise BadInput("request: file must be a file name")
         short = check_volume(volume) if volume else instance
         found.setdefault(short, (volume, {}))[1][DISK if volume else file] = size
-    return instance, [Part(place(here, short), short, volume, files) for short, (volume, files) in found.items()]
-
-
-def place(here: Here, short: str) -> Here:
-    """Return this node with the root that a dataset is in, or is being put back into by a rollback."""
-    found = here.place_of(short)
-    if found.zfs.get(f"{found.root.name}/{short}") is None:
-        found = here.place_of(f"{BACK}/{short}")
-    return found
+    return instance, [Part(here.place_of(short), short, volume, files) for short, (volume, files) in found.items()]
 
 
 def users(parts: Sequence[Part]) -> list[str]:
@@ -304,6 +295,7 @@ def delete(here: Here, request: Mapping[str, Any]) -> str:
         for part, snap in having:
             refuse_kept(part, snap)
         for part, snap in having:
+            part.store.unmount_elsewhere(f"{part.name}@{snap.short}")
             let_go(part, [snap.short] if snap.held else [])
         for whole in by_pool([part for part, _snap in having], short).values():
             here.store.zfs.destroy_snapshots(whole)

@@ -717,11 +717,11 @@ def test_files_that_may_be_half_back_are_not_removed(bench: Bench) -> None:
         bench.store.put_aside("web1", "remove", ["disk0", "disk1"])
 
 
-def between_its_renames(bench: Bench, kind: str) -> tuple[Bench, dict[str, Any]]:
-    """Return a bench where a rollback was killed when its first dataset was in the trash and the clone not in its place yet."""
+def between_its_renames(bench: Bench, kind: str, number: int = 0) -> tuple[Bench, dict[str, Any]]:
+    """Return a bench where a rollback was killed when that dataset was in the trash and the clone not in its place yet."""
     instance = with_a_past(bench, kind)
     point = 0
-    while bench.fake.get(names_of(instance)[0]) is not None:
+    while bench.fake.get(names_of(instance)[number]) is not None:
         point += 1
         bench = Bench(Path(bench.root.path).parent.parent / f"n{point}")
         instance = with_a_past(bench, kind)
@@ -751,6 +751,30 @@ def test_in_the_gap_a_volume_is_not_removed(bench: Bench) -> None:
     for verb in (lambda: bench.volumes.keep_record(DISK0, RECORDED), lambda: bench.volumes.remove(DISK0)):
         with pytest.raises(Busy, match="a rollback to gnt-one was interrupted"):
             verb()
+
+
+def test_in_the_gap_a_volume_of_a_datastore_is_not_removed_either(bench: Bench) -> None:
+    bench, instance = between_its_renames(bench, "volumes", 1)
+    with pytest.raises(Busy, match="a rollback to gnt-one was interrupted"):
+        bench.ask("keep-records", volumes=[DISK1], disks=[1], record=RECORDED)
+    with pytest.raises(Busy, match="a rollback to gnt-one was interrupted"):
+        bench.place_of(DISK1).volumes.remove(DISK1)
+    back(bench, instance)
+    assert set(bench.reads()) == {"first"}
+
+
+def test_a_plan_that_was_killed_keeps_no_snapshot_from_being_deleted(bench: Bench) -> None:
+    point, died = 0, True
+    while died:
+        point += 1
+        bench = Bench(Path(bench.root.path).parent.parent / f"n{point}")
+        instance = with_a_past(bench, "files")
+        died = dies(bench.fake.reaper, point, lambda: bench.ask("rollback-plan", snapshot="one", **instance))  # noqa: B023
+        if point % 2:
+            back(bench, instance)
+            assert not [mount.path for mount in bench.fake.mounts() if "@" in mount.dataset], point
+        else:
+            bench.ask("snapshot-delete", snapshot="one", **instance)
 
 
 def exchanged(bench: Bench, kind: str) -> tuple[Bench, dict[str, Any]]:
