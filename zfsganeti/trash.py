@@ -9,6 +9,7 @@ import time
 from zfsganeti import clock
 from zfsganeti.datasets import (
     CLUSTER,
+    DISK,
     FORMER,
     INSTANCE,
     INTENT,
@@ -254,14 +255,21 @@ class Trash:
     def put_aside(self, dataset: str, name: str) -> str:
         """A dataset of ours that nothing uses any more is in the trash as something that was removed under that name."""
         entry = self._free_entry(name)
-        found = self.zfs.get(dataset, marks=(MOVE,))
+        found = self.zfs.get(dataset, marks=MARKS)
         if found is not None:
             end_move(self.zfs, found)
-        self.zfs.set(dataset, {"canmount": "noauto"})
+        self.zfs.set(dataset, {"canmount": "noauto", **(self._length(found) if found is not None else {})})
         self.store.unmount_elsewhere(dataset)
         self.zfs.rename(dataset, f"{self.name}/{entry}")
-        self.zfs.clear(f"{self.name}/{entry}", found.marks if found is not None else ())
+        self.zfs.clear(f"{self.name}/{entry}", [MOVE] if found is not None and MOVE in found.marks else [])
         return entry
+
+    def _length(self, dataset: Dataset) -> dict[str, str]:
+        """Return what is to be said of how long a volume's disk is, nothing where that is said already or cannot be seen."""
+        if VOLUME in dataset.marks and not (ROLLBACK in dataset.marks and SIZE in dataset.marks):  # which a rollback has just said
+            with contextlib.suppress(ZfsGanetiError, OSError), self.store.looking_into(dataset) as path:
+                return {SIZE: str(os.stat(f"{path}/{DISK}").st_size)}
+        return {}
 
     def add_clone(self, snapshot: str, name: str, marks: Mapping[str, str]) -> str:
         """A clone of a snapshot is in the trash, as if it had been removed under that name with these marks."""

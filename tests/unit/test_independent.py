@@ -48,6 +48,7 @@ def test_snapshots_of_others_go_to_the_trash_with_what_was_replaced(bench: Bench
     assert bench.origin() == ""
     (entry,) = bench.node.trash.entries()
     assert any(name.endswith("@autosnap_daily") for name, _created, _used in bench.node.fake.snapshots(entry.dataset.name))
+    assert entry.size == 2 * MIB
 
 
 @pytest.mark.parametrize("removed", [False, True])

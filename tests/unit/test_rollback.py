@@ -654,6 +654,7 @@ def test_a_clone_that_a_stranger_has_snapshotted_is_in_the_trash_as_what_it_is(b
         finish(bench)
         listed = {entry.dataset.name for entry in entries(bench)}
         assert {name for name in bench.fake.state() if "/.trash/" in name} == listed, point
+        assert {entry.size for entry in entries(bench) if entry.volume} <= {SIZE}, point
         assert not [name for name in bench.fake.state() if f"/{BACK}/" in name], point
         for entry in entries(bench) if instance["instance"] == "web1" else ():
             seen += "zfs-auto-snap_frequent" in bench.snapshots(entry.dataset.name)
