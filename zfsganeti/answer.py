@@ -103,6 +103,15 @@ def _of_each_volume(does: Callable[[Volumes, str], object]) -> Verb:
     return verb
 
 
+def _settle_volumes(here: Here, request: dict[str, Any]) -> Any:
+    """Return for each volume, which is its instance's for good now, what sets aside room for it, '' where some is."""
+    left = {}
+    for volume in _volumes(request):
+        with locked(volume):
+            left[volume] = here.place_of(volume).volumes.settle(volume)
+    return left
+
+
 def _lacking_volumes(here: Here, request: dict[str, Any]) -> Any:
     """Return which volumes are not here; those that cannot be `used`, for a move has fenced them for another node, count if it is asked."""
     from zfsganeti.moving import is_fenced
@@ -465,7 +474,7 @@ VERBS: dict[str, Verb] = {
     "claim": _claim,
     "keep-records": _keep_records,
     "claim-volumes": _of_each_volume(lambda volumes, name: volumes.claim(name)),
-    "settle-volumes": _of_each_volume(lambda volumes, name: volumes.settle(name)),
+    "settle-volumes": _settle_volumes,
     "remove-volumes": _of_each_volume(lambda volumes, name: volumes.remove(name)),
     "keep-volumes": _of_each_volume(lambda volumes, name: volumes.keep(name)),
     "lacking-volumes": _lacking_volumes,

@@ -185,12 +185,17 @@ def _execute_volumes(here: Here, plan: Restore, say: Callable[[str], None]) -> N
         except CommandFailed as error:
             raise Refused(plan.instance, f"Ganeti does not add it: {error.reason}", f"{SHOW} {plan.entry}") from error
     forget_tokens(plan.instance, range(len(plan.volumes)))
-    _settle(here, plan.instance)
+    _settle(here, plan.instance, say)
 
 
-def _settle(here: Here, instance: str) -> None:
+def _settle(here: Here, instance: str, say: Callable[[str], None]) -> None:
+    """What was restored is the instance's for good; of a disk that has no room set aside as it should that is said."""
     found = here.master.instances()[instance]
-    here.call(found.primary, "settle-volumes", volumes=[disk.volume for disk in found.disks if disk.volume])
+    left = here.call(found.primary, "settle-volumes", volumes=[disk.volume for disk in found.disks if disk.volume])
+    for disk in found.disks:
+        way_out = (left or {}).get(disk.volume)  # of which a node with an older version says nothing
+        if way_out and disk.parameters.get("reserve") == "yes":
+            say(f"There is no room to set aside for a disk of {instance}: zfs set {way_out}, once there is.")
 
 
 def forget_tokens(instance: str, disks: Iterable[int]) -> None:
@@ -235,7 +240,7 @@ def execute_into(here: Here, plan: Into, say: Callable[[str], None]) -> None:
     with reserved(here, plan.node, [(plan.entry, plan.token)]):
         run(*plan.command, seconds=800)
     forget_tokens(plan.instance, [plan.disk])
-    _settle(here, plan.instance)
+    _settle(here, plan.instance, say)
 
 
 def _execute_files(here: Here, plan: Restore, say: Callable[[str], None]) -> None:

@@ -40,7 +40,7 @@ from zfsganeti.datasets import (
     refuse_half_back,
     refuse_moving,
 )
-from zfsganeti.errors import BadInput, BadName, Foreign, Missing, NoSpace, Refused, ZfsGanetiError, human
+from zfsganeti.errors import BadInput, BadName, CommandFailed, Foreign, Missing, NoSpace, Refused, ZfsGanetiError, human
 from zfsganeti.files import set_mode
 from zfsganeti.names import SNAPSHOT_VOLUME, check_dataset, check_fits
 from zfsganeti.zfs import Dataset
@@ -326,10 +326,16 @@ class Volumes:
             raise Foreign(f"dataset {self.name(volume)}", f"is not volume {volume} of any cluster", "rename it")
         self.zfs.set(dataset.name, self.marks(volume))
 
-    def settle(self, volume: str) -> None:
-        """The volume is its instance's for good: what it said of the one that it was restored for is forgotten."""
+    def settle(self, volume: str) -> str:
+        """The volume is its instance's for good: what it said of the one that it was restored for is forgotten.
+
+        Return what zfs(8) is to set so that room is set aside for it, '' when it is.
+        """
         dataset = self.must(volume)
         self.zfs.clear(dataset.name, [mark for mark in (RECORD, REPLACED, RESTORING) if mark in dataset.marks])
+        if self.zfs.local(dataset.name).get(RESERVED, "0") not in ("0", "none"):
+            return ""
+        return f"{RESERVED}={reservation(self.size(volume))} {dataset.name}"
 
     def keep_record(self, volume: str, record: Mapping[str, Any]) -> bool:
         """The volume says how the instance is made whose disk it is; False, and nothing done, for one that is not here."""
@@ -442,7 +448,8 @@ class Volumes:
             self.zfs.set(self.name(volume), {"canmount": "on"})
             device = self.attach(volume)
             if reserved:  # which neither what a rollback has replaced has, nor a clone of a snapshot
-                self.zfs.set(self.name(volume), {RESERVED: str(reserved)})
+                with contextlib.suppress(CommandFailed):  # where there is no room that stops nothing: settle tells of it
+                    self.zfs.set(self.name(volume), {RESERVED: str(reserved)})
         except (ZfsGanetiError, OSError):
             with contextlib.suppress(ZfsGanetiError, OSError):
                 self._put_back(volume, token.partition("@")[0])

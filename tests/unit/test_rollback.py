@@ -7,6 +7,7 @@ import itertools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from tests.deaths.histories import DISK0, DISK1, RECORDED, SIZE, Bench, back, names_of, with_a_past
 from tests.deaths.images import GOLD, MIB, holding
 from tests.killing import dies
+from zfsganeti import undo
 from zfsganeti.contents import reservation
 from zfsganeti.datasets import BACK, FORMER, FORMER_NAMES, INSTANCE, RECORD, REPLACED, RESERVED, ROLLBACK, former_names, pack_former
 from zfsganeti.errors import BadName, Busy, Foreign, Full, Missing, Refused, ZfsGanetiError
@@ -429,6 +431,24 @@ def test_what_was_replaced_has_its_room_set_aside_again_when_it_is_restored(benc
     bench.ask("trash-reserve", entry=entry.entry, token=f"{entry.entry}@t")
     bench.volumes.create(RESTORED, SIZE, {"trash": f"{entry.entry}@t", "reserve": True})
     assert bench.fake.local(f"zfs/vm/{RESTORED}")["refreservation"] == str(reservation(SIZE))
+
+
+def test_what_was_replaced_comes_back_also_where_there_is_no_room_to_set_aside_and_that_is_said(bench: Bench) -> None:
+    back(bench, with_a_past(bench, "volumes"))
+    entry = next(entry for entry in entries(bench) if entry.volume == DISK0)
+    bench.fake.unreservable = True
+    bench.ask("trash-reserve", entry=entry.entry, token=f"{entry.entry}@t")
+    bench.volumes.create(RESTORED, SIZE, {"trash": f"{entry.entry}@t", "reserve": True})
+    assert Path(bench.volumes.disk(RESTORED)).read_bytes().rstrip(b"\0") == b"third!"
+    for asked, said in (("yes", [f"zfs set {RESERVED}={reservation(SIZE)} zfs/vm/{RESTORED}"]), ("no", [])):
+        disk = SimpleNamespace(volume=RESTORED, parameters={"reserve": asked})
+        bench.__dict__["master"] = SimpleNamespace(instances=lambda disk=disk: {"ext2": SimpleNamespace(primary="node1", disks=[disk])})
+        heard: list[str] = []
+        undo._settle(bench, "ext2", heard.append)
+        assert heard == [f"There is no room to set aside for a disk of ext2: {each}, once there is." for each in said]
+    bench.fake.unreservable = False
+    bench.fake.set(f"zfs/vm/{RESTORED}", {RESERVED: str(reservation(SIZE))})
+    assert bench.ask("settle-volumes", volumes=[RESTORED]) == {RESTORED: ""}
 
 
 @pytest.mark.parametrize("keeper", ["hold", "clone"])
