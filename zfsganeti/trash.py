@@ -137,7 +137,9 @@ def choose(entries: Sequence[Mapping[str, Any]], wanted: str, *, disk: bool = Fa
 
 def stamp_of(entry: Mapping[str, Any]) -> int:
     """Return when an entry was removed by the clock of then, in seconds since 1970, which may have been wrong."""
-    return parse_entry(entry["entry"])[1]
+    with contextlib.suppress(BadInput):
+        return parse_entry(entry["entry"])[1]
+    return int(entry["removed"])  # another node's word for something whose name is none of ours
 
 
 def _refuse_several(wanted: str, matching: Sequence[Mapping[str, Any]], of: str) -> None:
