@@ -18,7 +18,7 @@ from zfsganeti.errors import Busy, Missing, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.here import Here
 from zfsganeti.moving import mark_of
 from zfsganeti.process import holding
-from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, STOPPING, Leaving, either, has_landed, is_newer, waits
+from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, STOPPING, Leaving, either, has_landed, is_newer, newer, waits
 from zfsganeti.zfs import Dataset
 
 TAKE_BACK_SECONDS = 10.0  # for a node that may be away, while an instance waits to be started
@@ -126,17 +126,17 @@ def _refuse_stale(here: Here, instance: str, names: Sequence[str]) -> None:
     marks = _marks(here, names)
     for leaving in marks.values():
         if leaving.phase == LEFT:
-            raise _newer(instance, leaving.to)
+            raise newer(instance, leaving.to)
     strays: dict[str, Leaving] = {}  # what is not there any more where it was to go: it may have gone on to any node
     for node, asked in _by_target(marks).items():
         said = _said_by(here, instance, asked, node)
         if any(has_landed(placed) for placed in said["placed"].values()):
-            raise _newer(instance, node)
+            raise newer(instance, node)
         strays |= {name: marks[name] for name in asked if not waits(said["coming"].get(name), here.node)}
+    came_to = {name: "" if come_of(here, name) is not None else here.node for name in strays}
     for node in here.ssconf.nodes if strays else ():
         if node != here.node and node not in here.ssconf.offline_nodes:
             said = _said_by(here, instance, list(strays), node)
-            came_to = {name: "" if come_of(here, name) is not None else here.node for name in strays}
             if any(is_newer(said["placed"].get(name), leaving, came_to[name]) for name, leaving in strays.items()):
                 raise either(instance, node, [name for name in names if has_landed(said["placed"].get(name))])
 
@@ -171,10 +171,6 @@ def take_back(here: Here, names: Sequence[str]) -> None:
         if node not in here.ssconf.offline_nodes:
             with contextlib.suppress(ZfsGanetiError):
                 here.call(node, "move-unready", seconds=TAKE_BACK_SECONDS, datasets=asked, source=here.node)
-
-
-def _newer(instance: str, node: str) -> Refused:
-    return Refused(instance, f"its newer disks are on {node}", f"gnt-instance modify --new-primary={node} {instance}")
 
 
 def _said_by(here: Here, instance: str, names: Sequence[str], node: str) -> Any:

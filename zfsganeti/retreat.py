@@ -12,7 +12,7 @@ from zfsganeti.disks import datasets_of, find_instance
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
 from zfsganeti.move import Say, gnt, heedless, must_know
-from zfsganeti.route import FENCED, LEFT, PRESYNC, Leaving, either, find_rest, has_landed, is_newer, waits
+from zfsganeti.route import FENCED, LEFT, PRESYNC, Leaving, either, find_rest, has_landed, is_newer, newer, waits
 
 
 class Back:
@@ -49,12 +49,12 @@ class Back:
         for node in sorted({mark.to for mark in fenced.values()} & set(found)):
             facts = self._heard(node, found)
             if any(has_landed(placed) for placed in facts["datasets"].values()):
-                raise self._newer(node)
+                raise newer(self.name, node)
             strays = {name: mark for name, mark in strays.items() if mark.to != node or not waits(facts["coming"].get(name), self.source)}
+        waiting = {name for name, coming in found[self.source]["coming"].items() if coming is not None}
+        came_to = {name: "" if name in waiting else self.source for name in strays}
         for node in sorted(set(found) - {self.source}) if strays else ():
             facts = self._heard(node, found)
-            waiting = {name for name, coming in found[self.source]["coming"].items() if coming is not None}
-            came_to = {name: "" if name in waiting else self.source for name in strays}
             if any(is_newer(facts["datasets"].get(name), mark, came_to[name]) for name, mark in strays.items()):
                 raise either(self.name, node, [name for name in self.names if has_landed(facts["datasets"].get(name))])
 
@@ -66,9 +66,6 @@ class Back:
             way_out = f"gnt-node modify --offline=yes {node} if it is lost for good, with all that it has"
             raise Refused(self.name, f"whether its newer disks are on {node} is not known ({problem})", way_out)
         return said
-
-    def _newer(self, node: str) -> Refused:
-        return Refused(self.name, f"its newer disks are on {node}", f"gnt-instance modify --new-primary={node} {self.name}")
 
     def _comes(self, facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         return [coming for coming in facts["coming"].values() if coming is not None and coming["ours"]]

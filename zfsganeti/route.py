@@ -468,6 +468,11 @@ def is_newer(placed: Mapping[str, Any] | None, fenced: Leaving, came_to: str = "
     return leaving.to != came_to and leaving.until > fenced.until
 
 
+def newer(instance: str, node: str) -> Refused:
+    """Return what is said where an instance has lived on another node since its disks were fenced here."""
+    return Refused(instance, f"its newer disks are on {node}", f"gnt-instance modify --new-primary={node} {instance}")
+
+
 def either(instance: str, node: str, names: Sequence[str]) -> Refused:
     """Return what is said where another node has disks that may as well be older as newer, with the way out of either."""
     newest = f"gnt-instance modify --new-primary={node} {instance} if those there are the newest"
