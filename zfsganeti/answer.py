@@ -153,7 +153,12 @@ def _home(here: Here, request: dict[str, Any]) -> Any:
         seen = request.get("intent")
         if dataset is not None and seen is not None and dataset.marks.get(INTENT, "") != seen:
             raise Busy(f"dataset {dataset.name}", "an operation has begun on it since it was looked at", "run the check again")
-        here.store.bring_home(instance, dataset)
+        here.store.bring_home(instance, dataset, _limit(request))
+
+
+def _limit(request: dict[str, Any]) -> int | None:
+    """Return how many bytes of plain files may be moved into a dataset while somebody waits."""
+    return None if request.get("unlimited") is True else ABSORB_LIMIT
 
 
 def _discard(here: Here, request: dict[str, Any]) -> Any:
@@ -181,7 +186,7 @@ def _absorb(here: Here, request: dict[str, Any]) -> Any:
     if not here.has_root():
         return
     with locked(instance):
-        here.store.absorb(instance, None if request.get("unlimited") is True else ABSORB_LIMIT)
+        here.store.absorb(instance, _limit(request))
 
 
 def _keep_disks(here: Here, request: dict[str, Any]) -> Any:

@@ -278,8 +278,11 @@ def _line(finding: Finding, result: str) -> str:
 
 
 def _repair(here: Here, finding: Finding) -> str:
+    patience: dict[str, Any] = (
+        {"unlimited": True} if finding.verb == "home" else {}
+    )  # plain files in the way, however large: no hook waits here
     try:
-        here.call(finding.node, finding.verb, **finding.request)
+        here.call(finding.node, finding.verb, **finding.request, **patience)
     except ZfsGanetiError as error:
         return f"{NOT_REPAIRED}: {one_line(error)}"
     return "repaired"

@@ -354,15 +354,15 @@ class Store:
 
     # home and aside
 
-    def bring_home(self, instance: str, found: Dataset | None = None) -> None:
-        """The dataset is mounted at home and nowhere else; links that stood in for its files are gone."""
+    def bring_home(self, instance: str, found: Dataset | None = None, limit: int | None = ABSORB_LIMIT) -> None:
+        """The dataset is mounted at home and nowhere else; links that stood in for its files are gone, plain files are in it."""
         dataset = found or self.find(instance)
         if dataset is None:
             raise Missing(f"dataset {self.name(instance)}")
         home, aside = self.home(instance), self.aside(instance)
         if self.zfs.mounted_at(home) != dataset.name:
             self.remove_links(home, aside)
-            self._move_in(instance, home)
+            self._move_in(instance, home, limit)
             self.zfs.mount(dataset.name, home)
         set_mode(home, 0o750)
         self.unmount_elsewhere(dataset.name, home)
@@ -434,19 +434,22 @@ class Store:
 
     # plain files where a dataset should be
 
-    def _move_in(self, instance: str, home: str, limit: int | None = ABSORB_LIMIT) -> None:
-        """Files that Ganeti wrote into the plain directory at home are in the dataset, which is unmounted there now."""
+    @staticmethod
+    def _movable(instance: str, home: str, limit: int | None) -> list[str]:
+        """Return the plain files at home, which nobody uses and which hold no more than `limit` bytes."""
         files = plain_files(home)
+        if limit is not None and (allocated := sum(os.stat(f"{home}/{file}").st_blocks * 512 for file in files)) > limit:
+            held = f"holds {human(allocated)} of plain files where the dataset belongs"
+            raise Refused(home, held, "gnt-zfs check --repair moves them in")
+        if files and (users := holding([f"{home}/{file}" for file in files])):
+            raise Busy(home, f"its plain files are in use by {users[0]}", f"stop {instance}, then gnt-zfs check --repair moves them in")
+        return files
+
+    def _move_in(self, instance: str, home: str, limit: int | None) -> None:
+        """Files that Ganeti wrote into the plain directory at home are in the dataset, which is unmounted there now."""
+        files = self._movable(instance, home, limit)
         if not files:
             return
-        allocated = sum(os.stat(f"{home}/{file}").st_blocks * 512 for file in files)
-        if limit is not None and allocated > limit:
-            raise Refused(
-                home, f"holds {human(allocated)} of plain files where the dataset belongs", "gnt-zfs check --repair moves them in"
-            )
-        users = holding([f"{home}/{file}" for file in files])
-        if users:
-            raise Busy(home, f"its plain files are in use by {users[0]}", f"stop {instance}, then gnt-zfs check --repair moves them in")
         aside = self.aside(instance)
         os.makedirs(os.path.dirname(aside), mode=0o700, exist_ok=True)
         self.zfs.mount(self.name(instance), aside)
@@ -466,13 +469,11 @@ class Store:
         if dataset is None:
             if not os.path.isdir(self.home(instance)):
                 raise Missing(self.home(instance))
+            self._movable(instance, self.home(instance), limit)  # without a dataset an instance can use them as they are
             # a boot must not mount it over the files before they are in it; bring_home lets it
             self.zfs.create(self.name(instance), {"canmount": "noauto"}, self.marks(instance))
             dataset = Dataset(self.name(instance), {"canmount": "noauto"}, self.marks(instance))
-        if self.zfs.mounted_at(self.home(instance)) is None:
-            self.remove_links(self.home(instance), self.aside(instance))
-            self._move_in(instance, self.home(instance), limit)
-        self.bring_home(instance, dataset)
+        self.bring_home(instance, dataset, limit)
 
     # after an operation
 
