@@ -278,9 +278,7 @@ def _line(finding: Finding, result: str) -> str:
 
 
 def _repair(here: Here, finding: Finding) -> str:
-    patience: dict[str, Any] = (
-        {"unlimited": True} if finding.verb == "home" else {}
-    )  # plain files in the way, however large: no hook waits here
+    patience: dict[str, Any] = {"unlimited": True} if finding.verb == "home" else {}  # for plain files in the way: no hook waits
     try:
         here.call(finding.node, finding.verb, **finding.request, **patience)
     except ZfsGanetiError as error:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from zfsganeti import config, ganeti, node
 from zfsganeti.datasets import BACK, Store
-from zfsganeti.errors import Busy, Missing, Unavailable, ZfsGanetiError
+from zfsganeti.errors import Busy, Missing, Unavailable, ZfsGanetiError, of_system
 from zfsganeti.process import COMMAND, EARLY
 from zfsganeti.roots import Root, find_datastore, find_root
 from zfsganeti.zfs import Zfs
@@ -154,7 +154,10 @@ class Here:
         Where its door is open already, which may have been for long, it is asked there.
         """
         if peer == self.node:
-            return self._verbs()[verb](self, request)
+            try:
+                return self._verbs()[verb](self, request)
+            except OSError as error:
+                raise of_system(error) from error  # as a peer says it: what failed here keeps nobody from going on elsewhere
         from zfsganeti.shapes import understood
 
         seconds = seconds or self.config.peer_seconds

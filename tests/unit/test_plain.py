@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.killing import Killed
+from tests.node import DAY
 from tests.rig import Knot, Rig, make_rig
 from zfsganeti import check, cli, upkeep, variants
 from zfsganeti.datasets import ABSORB_LIMIT
 from zfsganeti.errors import Refused
 from zfsganeti.files import copy_sparse
+from zfsganeti.here import Here
 from zfsganeti.node import PeerFailed
 
 DISKS = ["a.file.disk0", "b.file.disk1"]
@@ -99,3 +101,20 @@ def test_one_that_has_a_dataset_elsewhere_mounted_has_them_moved_in(rig: Rig) ->
 def found(knot: Knot) -> list[check.Finding]:
     instances = knot.rig.ganeti.instances()
     return [each for each in check.compare_node(check.report(knot), instances, ["web1"], set(), time.time()) if each.subject == "web1"]
+
+
+def test_what_cannot_come_home_keeps_the_watcher_from_nothing_else(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something of its name that is no directory stands where a dataset belongs; what has expired is given up all the same."""
+    node1 = rig.master
+    for name in ("db1", "gone"):
+        rig.ganeti.add(name, "file", "node1", {f"{name}.file.disk0": b"data"}, up=False)
+    node1.trash.put("gone")
+    del rig.ganeti.data["gone"]
+    vars(node1.ssconf)["instances"] = ["web1", "db1"]
+    node1.fake.unmount(f"{node1.root.path}/db1")
+    os.rmdir(f"{node1.root.path}/db1")
+    Path(node1.root.path, "db1").touch()
+    node1.fake.clock += DAY * (node1.config.trash_days + 1)
+    monkeypatch.setattr(Knot, "call", Here.call)
+    assert f"{node1.root.path}/db1: " in upkeep.watch(node1)
+    assert node1.trash.entries() == []
