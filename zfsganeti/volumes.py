@@ -109,6 +109,7 @@ class Volumes:
     def must(self, volume: str) -> Dataset:
         dataset = self.find(volume) or self.take_copy(volume)
         if dataset is None:
+            refuse_half_back(self._coming_back(volume))
             raise Missing(f"volume {volume} on this node", "gnt-zfs check says where it is")
         return dataset
 
@@ -137,8 +138,9 @@ class Volumes:
 
     def create(self, volume: str, size: int, parameters: Mapping[str, Any]) -> str:
         """The volume exists with a disk of `size` bytes, attached; nothing is left of one that fails. Return its device."""
-        existing = self.find(volume)
+        existing = self.find(volume) or self.take_copy(volume)
         if existing is None:
+            refuse_half_back(self._coming_back(volume))
             check_fits("volume", volume, self.store.root.name)
         self._refuse_used(volume, existing, parameters)
         self.store.check_pool()

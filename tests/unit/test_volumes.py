@@ -16,9 +16,11 @@ from tests.deaths.volumes import DISK0, MIB, Bench, removed
 from tests.fakeloop import FakeLoop
 from tests.node import CLUSTER_NAME, Node
 from zfsganeti.contents import PARAMETERS, dataset_properties, parameters_list, parse_parameters, reservation
-from zfsganeti.datasets import CLUSTER, INSTANCE, OPENED, RECORD, RESTORING, SIZE, VOLUME, Store
+from zfsganeti.datasets import BACK, CLUSTER, COPIES, DETACH, INSTANCE, OLD, OPENED, READY, RECORD, RESTORING, ROLLBACK, SIZE, VOLUME, Store
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
 from zfsganeti.images import Images
+from zfsganeti.rollback import DECIDED, State
+from zfsganeti.roots import make_parent
 from zfsganeti.volumes import Volumes, check_volume
 
 GIB = 1 << 30
@@ -201,6 +203,45 @@ def test_more_than_the_root_could_ever_hold_is_not_promised(bench: Bench) -> Non
         bench.volumes.grow(DISK0, 150 * MIB)
     bench.node.config.overcommit = 0
     bench.create("third", size=90 * MIB)
+
+
+def coming_back(bench: Bench) -> None:
+    """A rollback of the volume, killed between its two renames, has left what the disk is to hold beside its place."""
+    fake, beside = bench.node.fake, f"zfs/vm/{BACK}/{DISK0}"
+    bench.use()
+    bench.volumes.detach(DISK0)
+    fake.snapshot([f"zfs/vm/{DISK0}@s"])
+    state = State("web1", "s", "s 1", DECIDED, ((DISK0, DISK0, {}, ""),), new=True)
+    make_parent(fake, f"zfs/vm/{BACK}")
+    fake.clone(f"zfs/vm/{DISK0}@s", beside, {**OURS, INSTANCE: "web1", ROLLBACK: state.pack()}, {"canmount": "noauto"})
+    fake.promote(beside)
+    bench.node.trash.put_aside(f"zfs/vm/{DISK0}", DISK0)
+
+
+def taking_place(bench: Bench) -> None:
+    """The independent copy of a volume is to take its place, and what it is a copy of has just left it."""
+    fake, copies = bench.node.fake, f"zfs/vm/{COPIES}"
+    bench.use()
+    bench.volumes.detach(DISK0)
+    fake.unmount(bench.volumes.home(DISK0))
+    make_parent(fake, copies)
+    fake.rename(f"zfs/vm/{DISK0}", f"{copies}/{DISK0}{OLD}")
+    fake.create(f"{copies}/{DISK0}", {}, {**OURS, INSTANCE: "web1", DETACH: READY})
+
+
+@pytest.mark.parametrize("left", [coming_back, taking_place])
+def test_a_volume_that_is_about_to_be_back_is_neither_made_anew_nor_said_to_be_gone(bench: Bench, left: Callable[[Bench], None]) -> None:
+    left(bench)
+    before = bench.node.claims(), bench.node.datasets()
+    with pytest.raises(Refused) as caught:
+        bench.create()
+    if left is coming_back:
+        assert str(caught.value).startswith("web1: a rollback to s was interrupted: gnt-zfs snapshot rollback web1 s finishes it")
+        assert (bench.node.claims(), bench.node.datasets()) == before
+        with pytest.raises(Busy):
+            bench.volumes.attach(DISK0)
+    assert sum(bench.node.marks(f"zfs/vm/{name}").get(VOLUME) == DISK0 for name in bench.node.datasets() if name[0] != ".") <= 1
+    assert sum(name.endswith(DISK0) for name in bench.node.datasets()) == 1
 
 
 # the other verbs
