@@ -100,6 +100,19 @@ def _elsewhere_by_paths(here: Here, event: ganeti.Event) -> bool:
     return bool(paths) and not any(os.path.dirname(path) == home for path in paths)
 
 
+def _left_out(here: Here, event: ganeti.Event) -> bool:
+    """Tell whether what Ganeti is about to unlink or rename is not ours; Refused when it is, and the cluster has another directory now."""
+    if not _elsewhere_by_paths(here, event):
+        return False
+    directory = os.path.dirname(os.path.dirname(event.disk_paths[0]))
+    if here.config.root and directory != here.ssconf.storage_directory and here.zfs.mounted_at(directory) == here.config.root:
+        from zfsganeti.errors import Refused
+
+        why = f"its disks are in {directory}, and the cluster's file storage directory is {here.ssconf.storage_directory or 'none'}"
+        raise Refused(event.instance, why, f"gnt-cluster modify --file-storage-dir={directory}")
+    return True
+
+
 def _acts(here: Here, event: ganeti.Event, node: str) -> bool:
     return here.node == node and not _elsewhere(here, event)
 
@@ -185,7 +198,7 @@ def _aside_by_master(here: Here, event: ganeti.Event, intent: str) -> None:
     """The instance's dataset is aside on its primary, with what is needed to make the instance again; an offline node is left alone."""
     if here.node != event.master or event.primary in here.ssconf.offline_nodes or _is_dry_run(here, event):
         return
-    if not event.disk_paths or _elsewhere_by_paths(here, event):
+    if not event.disk_paths or _left_out(here, event):
         return
     instance = here.master.instances().get(event.instance)
     record = instance.record() if instance else None
@@ -238,7 +251,7 @@ def _export_post(here: Here, event: ganeti.Event) -> None:
 
 
 def _rename_pre(here: Here, event: ganeti.Event) -> None:
-    if not _acts(here, event, event.primary):
+    if here.node != event.primary or _left_out(here, event) or not here.has_root():
         return
     from zfsganeti.datasets import locked
 
@@ -354,7 +367,7 @@ def _modify_pre(here: Here, event: ganeti.Event) -> None:
         _aside_by_master(here, event, f"convert {event.new_template}")
         return
     _make_ready(here, event)
-    if here.node == event.master and not _elsewhere_by_paths(here, event):
+    if here.node == event.master and not _left_out(here, event):
         _change_disks(here, event, _opcode(here, event))
 
 
@@ -372,7 +385,7 @@ def _change_disks(here: Here, event: ganeti.Event, opcode: dict[str, Any]) -> No
 
 def _keep_files(here: Here, event: ganeti.Event) -> None:
     """On the master: what the files hold is in a snapshot before an operating system is installed over it."""
-    if here.node == event.master and not _elsewhere_by_paths(here, event) and not _is_dry_run(here, event):
+    if here.node == event.master and not _left_out(here, event) and not _is_dry_run(here, event):
         here.call(event.primary, "keep-disks", instance=event.instance)
 
 
