@@ -447,7 +447,7 @@ class Master:
         found: list[dict[str, Any]] = []
         queue = f"{self.directory}/queue"
         try:
-            names = [name for name in os.listdir(queue) if name.startswith("job-")]
+            names = sorted((name for name in os.listdir(queue) if name.startswith("job-")), key=lambda name: (len(name), name))
         except OSError:
             return found
         for name in names:
@@ -460,8 +460,13 @@ class Master:
         return found
 
     def running(self, operation: str, instance: str) -> dict[str, Any] | None:
-        """Return the input of the operation that is running on an instance, which says what hooks are not told (dry run)."""
-        return next((opcode for opcode in self.jobs() if opcode.get("OP_ID") == operation and _is_about(opcode, instance)), None)
+        """Return the input of the operation that is running on an instance, which says what hooks are not told (dry run).
+
+        Where one instance's whole name is how another's begins, each may have one; of several on one the newest job's holds.
+        """
+        found = [opcode for opcode in self.jobs() if opcode.get("OP_ID") == operation and _is_about(opcode, instance)]
+        exact = [opcode for opcode in found if opcode.get("instance_name") == instance]
+        return next(reversed(exact or found), None)
 
     def is_pending(self, instance: str) -> bool:
         """Tell whether a job on an instance runs or is yet to run: what the configuration says of it may not hold in a moment."""

@@ -431,6 +431,29 @@ def test_the_running_operation_on_an_instance_is_found_by_short_names_too(queue:
     assert queue.running("OP_QUEUED", "web1.example.com") is None
 
 
+@pytest.mark.parametrize("numbers", [(8, 9), (9, 10), (10, 9)])
+def test_an_operation_on_an_instance_whose_name_begins_with_another_ones_is_not_mistaken_for_that_ones(
+    queue: ganeti.Master, numbers: tuple[int, int]
+) -> None:
+    """What is asked of the disks of one would be taken for what is asked of the other's, and what is removed would not be kept."""
+    for number, name in zip(numbers, ("shop", "shop.example.com"), strict=True):
+        asked = {"OP_ID": "OP_INSTANCE_SET_PARAMS", "instance_name": name, "disks": [["remove", number, {}]]}
+        Path(queue.directory, "queue", f"job-{number}").write_text(job(status="running", input=asked), encoding="utf-8")
+    for number, name in zip(numbers, ("shop", "shop.example.com"), strict=True):
+        found = queue.running("OP_INSTANCE_SET_PARAMS", name)
+        assert found is not None
+        assert found["disks"] == [["remove", number, {}]]
+
+
+def test_of_an_operation_that_died_with_the_master_and_a_later_one_the_later_is_running(queue: ganeti.Master) -> None:
+    for number, dry in ((9, True), (10, False)):
+        asked = {"OP_ID": "OP_INSTANCE_SET_PARAMS", "instance_name": "shop", "dry_run": dry}
+        Path(queue.directory, "queue", f"job-{number}").write_text(job(status="running", input=asked), encoding="utf-8")
+    found = queue.running("OP_INSTANCE_SET_PARAMS", "shop")
+    assert found is not None
+    assert found["dry_run"] is False
+
+
 def test_what_is_yet_to_run_is_pending_and_not_running(queue: ganeti.Master) -> None:
     for number, status in enumerate(("queued", "waiting", "canceling", "success"), 20):
         text = job(status=status, input={"OP_ID": "OP_INSTANCE_STARTUP", "instance_name": f"db{number}"})
