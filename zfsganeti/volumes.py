@@ -23,6 +23,7 @@ from zfsganeti.datasets import (
     KEPT,
     MARKS,
     MOVE,
+    MOVING,
     NEVER_CHANGED,
     OLD,
     OPENED,
@@ -127,6 +128,15 @@ class Volumes:
         """Return the clone that a rollback, cut between its two renames, is about to make the volume, None without one."""
         return self.zfs.get(f"{self.store.root.name}/{BACK}/{volume}", marks=(ROLLBACK,))
 
+    def _refuse_coming(self, volume: str) -> None:
+        """Neither a rollback nor a move is about to put something in the volume's place, which may be all that there is of it."""
+        refuse_half_back(self._coming_back(volume))
+        coming = self.zfs.get(f"{self.store.root.name}/{MOVING}/{volume}", marks=(INSTANCE,))
+        if coming is not None:
+            instance = coming.marks.get(INSTANCE, volume)
+            way_out = f"a start of {instance} brings in what is whole, gnt-zfs move --abort {instance} gives that up"
+            raise Foreign(f"{volume} below {MOVING}", "comes from another node", way_out)
+
     def size(self, volume: str) -> int:
         """Return the size of the disk in bytes, 0 while it was never finished; its dataset must be mounted."""
         try:
@@ -140,7 +150,7 @@ class Volumes:
         """The volume exists with a disk of `size` bytes, attached; nothing is left of one that fails. Return its device."""
         existing = self.find(volume) or self.take_copy(volume)
         if existing is None:
-            refuse_half_back(self._coming_back(volume))
+            self._refuse_coming(volume)
             check_fits("volume", volume, self.store.root.name)
         self._refuse_used(volume, existing, parameters)
         self.store.check_pool()

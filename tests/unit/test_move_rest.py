@@ -193,3 +193,22 @@ def test_what_has_come_below_another_root_is_given_up_before_more_is_sent(tmp_pa
     state = rig.knots["node2"].fake.state()
     assert f"zfs/fast/{name}" in state
     assert not [one for one in state if "/.moving/" in one]
+
+
+# what is made anew
+
+
+@KINDS
+def test_what_has_not_landed_is_not_made_anew_once_its_source_is_lost(rig: Rig, kind: str) -> None:
+    """It may be all that there is: recreate-disks makes no empty disks beside it, and a start brings it in."""
+    switched(rig, kind, "move-land")
+    offline(rig, "node1")
+    node2, before = rig.knots["node2"], rig.knots["node2"].datasets()
+    with pytest.raises(Refused, match=r" below \.moving: comes from another node: .*gnt-zfs move --abort web1 gives that up"):
+        if kind == "file":
+            node2.store.admit("web1", [])
+        else:
+            node2.volumes.create(names(kind)[0], 1 << 20, {})
+    assert node2.datasets() == before
+    rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    assert rig.content("web1") == DISKS[kind]
