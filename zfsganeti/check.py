@@ -358,8 +358,8 @@ def _without_dataset(facts: Mapping[str, Any], instances: Mapping[str, ganeti.In
     known = {dataset["name"] for dataset in ours} | {dataset["instance"] for dataset in ours}
     lacking = {}
     for instance in instances.values():
-        home = f"{facts['directory']}/{instance.name}"
-        files = [disk.path.rsplit("/", 1)[1] for disk in instance.disks if disk.template == "file" and os.path.dirname(disk.path) == home]
+        home, made = f"{facts['directory']}/{instance.name}", [disk for disk in instance.disks if not disk.forthcoming]
+        files = [disk.path.rsplit("/", 1)[1] for disk in made if disk.template == "file" and os.path.dirname(disk.path) == home]
         if files and instance.primary == facts["node"] and instance.name not in known:
             lacking[instance.name] = files
     return lacking

@@ -300,6 +300,7 @@ class Disk:
         self.size: int = data["size"] << 20
         self.mode: str = data.get("mode", "rw")
         self.name: str | None = data.get("name")
+        self.forthcoming = bool(data.get("forthcoming"))  # of an instance that is but reserved: Ganeti makes the disk later
         logical: list[str] = list(data.get("logical_id") or [])
         self.driver, self.path = logical if len(logical) == 2 else ("", "")
         self.volume = self.path if self.template == EXT and self.driver == PROVIDER else ""

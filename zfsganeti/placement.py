@@ -138,7 +138,8 @@ def _judge_foreign(node: str, volume: Mapping[str, Any], owner: ganeti.Instance 
 
 def _judge_instance(instance: ganeti.Instance, where: Mapping[str, list[str]], everywhere: bool) -> list[Finding]:
     """An instance whose primary lacks a volume: where it is, and the way back."""
-    lacking = [disk.volume for disk in instance.disks if disk.volume and instance.primary not in where.get(disk.volume, [])]
+    made = [disk.volume for disk in instance.disks if disk.volume and not disk.forthcoming]
+    lacking = [volume for volume in made if instance.primary not in where.get(volume, [])]
     if not lacking:
         return []
     wanted = [disk.volume for disk in instance.disks if disk.volume]

@@ -70,6 +70,13 @@ def test_a_healthy_node_has_nothing_to_say() -> None:
     assert compare({"datasets": [dataset()]}, instance()) == []
 
 
+def test_an_instance_that_is_but_reserved_lacks_no_dataset() -> None:
+    reserved = instance()
+    assert compare({}, reserved) != []
+    reserved.disks[0].forthcoming = True
+    assert compare({}, reserved) == []
+
+
 @pytest.mark.parametrize(
     ("facts", "text"),
     [

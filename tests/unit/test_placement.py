@@ -32,8 +32,8 @@ def node(*volumes: dict[str, Any], **differs: Any) -> dict[str, Any]:
     return {"volumes": list(volumes), "stray": [], "root_problem": "", "rootless": False, "trash": [], "leftover_minutes": 60, **differs}
 
 
-def instance(primary: str = "node1", name: str = "web1", provider: str = "zfs") -> ganeti.Instance:
-    disk = {"uuid": "d", "dev_type": "ext", "size": 1, "logical_id": [provider, VOL]}
+def instance(primary: str = "node1", name: str = "web1", provider: str = "zfs", **of_disk: Any) -> ganeti.Instance:
+    disk = {"uuid": "d", "dev_type": "ext", "size": 1, "logical_id": [provider, VOL], **of_disk}
     return ganeti.Instance({"name": name, "uuid": name, "primary_node": "n", "disks": ["d"]}, {"n": primary}, {"d": disk}, {})
 
 
@@ -84,6 +84,12 @@ def test_a_disk_that_was_detached_is_no_leak() -> None:
 def test_a_primary_that_never_had_a_root_lacks_its_volumes() -> None:
     (finding,) = compare({"node1": node(rootless=True, root_problem="no root"), "node2": node(volume())}, instance())
     assert finding.text.endswith("is not on node1 but on node2: gnt-instance modify --new-primary=node2 web1")
+
+
+def test_an_instance_that_is_but_reserved_lacks_nothing() -> None:
+    """As `gnt-instance add --forthcoming` leaves it, until `--commit` makes its disks."""
+    assert compare({"node1": node()}, instance(forthcoming=True)) == []
+    assert compare({"node1": node()}, instance(forthcoming=False)) != []
 
 
 def test_no_way_back_is_named_that_leads_nowhere() -> None:
