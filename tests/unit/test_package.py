@@ -169,6 +169,26 @@ def test_a_purge_leaves_logs(scripts: Scripts) -> None:
     assert (logs / "attach.log").exists()
 
 
+@pytest.mark.parametrize("storage", ["var/lib/zfsganeti", "var/lib/zfsganeti/vm", "run/zfsganeti/vm"])
+def test_a_purge_leaves_disks_wherever_the_root_is_mounted(scripts: Scripts, storage: str) -> None:
+    """Ganeti takes any of these as its file storage directory, which is where instances' datasets are mounted."""
+    for file in ("var/lib/zfsganeti/variants.list", "run/zfsganeti/web1.lock", "run/zfsganeti/.room.zfs.lock", f"{storage}/web1/disk0"):
+        (scripts.root / file).parent.mkdir(parents=True, exist_ok=True)
+        (scripts.root / file).write_text("disk", encoding="utf-8")
+    assert scripts.run("postrm", "purge") == (0, "")
+    assert [str(path.relative_to(scripts.root)) for path in sorted(scripts.root.rglob("*zfsganeti/**/*")) if path.is_file()] == [
+        f"{storage}/web1/disk0"
+    ]
+
+
+def test_a_purge_leaves_nothing_of_ours(scripts: Scripts) -> None:
+    for file in ("var/lib/zfsganeti/variants.list", "run/zfsganeti/web1.lock", "run/zfsganeti/.room.zfs.lock", "etc/zfsganeti.conf"):
+        (scripts.root / file).parent.mkdir(parents=True, exist_ok=True)
+        (scripts.root / file).touch()
+    assert scripts.run("postrm", "purge") == (0, "")
+    assert list(scripts.root.rglob("*zfsganeti*")) == []
+
+
 # what is in it
 
 
