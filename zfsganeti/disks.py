@@ -8,6 +8,7 @@ import os
 from zfsganeti.contents import check_directory_fits, make_filesystem, make_swap
 from zfsganeti.datasets import DISK, INTENT, REMOVED, SAVED, locked, refuse_half_back, refuse_moving
 from zfsganeti.errors import BadInput, Busy, Missing, Refused
+from zfsganeti.files import refuse_link
 from zfsganeti.ganeti import check_name
 from zfsganeti.install import place
 from zfsganeti.names import check_image, meant
@@ -99,6 +100,7 @@ class Disk:
             return self.here.volumes.disk(self.volume)
         self.store.bring_home(self.instance, self.dataset)
         path = f"{self.store.home(self.instance)}/{self.file}"
+        refuse_link(path, f"dataset {self.dataset.name}")
         if not os.path.isfile(path):
             raise Missing(path)
         return path

@@ -77,6 +77,13 @@ def regular(path: str, name: str) -> Iterator[int]:
         os.close(descriptor)
 
 
+def refuse_link(path: str, what: str) -> None:
+    """The disk file is no link: a snapshot holds not what it leads to, and a clone would lead there as well."""
+    if os.path.islink(path):
+        file = os.path.basename(path)
+        raise Refused(what, f"{file} is a link, and nothing here holds the disk that it leads to", f"move the disk to where {file} is")
+
+
 @contextlib.contextmanager
 def unnamed(directory: str) -> Iterator[int]:
     """A new file is open that has no name yet: it is gone with its descriptor, even when we are killed."""

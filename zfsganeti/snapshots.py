@@ -36,6 +36,7 @@ from zfsganeti.datasets import (
     refuse_moving,
 )
 from zfsganeti.errors import BadInput, Busy, Missing, Refused, ZfsGanetiError, one_line
+from zfsganeti.files import refuse_link
 from zfsganeti.ganeti import Instance, check_name
 from zfsganeti.here import Here
 from zfsganeti.moving import expired
@@ -220,6 +221,8 @@ def create(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:
         for part in parts:
             must_be_quiet(part, stays=True)
             check_kept(part.name, short)
+            for file in part.files:
+                refuse_link(f"{part.home}/{file}", f"dataset {part.name}")
         taken = [part.short for part in parts if any(snap.short == short for snap in part.history())]
         if taken:
             raise Refused(f"snapshot {short} of {taken[0]}", "exists already", "choose another name")
@@ -354,6 +357,7 @@ def fit(part: Part, dataset: Dataset, short: str) -> int:
     total = 0
     with part.store.looking_into(dataset) as path:
         for file, size in part.files.items():
+            refuse_link(f"{path}/{file}", f"snapshot {part.name}@{short}")
             if not os.path.exists(f"{path}/{file}"):
                 former = former_names(part.dataset.marks.get(FORMER, "")).get(file, [])
                 old = next((name for name in former if name not in part.files and os.path.exists(f"{path}/{name}")), "")

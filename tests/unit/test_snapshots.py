@@ -13,7 +13,7 @@ from zfsganeti.answer import answer
 from zfsganeti.datasets import INTENT, RECORD
 from zfsganeti.errors import BadInput, BadName, Busy, Missing, Refused
 from zfsganeti.sanoid import HIDDEN, policy
-from zfsganeti.snapshots import Snap, asked, check_comment, full_name, maker, merged, resolve
+from zfsganeti.snapshots import Snap, asked, check_comment, fit, full_name, maker, merged, parts_of, resolve
 
 
 @pytest.fixture
@@ -423,6 +423,24 @@ def test_what_runs_does_not_go_back_and_an_offline_node_is_told(
     vars(master.ssconf)["master"] = "node2"
     with pytest.raises(Unavailable, match="works on the master node only, which is node2"):
         typed(master, "create", name)
+
+
+def test_a_disk_that_is_but_a_link_is_in_no_snapshot_and_in_no_clone(bench: Bench, tmp_path: Path) -> None:
+    """What it leads to is elsewhere: a snapshot would lack it, and the instance that a clone is made for would write to the same disk."""
+    instance = bench.has_files()
+    home, elsewhere = Path(bench.store.home("web1")), tmp_path / "elsewhere"
+    (home / "disk1").rename(elsewhere)
+    (home / "disk1").symlink_to(elsewhere)
+    said = "disk1 is a link, and nothing here holds the disk that it leads to: move the disk to where disk1 is"
+    with pytest.raises(Refused, match=f"dataset zfs/vm/web1: {said}"):
+        bench.ask("snapshot-create", snapshot="one", **instance)
+    assert bench.snapshots("zfs/vm/web1") == []
+    with pytest.raises(Refused, match=f"dataset zfs/vm/web1: {said}"):
+        bench.ask("image-save", image="x", instance="web1", disk=1, volume="", file="disk1")
+    (part,) = parts_of(bench, instance)[1]
+    with pytest.raises(Refused, match=f"snapshot zfs/vm/web1@one: {said}"):  # as sanoid may have taken it
+        fit(part, part.dataset, "one")
+    assert elsewhere.read_bytes() == b"first"
 
 
 def test_the_policy_is_that_of_all_roots(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
