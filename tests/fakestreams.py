@@ -132,7 +132,7 @@ class FakeStreams(Wired):
         if "-i" in send:
             other, _at, before = send[send.index("-i") + 1].partition("@")
             base = self.fake._must(other or dataset).snapshots[before].guid
-        return self._head({"from": base, "guid": snapshot.guid, "name": short}) + self._body(snapshot.guid)
+        return self._head({"from": base, "guid": snapshot.guid, "name": short, "embedded": "-e" in send}) + self._body(snapshot.guid)
 
     @staticmethod
     def _head(words: dict[str, Any]) -> bytes:
@@ -153,11 +153,12 @@ class FakeStreams(Wired):
         *,
         base: str = "",
         properties: Mapping[str, str | None],
+        embedded: bool = True,
         progress: Callable[[int], None] = lambda _moved: None,
     ) -> None:
         descriptor = os.memfd_create("stream")
         try:
-            progress(os.write(descriptor, self.stream(send_command(snapshot, base=base))))
+            progress(os.write(descriptor, self.stream(send_command(snapshot, base=base, embedded=embedded))))
             os.lseek(descriptor, 0, os.SEEK_SET)
             self.receive(receive_command(target, properties), descriptor, seconds=0)
         finally:
@@ -185,6 +186,9 @@ class FakeStreams(Wired):
         else:
             if filesystem is not None and words["from"]:
                 self._refuse_taken(target, filesystem, words["name"])
+            if words["embedded"] and self._is_encrypted(target):
+                said = "cannot receive new filesystem stream: incompatible embedded data stream feature with encrypted receive."
+                raise receive_error(target, 1, f"{said}\n")
             origin = next((word.removeprefix("origin=") for word in command if word.startswith("origin=")), "")
             filesystem = self._begin(target, filesystem, words["from"], origin)
             guid, name = words["guid"], words["name"]
@@ -197,6 +201,11 @@ class FakeStreams(Wired):
             raise receive_error(target, 1, "cannot receive new filesystem stream: checksum mismatch or incomplete stream.\nPartially ...\n")
         self._refuse_taken(target, filesystem, name)
         self._finish(filesystem, guid, name)
+
+    def _is_encrypted(self, name: str) -> bool:
+        above = [name[:end] for end, letter in enumerate(f"{name}/") if letter == "/"]
+        known = [self.fake._filesystems[each].properties for each in above if each in self.fake._filesystems]
+        return any(properties.get("encryption", "off") != "off" for properties in known)
 
     def _refuse_taken(self, target: str, filesystem: Filesystem, name: str) -> None:
         """ZFS looks for the snapshot's name before anything else, and again at the end."""

@@ -190,10 +190,11 @@ class Streams:
         *,
         base: str = "",
         properties: Mapping[str, str | None],
+        embedded: bool = True,
         progress: Callable[[int], None] = lambda _moved: None,
     ) -> None:
         """The target on this node has the snapshot, all of it or what changed since `base`."""
-        send, receive = send_command(snapshot, base=base), receive_command(target, properties)
+        send, receive = send_command(snapshot, base=base, embedded=embedded), receive_command(target, properties)
         done = relay(send, receive, b"", progress=progress, seconds=COPY_SECONDS)
         if done.sink.status != 0:
             raise receive_error(target, done.sink.status, done.sink.stderr)

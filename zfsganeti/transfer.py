@@ -134,6 +134,7 @@ class Push:
         self.progress: Progress = lambda _peer, _moved, _total: None
         self.limit, self.seconds = 0, float(STALL_SECONDS)
         self.datastore = here.datastore  # of the peer, where it is to go
+        self.embedded = True  # the peer can receive embedded data
         self.moved, self.total = 0, 0
         self.answer: Any = None  # the peer's, to the last stream
         self.door: Door | None = None  # the peer's, which is open already and takes one stream
@@ -143,6 +144,7 @@ class Push:
         first: Step = Nothing()
         for _attempt in range(ATTEMPTS):
             state = self._ask("receive-state")
+            self.embedded = state.get("encrypted") is not True
             if self._is_placed(state):
                 return Pushed(self.peer, first, self.moved)
             step = self._plan(state)
@@ -221,6 +223,7 @@ class Push:
             f"{self.dataset}@{self.wanted.name}",
             base=f"@{step.base}" if isinstance(step, Incremental) else "",
             token=step.token if isinstance(step, Resume) else "",
+            embedded=self.embedded,
         )
 
     def _header(self, step: Step) -> dict[str, Any]:
@@ -381,6 +384,10 @@ class Place:
         marks = found.marks if found is not None else {}
         return "deleted" if DELETED in marks else "retired" if RETIRED in marks else ""
 
+    def is_encrypted(self) -> bool:
+        """Tell whether what comes is encrypted here: ZFS cannot receive embedded data then."""
+        return self.streams.values(self.here.root.name, ("encryption",)).get("encryption", "off") not in ("off", "-")
+
     def token(self) -> str:
         """Return the token of what was half received, empty when nothing was."""
         try:
@@ -397,6 +404,7 @@ def receive_state(here: Here, request: dict[str, Any]) -> Any:
         "placed": None if placed is None else [[snap.name, snap.guid, snap.createtxg] for snap in placed],
         "partial": None if partial is None else [[snap.name, snap.guid, snap.createtxg] for snap in partial],
         "unused": place.unused(),
+        "encrypted": place.kind == "image" and place.is_encrypted(),  # a move has asked before
         "token": place.token(),
         "available": max(0, place.here.store.spare()),
     }
@@ -467,6 +475,7 @@ def copy_image(here: Here, image: Image, datastore: str, progress: Progress) -> 
             image.snapshot,
             place.partial,
             properties={**PROPERTIES, **place.mark()},
+            embedded=not place.is_encrypted(),
             progress=lambda moved: progress(place.here.root.name, moved, image.referenced),
         )
         _check_guid(place, place.streams.snapshots(place.partial), guid)

@@ -188,6 +188,13 @@ def test_an_image_is_brought_to_another_datastore(here: Node) -> None:
     assert here.at("ssd").images.arriving() == []
 
 
+def test_an_image_is_brought_to_a_datastore_that_is_encrypted(here: Node) -> None:
+    here.fake._filesystems["zfs/fast"].properties["encryption"] = "aes-256-gcm"
+    made = here.images.make("debian-12", "file:/x", golden)
+    assert transfer.copy_image(here, made, "ssd", quiet)
+    assert here.at("ssd").images.must("debian-12").guid == made.guid
+
+
 def test_an_image_is_copied_by_hand_and_by_itself(
     here: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

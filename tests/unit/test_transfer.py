@@ -224,6 +224,13 @@ def test_a_push_brings_the_whole_image(pair: Pair) -> None:
     assert done.moved > 2000
 
 
+def test_a_root_that_is_encrypted_gets_an_image_without_embedded_data(pair: Pair) -> None:
+    """Which nearly every pool has, and which ZFS receives into nothing that is encrypted."""
+    pair.there.fake._filesystems["zfs/vm"].properties["encryption"] = "aes-256-gcm"
+    pair.push()
+    pair.arrived()
+
+
 def test_a_push_of_what_is_there_moves_nothing_and_changes_nothing(pair: Pair) -> None:
     pair.push()
     before = pair.there.fake.state()
