@@ -117,8 +117,9 @@ class Here:
         return self._others[datastore]
 
     def places(self) -> list[Here]:
-        """Return this node with each of its roots, the first one first."""
-        return [self, *(self.at(name) for name in self.config.datastores)] if not self.datastore else [self]
+        """Return this node with each of its roots, the first one first; a datastore that is the first by another name is none."""
+        others = [name for name, dataset in self.config.datastores.items() if dataset != self.config.root]
+        return [self, *(self.at(name) for name in others)] if not self.datastore else [self]
 
     def place_of(self, name: str) -> Here:
         """Return this node with the root that has a dataset of that name or is about to have it back, with the first if none has.

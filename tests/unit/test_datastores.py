@@ -99,6 +99,18 @@ def test_a_disk_is_made_where_it_says_and_found_by_every_verb(here: Node) -> Non
     assert here.fake.get(f"zfs/fast/.trash/{entries[0]['entry']}") is not None
 
 
+def test_a_datastore_that_is_the_root_by_another_name_holds_nothing_twice(here: Node) -> None:
+    """Somebody may name all roots in `datastores`: each disk would be shown twice, and emptying the trash fail at the second."""
+    here.config.root, here.config.datastores = "zfs/vm", {"main": "zfs/vm", "ssd": "zfs/fast"}
+    here.at("main").__dict__["volumes"] = here.volumes
+    verb(here, "create", EXTP_DATASTORE="main")
+    verb(here, "create", DISK1)
+    assert [volume["name"] for volume in here.ask("report")["volumes"]] == [DISK0, DISK1]
+    verb(here, "setinfo", VOL_METADATA="originstname+web1")
+    verb(here, "remove")
+    assert [entry["volume"] for entry in here.ask("report")["trash"]] == [DISK0]
+
+
 def test_what_is_known_of_an_instance_is_kept_with_those_of_its_disks_that_are_here(here: Node) -> None:
     verb(here, "create", EXTP_DATASTORE="ssd")
     assert here.ask("keep-records", volumes=["other", DISK0], disks=[0, 2], record={"name": "web1"}) == ["other"]
