@@ -52,6 +52,7 @@ def node_facts(here: Here, root: str, directory: str) -> dict[str, Any]:
         "listed": directory in _listed(),
         "configured": here.config.root,
         "left": _left_behind(here, root, directory),
+        "absent": _absent(here, root),
         "logs": os.path.isdir(ganeti.EXTSTORAGE_LOGS),
         "direct": here.zfs.version() >= (2, 3),
     }
@@ -75,6 +76,15 @@ def _left_behind(here: Here, root: str, directory: str) -> dict[str, str]:
     held = [dataset.name for dataset in here.zfs.datasets(former, marks=(CLUSTER,)) if dataset.marks.get(CLUSTER) == here.ssconf.cluster]
     below = [name for name in held if name != former]
     return {"root": former, "directory": current, "dataset": below[0]} if below else {}
+
+
+def _absent(here: Here, root: str) -> str:
+    """Return the root that this node has on a pool that is not imported, '' if that has but another name: the new root bears our mark."""
+    former, known = here.config.root, [name for name, _at in here.zfs.filesystems()]
+    if former in ("", root) or former.split("/")[0] in known:
+        return ""
+    found = here.zfs.get(root, marks=(CLUSTER,))
+    return "" if found is not None and found.marks.get(CLUSTER) == here.ssconf.cluster else former
 
 
 def _occupied(directory: str) -> bool:
@@ -105,6 +115,7 @@ def plan(
     steps: list[Step] = []
     for node, root in roots.items():
         _refuse_leaving(node, facts[node]["left"])
+        _refuse_absent(node, str(facts[node].get("absent") or ""))
         steps += _node_steps(node, root, directory, facts[node])
     return steps + _cluster_steps(directory, cluster, groups)
 
@@ -150,6 +161,13 @@ def _refuse_leaving(node: str, left: Mapping[str, str]) -> None:
     stay = f"{node.split('.')[0]}={left['root']} and --directory {left['directory']} keep it"
     way_out = f"{stay}, or remove what it holds and empty the trash first"
     raise Refused(f"{node}: {left['root']}", f"is the root here and holds {left['dataset']}", way_out)
+
+
+def _refuse_absent(node: str, absent: str) -> None:
+    """Nobody can say what a root holds that is not there."""
+    if absent:
+        way_out = f"zpool import {absent.split('/')[0]}, or take root = {absent} out of {PATH} there if that is lost for good"
+        raise Refused(f"{node}: {absent}", "is the root here, and its pool is not imported", way_out)
 
 
 def _must_have_parent(node: str, root: str, facts: Mapping[str, Any]) -> None:

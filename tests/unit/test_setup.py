@@ -154,6 +154,12 @@ def test_a_group_that_forbids_ours_allows_it_after_the_cluster_does() -> None:
             "node1=tank/vm and --directory /tank/vm keep it, or remove what it holds and empty the trash first",
         ),
         (
+            {"configured": "tank/vm", "absent": "tank/vm", "mounted": ""},
+            Refused,
+            "node1: tank/vm: is the root here, and its pool is not imported: "
+            "zpool import tank, or take root = tank/vm out of /etc/zfsganeti.conf there if that is lost for good",
+        ),
+        (
             {"mounted": "", "occupied": True},
             Foreign,
             "node1: /zfs/vm: is a directory with files and no dataset: move them away, or choose another --directory",
@@ -328,6 +334,18 @@ def test_a_root_that_holds_something_of_ours_is_not_left_for_another(bare: Bare,
 def test_a_root_that_is_gone_is_left(bare: Bare) -> None:
     vars(bare.here).update(config=Config(root="usb/vm"))
     assert bare.facts()["left"] == {}, "its pool was imported under another name"
+
+
+def test_a_root_whose_pool_is_not_imported_is_not_taken_for_one_that_holds_nothing(bare: Bare) -> None:
+    vars(bare.here).update(config=Config(root="usb/vm"))
+    assert bare.facts()["absent"] == "usb/vm", "the root of a node that was left out when NODE=ROOT was typed again, for one"
+    vars(bare.here).update(config=Config(root="zfs/older"))
+    assert bare.facts()["absent"] == "", "it was destroyed or renamed"
+    bare.fake.foreign("zfs/vm", {CLUSTER: CLUSTER_NAME})
+    vars(bare.here).update(config=Config(root="usb/vm"))
+    assert bare.facts()["absent"] == "", "its pool was imported under another name"
+    vars(bare.here).update(config=Config(root="zfs/vm"))
+    assert bare.facts()["absent"] == ""
 
 
 def test_the_root_is_not_mounted_over_another(bare: Bare) -> None:
