@@ -238,8 +238,9 @@ def save(name: str, value: str, path: str = "") -> None:
     """The node's configuration has this setting; everything else in it is as it was."""
     path = path or PATH
     try:
-        with open(path, encoding="utf-8") as file:
-            kept = [line for line in file.read().splitlines() if line.partition("=")[0].strip() != name]
+        with open(path, encoding="utf-8", newline="") as file:
+            # lines as `parse` knows them: a comment may have other ends of lines in it
+            kept = [line for line in file.read().removesuffix("\n").split("\n") if line.partition("=")[0].strip() != name]
     except FileNotFoundError:
         kept = []
     replace(path, [*kept, f"{name} = {value}"])

@@ -147,3 +147,12 @@ def test_a_setting_is_saved_and_the_rest_stays(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == "# ours\nroot = tank/vm\npatch = 1\n"
     assert path.stat().st_mode & 0o777 == 0o644
     assert [entry.name for entry in tmp_path.iterdir()] == ["zfsganeti.conf"]
+
+
+@pytest.mark.parametrize("mark", ["\r", "\x0c", "\x85", "\u2028"])
+def test_what_ends_a_line_elsewhere_does_not_when_a_setting_is_saved(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "zfsganeti.conf"
+    path.write_text(f"# one{mark}two\r\ntrash_days = 3\n", encoding="utf-8", newline="")
+    config.save("root", "tank/vm", str(path))
+    assert path.read_bytes().decode() == f"# one{mark}two\r\ntrash_days = 3\nroot = tank/vm\n"
+    assert config.load(str(path)).trash_days == 3
