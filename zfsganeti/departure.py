@@ -33,7 +33,7 @@ from zfsganeti.datasets import (
     locked,
 )
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
-from zfsganeti.fence import alone, fence, get, lift, refuse_return, take_back
+from zfsganeti.fence import alone, fence, get, home_of, lift, refuse_return, take_back
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 from zfsganeti.moving import forget_passes, mark_of, release
@@ -91,6 +91,13 @@ def facts(here: Here, request: dict[str, Any]) -> Any:
     return found
 
 
+def _link(place: Here, dataset: Dataset) -> str:
+    """Return what in a dataset that is at home is but a link, '' when nothing is: what that leads to does not go along."""
+    home = home_of(place, dataset)
+    entries = os.scandir(home) if place.zfs.mounted_at(home) == dataset.name else ()
+    return next((entry.name for entry in entries if entry.is_symlink()), "")
+
+
 def _facts(place: Here, dataset: Dataset, copies: set[str], features: Mapping[str, str]) -> dict[str, Any]:
     values = place.streams.values(dataset.name, ("encryption", "keystatus"))
     guid = place.streams.values(dataset.origin, ("guid",)).get("guid", "") if dataset.origin else ""
@@ -109,6 +116,7 @@ def _facts(place: Here, dataset: Dataset, copies: set[str], features: Mapping[st
         "origin_guid": guid,
         "of_image": dataset.origin.startswith(f"{place.root.name}/{IMAGES}/"),
         "local": place.zfs.local(dataset.name),
+        "link": _link(place, dataset),
         "features": features,
         "encryption": values.get("encryption", "off"),
         "keystatus": values.get("keystatus", "-"),

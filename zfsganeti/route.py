@@ -286,6 +286,9 @@ def _check_source(instance: str, name: str, facts: Mapping[str, Any] | None, sou
         raise Busy(f"{name} on {node}", "is becoming independent of an image", f"gnt-zfs detach --wait {instance} first")
     if facts["intent"]:
         raise Busy(f"{name} on {node}", f"an operation is at work on it ({facts['intent'].split(' ')[0]})", "gnt-zfs check --repair")
+    if link := facts.get("link"):
+        why = f"{link} is a link, and the disk that it leads to would stay behind"
+        raise Refused(f"dataset {facts['dataset']} on {node}", why, f"move the disk to where {link} is")
     leaving = Leaving.parse(facts["move"])
     if leaving is not None and leaving.to != target and leaving.phase != LEFT:
         raise Busy(instance, f"is being moved to {leaving.to}", f"gnt-zfs move {instance} {leaving.to}, or gnt-zfs move --abort {instance}")

@@ -329,3 +329,17 @@ def test_a_source_that_does_not_answer_keeps_no_other_from_being_emptied(
     assert rows[0][-1] == "moved"
     assert "reached" in rows[1]
     assert rig.ganeti.data["web1"]["primary"] == "node3"
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_an_instance_with_a_disk_that_is_but_a_link_stays_as_it_is(rig: Rig, tmp_path: Path, up: bool) -> None:
+    """What it leads to does not go along: the instance would be stopped, and start nowhere else."""
+    rig.ganeti.add("web1", "file", "node1", FILES, up=up)
+    disk, elsewhere = Path(rig.ganeti.path("web1", sorted(FILES)[0])), tmp_path / "elsewhere"
+    disk.rename(elsewhere)
+    disk.symlink_to(elsewhere)
+    said = f"dataset zfs/vm/web1 on node1: {disk.name} is a link, and the disk that it leads to would stay behind: move the disk to where "
+    with pytest.raises(Refused, match=said):
+        go(rig)
+    assert (rig.ganeti.typed, rig.ganeti.data["web1"]["primary"], rig.ganeti.data["web1"]["up"]) == ([], "node1", up)
+    assert MOVE not in rig.knots["node1"].marks("web1")
