@@ -44,9 +44,10 @@ class History:
         return found
 
     def held(self, name: str) -> dict[str, list[str]]:
-        """Return the tags of the holds on a filesystem's snapshots, by the full name of each that is held."""
+        """Return the tags of the holds on a filesystem's snapshots, by the full name of each that is held and has a name as ours do."""
         facts = self.snapshot_facts(name, ("userrefs",), depth=1)
-        return self.holds(snapshot for snapshot, known in facts.items() if known["userrefs"] not in ("0", "-"))
+        held = [snapshot for snapshot, known in facts.items() if known["userrefs"] not in ("0", "-")]
+        return self.holds(snapshot for snapshot in held if " " not in snapshot)  # which others may have, and nobody of us holds
 
     def hold(self, snapshot: str, tag: str) -> None:
         """The snapshot cannot be destroyed before the hold of that tag is released; holding it twice is holding it once."""

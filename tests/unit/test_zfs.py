@@ -51,3 +51,15 @@ def test_a_pool_whose_devices_are_gone_is_named(name: str) -> None:
     error = Zfs._command_error("zfs", ("list", name), 1, f"cannot open '{name}': pool I/O is currently suspended\n")
     assert isinstance(error, Unavailable)
     assert str(error) == "pool tank: is SUSPENDED: zpool status tank"
+
+
+def test_a_held_snapshot_with_a_blank_in_its_name_keeps_no_lease_from_expiring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`zfs snapshot` takes such names; the watcher looks at all holds below a root, every five minutes, and must come to their end."""
+
+    def said(_zfs: Zfs, _program: str, verb: str, *words: str) -> str:
+        if verb == "get":
+            return "zfs/a@before upgrade\tuserrefs\t1\nzfs/a@one\tuserrefs\t1\nzfs/a@two\tuserrefs\t0\n"
+        return "".join(f"{name}\tmine\tThu Dec  1 00:00 2026\n" for name in words[1:])
+
+    monkeypatch.setattr(Zfs, "_command", said)
+    assert Zfs().held("zfs/a") == {"zfs/a@one": ["mine"]}
