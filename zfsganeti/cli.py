@@ -200,7 +200,7 @@ def _setup(here: Here, options: argparse.Namespace) -> int:
 
     must_be_master(here)
     online = [node for node in here.ssconf.nodes if node not in here.ssconf.offline_nodes]
-    roots = setup.parse_roots(options.root, online)
+    roots = {node: root for node, root in setup.parse_roots(options.root, here.ssconf.nodes).items() if node in online}
     shared = next(word for word in options.root if "=" not in word)
     directory = setup.check_directory(options.directory or f"/{shared}")
     facts = {node: here.call(node, "setup-facts", root=roots[node], directory=directory) for node in online}

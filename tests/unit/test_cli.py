@@ -7,10 +7,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from tests.unit.test_setup import CLUSTER_DONE, DONE
 from zfsganeti.cli import main, parser
 from zfsganeti.errors import BadInput, Missing, Unavailable, ZfsGanetiError
 from zfsganeti.here import Here
@@ -132,3 +134,26 @@ def test_the_first_line_of_a_help_is_all_that_head_gets() -> None:
     assert first.startswith("usage: gnt-zfs")
     assert status in ("0", "141"), "who is quicker decides"
     assert done.stderr == ""
+
+
+class Prepared(Cluster):
+    """A master of two nodes, of which one is offline, and whose answers say that setup was done."""
+
+    def __init__(self) -> None:
+        super().__init__(silent=False)
+        self.ssconf = SimpleNamespace(nodes=["node1", "node2"], offline_nodes=["node2"])
+        self.master = SimpleNamespace(cluster=lambda: CLUSTER_DONE, groups=lambda: {"default": {}})
+        self.asked: list[tuple[str, str]] = []
+
+    def call(self, node: str, verb: str, **request: Any) -> Any:
+        assert verb == "setup-facts"
+        self.asked.append((node, request["root"]))
+        return DONE
+
+
+def test_the_root_of_a_node_that_is_offline_may_be_typed_as_ever(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without it the same command would give the node the root of the others, once it is back."""
+    cluster = Prepared()
+    assert cluster.run("setup", "--yes", "zfs/vm", "node2=tank/vm") == 0
+    assert cluster.asked == [("node1", "zfs/vm")]
+    assert "node2 is offline and is left out: run this again when it is back" in "".join(capsys.readouterr())
