@@ -75,6 +75,7 @@ def snapshot_and_more(lab: Lab) -> State:
 def volumes_with_snapshot_and_more(lab: Lab) -> State:
     sums = volume_snapshot(lab)
     lab.fill_volumes("web1")
+    lab.run("gnt-instance deactivate-disks web1")  # a rollback is refused while a device has them
     return sums
 
 

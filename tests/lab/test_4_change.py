@@ -151,6 +151,22 @@ def test_recreate_disks(lab: Lab) -> None:
     lab.well()
 
 
+@pytest.mark.on("bookworm")
+def test_disks_that_another_storage_directory_has_left_behind_are_not_unlinked(lab: Lab) -> None:
+    lab.add("left", disks=("32M", "16M"))
+    sums = lab.fill("left")
+    lab.run("gnt-cluster modify --file-storage-dir=/srv/other")
+    try:
+        said = lab.fails("gnt-instance remove -f left")
+        assert f"left: its disks are in {DIRECTORY}, and the cluster's file storage directory is /srv/other" in said
+        assert lab.sums("left") == sums
+    finally:
+        lab.run(f"gnt-cluster modify --file-storage-dir={DIRECTORY}")
+    lab.run("gnt-instance remove -f left")
+    assert lab.sums_in_trash(lab.trash()[0]) == sorted(sums)
+    lab.well()
+
+
 @pytest.mark.on()
 def test_to_file_and_away(lab: Lab) -> None:
     lab.run(lab.add_command("shape", disks=("32M",)).replace("-t file", "-t plain"))
