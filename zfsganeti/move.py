@@ -36,7 +36,21 @@ from zfsganeti.jobs import look, perform
 from zfsganeti.moving import LOCK
 from zfsganeti.names import meant
 from zfsganeti.node import Door
-from zfsganeti.route import PRESYNC, STOPPING, Leaving, Pass, Plan, Rest, choose_target, downtime, find_rest, go_on, make_plan, moment
+from zfsganeti.route import (
+    PRESYNC,
+    STOPPING,
+    Leaving,
+    Pass,
+    Plan,
+    Rest,
+    choose_target,
+    downtime,
+    find_rest,
+    go_on,
+    make_plan,
+    moment,
+    takes_embedded,
+)
 
 Say = Callable[[str], None]
 Meter = Callable[[str, int, int], None]
@@ -466,7 +480,7 @@ class Move:
         guids = dict(unlanded)
         if self._broken(guids):
             facts = self.here.call(self.target, "move-target", datasets=self.stores)
-            self.embedded = all(store is None or store["encryption"] in ("off", "-") for store in facts["stores"].values())
+            self.embedded = takes_embedded(facts)
             self.going = list(guids)
             self._begin(STOPPING)
             guids = self._fence_and_send()

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 
 from zfsganeti.errors import Busy, Foreign, Missing, NoSpace, Refused, Unavailable, human, one_line
 from zfsganeti.names import REMOVE
+from zfsganeti.streams import is_encrypted
 from zfsganeti.transfer import Abandon, Full, Incremental, Nothing, Resume, find
 
 TYPE_CHECKING = False
@@ -269,8 +270,12 @@ def make_plan(
         _check_stream(name, facts, store, target["node"])
         legs.append(_leg(instance, name, facts, source["node"], target, full))
     _check_room(source, target, legs)
-    embedded = all(store is None or store["encryption"] in ("off", "-") for store in target["stores"].values())
-    return Plan(instance, template, source["node"], target["node"], tuple(legs), embedded, running)
+    return Plan(instance, template, source["node"], target["node"], tuple(legs), takes_embedded(target), running)
+
+
+def takes_embedded(target: Mapping[str, Any]) -> bool:
+    """Tell whether embedded data can be received by each root that anything goes to."""
+    return all(store is None or not is_encrypted(store) for store in target["stores"].values())
 
 
 def _check_source(instance: str, name: str, facts: Mapping[str, Any] | None, source: Mapping[str, Any], target: str) -> None:
@@ -339,11 +344,11 @@ def _check_stream(name: str, facts: Mapping[str, Any], store: Mapping[str, Any],
         knows = all(feature in store["features"] for feature in lacking)
         way_out = f"zpool set feature@{lacking[0]}=enabled {pool} there" if knows else f"its ZFS {store['version']} is too old for it"
         raise Refused(f"pool {pool} on {node}", f"lacks {', '.join(lacking)}, which the pool of {name} uses", way_out)
-    if facts["encryption"] in ("off", "-", ""):
+    if not is_encrypted(facts):
         return
     if facts["keystatus"] == "unavailable":
         raise Unavailable(f"dataset {facts['dataset']}", "is encrypted and its key is not loaded", f"zfs load-key {facts['dataset']}")
-    if store["encryption"] in ("off", "-", ""):
+    if not is_encrypted(store):
         raise Refused(
             f"dataset {facts['dataset']}", f"is encrypted and {store['root']} on {node} is not", "move it to a node whose root is encrypted"
         )

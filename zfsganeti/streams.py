@@ -48,6 +48,11 @@ class Resumable:
         self.guid, self.left = guid, left
 
 
+def is_encrypted(values: Mapping[str, Any]) -> bool:
+    """Tell by its properties whether a dataset is encrypted: what is received below it is as well, and must hold no embedded data."""
+    return values.get("encryption") not in (None, "", "off", "-")
+
+
 # the commands (pure)
 
 

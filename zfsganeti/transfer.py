@@ -16,7 +16,7 @@ from zfsganeti.image import DELETED, GOLDEN, IMPORTED, PROVENANCE, RETIRED
 from zfsganeti.images import lock_name
 from zfsganeti.names import check_dataset, check_image, check_image_fits
 from zfsganeti.node import read_answer
-from zfsganeti.streams import PROPERTIES, Snap, receive_command, send_command
+from zfsganeti.streams import PROPERTIES, Snap, is_encrypted, receive_command, send_command
 from zfsganeti.volumes import check_volume
 
 TYPE_CHECKING = False
@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 STALL_SECONDS = 300  # so long not a byte: a busy pool may take its time over one transaction group
 ATTEMPTS = 5  # give up what cannot be continued, send, put in place, look, and one to spare
 RECEIVE_WAITS = 5  # seconds that a receive whose sender was killed takes to end; its lock is waited for that long
+ENCRYPTION = ("encryption",)
 STREAM = 0  # the descriptor that a peer's stream comes in on
 GO_ON = "the same command goes on from where it was"
+NOT_OPEN = "gnt-zfs image import makes one there that is not"  # a stream is decrypted here, and would lie open where it comes to
 
 
 # what is to be done (pure)
@@ -147,6 +149,8 @@ class Push:
             self.embedded = state.get("encrypted") is not True
             if self._is_placed(state):
                 return Pushed(self.peer, first, self.moved)
+            if self.kind == "image" and self.embedded and is_encrypted(self.here.streams.values(self.dataset, ENCRYPTION)):
+                raise Refused(f"{self.kind} {self.name}", f"is encrypted, and its root on {self.peer} is not", NOT_OPEN)
             step = self._plan(state)
             if not isinstance(step, Nothing) and not isinstance(first, Nothing):
                 raise Unavailable(self.peer, f"{self.kind} {self.name} was received there and is not found", GO_ON)
@@ -385,8 +389,8 @@ class Place:
         return "deleted" if DELETED in marks else "retired" if RETIRED in marks else ""
 
     def is_encrypted(self) -> bool:
-        """Tell whether what comes is encrypted here: ZFS cannot receive embedded data then."""
-        return self.streams.values(self.here.root.name, ("encryption",)).get("encryption", "off") not in ("off", "-")
+        """Tell whether what comes is encrypted here."""
+        return is_encrypted(self.streams.values(self.here.root.name, ENCRYPTION))
 
     def token(self) -> str:
         """Return the token of what was half received, empty when nothing was."""
@@ -466,6 +470,8 @@ def copy_image(here: Here, image: Image, datastore: str, progress: Progress) -> 
                 way_out = f"gnt-zfs image restore {image.name} {there} takes that back"
                 raise Refused(f"{place.what} in {place.here.root.name}", f"is there, but {unused}", way_out)
             return False
+        if not place.is_encrypted() and is_encrypted(place.streams.values(image.dataset, ENCRYPTION)):
+            raise Refused(place.what, f"is encrypted, and its root {place.here.root.name} is not", NOT_OPEN)
         place.here.store.check_pool()
         place.here.store.check_spare(place.what, image.referenced)
         place.prepare()

@@ -207,6 +207,15 @@ def test_an_image_is_brought_to_a_datastore_that_is_encrypted(here: Node) -> Non
     assert here.at("ssd").images.must("debian-12").guid == made.guid
 
 
+def test_an_encrypted_image_is_not_copied_to_a_datastore_that_is_not(here: Node) -> None:
+    made = here.images.make("debian-12", "file:/x", golden)
+    here.fake._filesystems[made.dataset].properties["encryption"] = "aes-256-gcm"
+    before = here.fake.state()
+    with pytest.raises(Refused, match="^image debian-12: is encrypted, and its root zfs/fast is not: gnt-zfs image import makes one"):
+        transfer.copy_image(here, made, "ssd", quiet)
+    assert here.fake.state() == before
+
+
 def test_an_image_is_copied_by_hand_and_by_itself(
     here: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -231,6 +231,22 @@ def test_a_root_that_is_encrypted_gets_an_image_without_embedded_data(pair: Pair
     pair.arrived()
 
 
+def test_what_is_encrypted_is_not_pushed_to_a_root_that_is_not(pair: Pair) -> None:
+    """A move refuses that as well: the guest's data would lie open there, and nobody had said so."""
+    pair.here.fake._filesystems[pair.image].properties["encryption"] = "aes-256-gcm"
+    said = f"^image {NAME}: is encrypted, and its root on node2 is not: gnt-zfs image import makes one there that is not$"
+    before = pair.there.fake.state()
+    with pytest.raises(Refused, match=said):
+        pair.push()
+    assert pair.there.fake.state() == before
+    assert not pair.here.net.sent
+    pair.there.fake._filesystems["zfs/vm"].properties["encryption"] = "aes-256-gcm"
+    pair.push()
+    pair.here.net.sent.clear()
+    del pair.there.fake._filesystems["zfs/vm"].properties["encryption"]
+    assert pair.push() == Pushed("node2", Nothing(), 0)  # it is there, nothing is sent
+
+
 def test_a_push_of_what_is_there_moves_nothing_and_changes_nothing(pair: Pair) -> None:
     pair.push()
     before = pair.there.fake.state()
