@@ -354,8 +354,15 @@ def test_encrypted_disks_in_another_datastore_move_to_where_they_stay_encrypted(
     for name, text in texts.items():
         lab.node2.run(f"echo {text} | dd of=/dev/zfsganeti/{name} conv=notrunc,fsync status=none")
 
+    lab.node2.run("echo secret > /tmp/secret.raw; truncate -s 8M /tmp/secret.raw")
+    lab.node2.run("gnt-zfs image import --datastore safe secret /tmp/secret.raw; gnt-zfs image import open /tmp/secret.raw")
+
     said = lab.fails("gnt-zfs move --yes vol node3")
     assert f"dataset zfs/safe/{one}: is encrypted and tank/safe on node3.example.com is not" in said
+    said = lab.node2.fails("gnt-zfs image push secret node3")
+    assert "image secret: is encrypted, and its root on node3.example.com is not: gnt-zfs image import makes one there" in said
+    assert "image secret: is encrypted, and its root zfs/vm is not" in lab.node2.fails("gnt-zfs image copy secret --datastore ''")
+    assert lab.node3.run("zfs list -H -o name -r tank") == "tank\ntank/safe\ntank/vm\n"
     assert runs(lab, "vol", "node2")
     lab.node3.run("zfs destroy tank/safe")
     lab.node3.run(create.format("safe", encrypted, "tank", "<<< 'another passphrase'"))
@@ -365,5 +372,9 @@ def test_encrypted_disks_in_another_datastore_move_to_where_they_stay_encrypted(
         assert lab.node3.run(f"head -n 1 /dev/zfsganeti/{name}").strip("\0\n") == text
     assert lab.node3.run(f"zfs get -Hp -o value encryption tank/safe/{one}").strip() != "off"
     assert lab.node3.run(f"zfs get -Hp -o value encryption tank/vm/{two}").strip() == "off"
+    lab.node2.run("gnt-zfs image push secret node3; gnt-zfs image copy open --datastore safe")
+    for node, image in ((lab.node3, "tank/safe/.images/secret"), (lab.node2, "zfs/safe/.images/open")):
+        assert node.run(f"zfs get -Hp -o value encryption {image}").strip() != "off"
+        assert "holds what it held" in node.run(f"gnt-zfs image verify {image.rsplit('/', 1)[1]}")
     nothing_left(lab)
     lab.well()

@@ -145,10 +145,18 @@ def test_the_package_comes_and_goes_beside_running_instances(lab: Lab, debs: tup
     verified(lab)
     instances.restart("ext1")
 
-    # purged, only settings are gone
+    # purged, only settings are gone, and not what others keep below ours
+    lab.node3.run(
+        "zfs create -o mountpoint=/var/lib/zfsganeti/kept tank/kept; echo disk | tee /var/lib/zfsganeti/kept/disk /var/lib/zfsganeti/x"
+    )
     for node in lab.nodes:
         node.run("apt-get purge zfsganeti --yes" if node is lab.node3 else "dpkg --purge zfsganeti")
-        node.run("test ! -e /etc/zfsganeti.conf && test ! -e /var/lib/zfsganeti")
+        node.run("test ! -e /etc/zfsganeti.conf")
+    for node in (lab.master, lab.node2):
+        node.run("test ! -e /var/lib/zfsganeti")
+    assert lab.node3.run("cat /var/lib/zfsganeti/kept/disk /var/lib/zfsganeti/x") == "disk\ndisk\n"
+    lab.node3.run("zfs destroy tank/kept; rm /var/lib/zfsganeti/x; find /var/lib/zfsganeti -type d -empty -delete")
+    lab.node3.run("test ! -e /var/lib/zfsganeti")
     instances.run_on()
     verified(lab, but="ext1")
     lab.node3.run(f"zfs unmount tank/vm && ! touch {DIRECTORY}/stray && chattr -i /zfs/vm && touch {DIRECTORY}/stray")
