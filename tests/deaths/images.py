@@ -92,12 +92,16 @@ def make_unless_made(bench: Bench) -> None:
         bench.make()
 
 
-def lend_unless_lent(bench: Bench) -> None:
+def create_and_set(bench: Bench, **parameters: Any) -> None:
     """As Ganeti does both before it knows of the disk."""
     dataset = bench.volumes.find(DISK0)
     if dataset is None or INSTANCE not in dataset.marks:
-        bench.create(use="persistent", reserve=True, recordsize=1 << 16)
+        bench.create(**parameters)
     bench.volumes.set_instance(DISK0, "web1")
+
+
+def lend_unless_lent(bench: Bench) -> None:
+    create_and_set(bench, use="persistent", reserve=True, recordsize=1 << 16)
 
 
 def rename_unless_renamed(bench: Bench) -> None:
@@ -115,7 +119,8 @@ def _operation(before: Callable[[Bench], object], does: Callable[[Bench], object
 
 OPERATIONS = {
     "image: make": _operation(nothing, make_unless_made),
-    "image: clone": _operation(made, lambda bench: bench.create()),
+    "image: clone": _operation(made, lambda bench: bench.create(), lasts=False),
+    "image: clone and setinfo": _operation(made, create_and_set),
     "image: lend": _operation(lendable, lambda bench: bench.create(use="persistent"), lasts=False),
     "image: lend and setinfo": _operation(lendable, lend_unless_lent),
     "image: take back": _operation(lent, lambda bench: bench.volumes.remove(DISK0), sees=never),
