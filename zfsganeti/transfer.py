@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import cached_property
 
 from zfsganeti.datasets import CLUSTER, IMAGES, KEPT_FREE_PERCENT, PARTIAL, locked
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Conflict, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 STALL_SECONDS = 300  # so long not a byte: a busy pool may take its time over one transaction group
 ATTEMPTS = 5  # give up what cannot be continued, send, put in place, look, and one to spare
 RECEIVE_WAITS = 5  # seconds that a receive whose sender was killed takes to end; its lock is waited for that long
-ENCRYPTION = ("encryption",)
 STREAM = 0  # the descriptor that a peer's stream comes in on
 GO_ON = "the same command goes on from where it was"
 NOT_OPEN = "gnt-zfs image import makes one there that is not"  # a stream is decrypted here, and would lie open where it comes to
@@ -109,6 +109,10 @@ def find(snapshots: Sequence[Snap], name: str) -> Snap:
     raise Missing(f"snapshot {name}")
 
 
+def _is_encrypted(here: Here, dataset: str) -> bool:
+    return is_encrypted(here.streams.values(dataset, ("encryption",)))
+
+
 # sending
 
 
@@ -149,7 +153,7 @@ class Push:
             self.embedded = state.get("encrypted") is not True
             if self._is_placed(state):
                 return Pushed(self.peer, first, self.moved)
-            if self.kind == "image" and self.embedded and is_encrypted(self.here.streams.values(self.dataset, ENCRYPTION)):
+            if self.kind == "image" and self.embedded and self.is_encrypted:
                 raise Refused(f"{self.kind} {self.name}", f"is encrypted, and its root on {self.peer} is not", NOT_OPEN)
             step = self._plan(state)
             if not isinstance(step, Nothing) and not isinstance(first, Nothing):
@@ -162,6 +166,11 @@ class Push:
             else:
                 first = step
         raise Unavailable(self.peer, f"{self.kind} {self.name} is not there after {ATTEMPTS} attempts", GO_ON)
+
+    @cached_property
+    def is_encrypted(self) -> bool:
+        """Tell whether what is sent is encrypted here."""
+        return _is_encrypted(self.here, self.dataset)
 
     def _ask(self, verb: str, **request: Any) -> Any:
         return self.here.call(self.peer, verb, kind=self.kind, name=self.name, datastore=self.datastore, **request)
@@ -390,7 +399,7 @@ class Place:
 
     def is_encrypted(self) -> bool:
         """Tell whether what comes is encrypted here."""
-        return is_encrypted(self.streams.values(self.here.root.name, ENCRYPTION))
+        return _is_encrypted(self.here, self.here.root.name)
 
     def token(self) -> str:
         """Return the token of what was half received, empty when nothing was."""
@@ -470,7 +479,8 @@ def copy_image(here: Here, image: Image, datastore: str, progress: Progress) -> 
                 way_out = f"gnt-zfs image restore {image.name} {there} takes that back"
                 raise Refused(f"{place.what} in {place.here.root.name}", f"is there, but {unused}", way_out)
             return False
-        if not place.is_encrypted() and is_encrypted(place.streams.values(image.dataset, ENCRYPTION)):
+        embedded = not place.is_encrypted()
+        if embedded and _is_encrypted(here, image.dataset):
             raise Refused(place.what, f"is encrypted, and its root {place.here.root.name} is not", NOT_OPEN)
         place.here.store.check_pool()
         place.here.store.check_spare(place.what, image.referenced)
@@ -481,7 +491,7 @@ def copy_image(here: Here, image: Image, datastore: str, progress: Progress) -> 
             image.snapshot,
             place.partial,
             properties={**PROPERTIES, **place.mark()},
-            embedded=not place.is_encrypted(),
+            embedded=embedded,
             progress=lambda moved: progress(place.here.root.name, moved, image.referenced),
         )
         _check_guid(place, place.streams.snapshots(place.partial), guid)
