@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.deaths.operation import Operation, comparable, never
+from tests.deaths.volumes import create_and_set
 from tests.node import DAY, Node
-from zfsganeti.datasets import IMAGE, INSTANCE
+from zfsganeti.datasets import IMAGE
 from zfsganeti.image import FORMAT, Image
 from zfsganeti.images import Images
 from zfsganeti.volumes import Volumes
@@ -90,14 +91,6 @@ def deleted(bench: Bench) -> None:
 def make_unless_made(bench: Bench) -> None:
     if not bench.names():
         bench.make()
-
-
-def create_and_set(bench: Bench, **parameters: Any) -> None:
-    """As Ganeti does both before it knows of the disk."""
-    dataset = bench.volumes.find(DISK0)
-    if dataset is None or INSTANCE not in dataset.marks:
-        bench.create(**parameters)
-    bench.volumes.set_instance(DISK0, "web1")
 
 
 def lend_unless_lent(bench: Bench) -> None:

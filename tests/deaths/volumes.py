@@ -85,11 +85,11 @@ def attach_after_boot(bench: Bench) -> None:
     bench.node.fake.unmount(bench.volumes.home(DISK0))
 
 
-def create_and_set(bench: Bench) -> None:
+def create_and_set(bench: Any, **parameters: Any) -> None:
     """What Ganeti calls before it knows of a disk: without the second what the first has done need not outlast a power cut."""
     dataset = bench.volumes.find(DISK0)
     if dataset is None or INSTANCE not in dataset.marks:
-        bench.create()
+        bench.create(**parameters)
     bench.volumes.set_instance(DISK0, "web1")
 
 
