@@ -146,6 +146,7 @@ class Content:
         self.volumes, self.store, self.zfs, self.parameters = volumes, volumes.store, volumes.zfs, parameters
         self.use = parameters.get("use", "clone") if "image" in parameters else ""
         self.outlives = self.use == "persistent"  # what was there before the volume and stays after it
+        self.formatted = False  # once begun: what is in the disk's file tells no longer that nobody ever had it
         self.image: Image | None = None
         self.former: Mapping[str, str] = {}  # of what is set on an image that is lent, what was set on it before
         self.length = 0  # of the disk before it got its size, in bytes
@@ -179,8 +180,8 @@ class Content:
         name, marks = self.volumes.name(volume), self.volumes.marks(volume)
         properties = dataset_properties(self.parameters, size)
         if self.image is None:
-            formatted = self.parameters.get("swap") or self.directory
-            unfinished = {INTENT: f"{CREATE} {self.store.now():.0f}"} if formatted else {}
+            self.formatted = bool(self.parameters.get("swap") or self.directory)
+            unfinished = {INTENT: f"{CREATE} {self.store.now():.0f}"} if self.formatted else {}
             self.zfs.create(name, properties, {**marks, **unfinished})
         elif self.use == "persistent":
             before = self.zfs.local(self.image.dataset) if properties else {}
@@ -207,16 +208,18 @@ class Content:
             self.zfs.unmount(home, seconds=self.store.config.busy_seconds)
         self._images().return_unused(dataset, self.former)
 
-    def end(self, volume: str) -> None:
+    def fill(self, volume: str) -> None:
         """The disk, which has its size, holds what it is to hold."""
         disk = self.volumes.disk(volume)
         if swap := self.parameters.get("swap"):
             make_swap(disk, None if swap is True else int(swap))
         elif self.directory:
             make_filesystem(disk, self.directory)
-        else:
-            return
-        self.zfs.clear(self.volumes.name(volume), [INTENT])
+
+    def end(self, volume: str) -> None:
+        """The volume, whose device is there, is one that may be in use: until now a create that is repeated makes it anew."""
+        if self.formatted:
+            self.zfs.clear(self.volumes.name(volume), [INTENT])
 
 
 def _format(*command: str) -> None:

@@ -174,8 +174,9 @@ class Volumes:
                 self.bring_home(volume)
                 content.length = self.size(volume)
                 self._make_disk(volume, size)
-            content.end(volume)
+            content.fill(volume)
             device = self.devices.attach(volume, self.disk(volume))
+            content.end(volume)
             failed.pop_all()
         return device
 

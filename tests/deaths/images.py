@@ -10,7 +10,7 @@ from typing import Any
 from tests.deaths.operation import Operation, comparable, never
 from tests.deaths.volumes import create_and_set
 from tests.node import DAY, Node
-from zfsganeti.datasets import IMAGE
+from zfsganeti.datasets import IMAGE, INTENT
 from zfsganeti.image import FORMAT, Image
 from zfsganeti.images import Images
 from zfsganeti.volumes import Volumes
@@ -106,6 +106,17 @@ def nothing_half_made(bench: Bench) -> None:
     assert all(image.size == MIB for image in bench.images.all())
 
 
+def format_unless_made(bench: Bench, **content: str | bool) -> None:
+    """A disk that has been formatted is there: the last step of its making tells that it may be in use, and no other is made in its place.
+
+    What fills it is a directory of every Debian, and far more than may have been written to a disk that nobody had.
+    """
+    dataset = bench.volumes.find(DISK0)
+    if dataset is None or INTENT in dataset.marks:
+        bench.node.config.fill_directories = ("/usr/share",)
+        bench.volumes.create(DISK0, 4 * MIB, content)
+
+
 def _operation(before: Callable[[Bench], object], does: Callable[[Bench], object], **how: Any) -> Operation:
     return Operation(before, does, Bench, **{"sees": nothing_half_made, **how})
 
@@ -119,5 +130,6 @@ OPERATIONS = {
     "image: take back": _operation(lent, lambda bench: bench.volumes.remove(DISK0), sees=never),
     "image: rename": _operation(made, rename_unless_renamed, ignored=(IMAGE,)),
     "image: sweep": _operation(deleted, lambda bench: bench.images.sweep(), destroys=True),
-    "image: swap": _operation(nothing, lambda bench: bench.volumes.create(DISK0, MIB, {"swap": True})),
+    "image: swap": _operation(nothing, lambda bench: format_unless_made(bench, swap=True)),
+    "image: fill": _operation(nothing, lambda bench: format_unless_made(bench, fill="base-files")),
 }

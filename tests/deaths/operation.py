@@ -25,6 +25,7 @@ CONTAINERS = (
 DEFAULTS = (("canmount", "on"), ("refreservation", "0"))  # which nobody can inherit, so that they are set
 GUID = re.compile(r"\b[0-9]{15,20}\b")  # of which each run on real ZFS has others
 PAGE, SWAP = 4096, b"SWAPSPACE2"
+SUPERBLOCK_END, EXT4 = 1082, b"\x53\xef"  # the magic number of ext2 to 4, at byte 56 of the superblock at 1024
 
 
 def alone(_bench: Any, *, booted: bool) -> None:
@@ -118,8 +119,16 @@ def _sized(files: dict[str, bytes]) -> dict[str, tuple[int, bytes]]:
 
 
 def _contents(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Return what files hold up to the zeros at their end; of a space to swap to, which has a UUID of its own, that it is one."""
-    return {name: SWAP if content[PAGE - len(SWAP) : PAGE] == SWAP else content.rstrip(b"\0") for name, content in files.items()}
+    """Return what files hold up to the zeros at their end; of what has a UUID and times of its own, swap or ext4, that it is one."""
+    return {name: _is_made(content) or content.rstrip(b"\0") for name, content in files.items()}
+
+
+def _is_made(content: bytes) -> bytes:
+    """Return what a disk was formatted as, nothing if it was not."""
+    for magic, end in ((SWAP, PAGE), (EXT4, SUPERBLOCK_END)):
+        if content[end - len(magic) : end] == magic:
+            return magic
+    return b""
 
 
 def contents(node: Node) -> set[bytes]:
