@@ -169,7 +169,9 @@ class Images(Lending):
         known = self.store.config.datastores.items()
         mine = next((each for each, root in known if root == self.store.root.name), "")  # none is the root, which is to be named as well
         background("image", "pull", name, "--datastore", mine)
-        return "it is being brought here now if another node has it: gnt-zfs image list on this node shows how far it is"
+        pull = f"gnt-zfs image pull {name}{f' --datastore {mine}' if mine else ''}"
+        way_out = f"gnt-zfs image list on this node shows how far it is, {pull} what is in the way"
+        return f"it is being brought here now if another node has it: {way_out}"
 
     def _on_its_way(self, name: str) -> str:
         """Return what to tell of an image that is being made or received here at this moment, '' when none is."""

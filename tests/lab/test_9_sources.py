@@ -126,7 +126,8 @@ def test_what_a_disk_needs_comes_by_itself_and_goes_where_it_is_wanted(lab: Lab)
     lab.configure("image_pull = 1\n", "node3")
     far = lab.add_command("far", node="node3", disks=(), more="--disk 0:size=96M,provider=zfs,image=debian-12")
     far = far.replace("-t file", "-t ext").replace("--no-disks", "")
-    assert "it is being brought here now if another node has it: gnt-zfs image list on this node shows how far it is" in lab.fails(far)
+    told = "gnt-zfs image list on this node shows how far it is, gnt-zfs image pull debian-12 what is in the way"
+    assert f"it is being brought here now if another node has it: {told}" in lab.fails(far)
     lab.node3.wait('gnt-zfs image list --json | grep -q \'"state": "ready"\'')
     lab.run(far)
     assert content(lab, lab.volumes("far", "node3")[0], "node3") == wanted

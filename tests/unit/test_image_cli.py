@@ -202,6 +202,7 @@ def test_an_image_that_is_fetched_is_not_fetched_twice(cluster: Cluster, monkeyp
         with pytest.raises(Missing) as caught:
             there.images.resolve("debian-12")
         assert "it is being brought here now if another node has it" in str(caught.value)
+        assert str(caught.value).endswith("gnt-zfs image pull debian-12 what is in the way")
     assert started == [("image", "pull", "debian-12", "--datastore", "")] * 2
     cluster.nodes["node1"].net.cut = [3000]
     assert cluster.type("push", "debian-12", "node3") == 3
