@@ -287,7 +287,8 @@ def page(found: dict[str, dict[str, str]]) -> str:
             "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
         lines += [*_rows(faults), ""]
-        lines += [f"- {key}: {result}" for key, result in sorted(faults.items()) if _is_fault(key) and not is_settled(result)]
+        unsettled = [f"- {key}: {result}" for key, result in sorted(faults.items()) if _is_fault(key) and not is_settled(result)]
+        lines += [*unsettled, ""] if unsettled else []
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
