@@ -52,6 +52,7 @@ class Filesystem:
         self.snapshots: dict[str, Snapshot] = {}
         self.origin: tuple[Filesystem, str] | None = None
         self.users: list[str] = []
+        self.bookmarks: dict[str, int] = {}  # and the numbers of the snapshots that they were made of
         self.half = b""  # of a stream that broke off
         self.token = ""
 
@@ -377,6 +378,8 @@ class FakeZfs:
 
     @changing
     def roll_back(self, targets: Mapping[str, str]) -> None:
+        for name, short in targets.items():
+            self.refuse_newer_bookmarks(name, short)
         doomed = [self._doomed(name, short) for name, short in targets.items()]
         for filesystem, short, newer in doomed:
             for own in newer:
@@ -386,6 +389,16 @@ class FakeZfs:
             for file, content in filesystem.snapshots[short].files.items():
                 with open(f"{filesystem.files}/{file}", "wb") as target:
                     target.write(content)
+
+    def bookmark(self, snapshot: str, short: str) -> None:
+        dataset, of = check_snapshot(snapshot).split("@")
+        self._must(dataset).bookmarks[short] = self._must(dataset).snapshots[of].number
+
+    def refuse_newer_bookmarks(self, name: str, short: str) -> None:
+        filesystem = self._must(name)
+        for bookmark, number in filesystem.bookmarks.items():
+            if number > (filesystem.snapshots[short].number if short in filesystem.snapshots else 0):
+                raise Busy(f"dataset {name}", f"has the bookmark {name}#{bookmark}, which is newer", f"zfs destroy {name}#{bookmark}")
 
     def _doomed(self, name: str, short: str) -> tuple[Filesystem, str, list[str]]:
         """Return what goes back, to which snapshot, and which newer ones that destroys; what keeps them is Busy."""

@@ -123,7 +123,7 @@ def _list(here: Here, options: argparse.Namespace) -> int:
     rows = [
         {"instance": one.name, "node": one.node, "template": one.template, "state": one.state, "shadow": one.shadow_name} for one in found
     ]
-    problems = [one.problem for one in found if one.problem is not None]
+    problems = [*(one.problem for one in found if one.problem is not None), *(problem for _shadow, problem in adoption.strays(here))]
     for problem in problems:
         complain(one_line(problem))
     if options.json:
@@ -135,7 +135,7 @@ def _list(here: Here, options: argparse.Namespace) -> int:
             for row in rows
         ]
         say(table(titles, shown))
-    else:
+    elif not problems:
         say("No instance is being adopted.")
     return problems[0].exit_code if problems else 0
 
@@ -146,7 +146,7 @@ def leftovers(here: Here) -> list[Finding]:
     from zfsganeti.check import Finding
 
     adoptions = adoption.all_of(here)
-    found, kept = [], set()
+    found, kept = [Finding(shadow.primary, shadow.name, one_line(problem)) for shadow, problem in adoption.strays(here)], set()
     for one in adoptions:
         if one.problem is not None:
             found.append(Finding(one.node, one.name, f"its adoption cannot end: {one_line(one.problem)}"))

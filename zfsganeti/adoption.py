@@ -298,8 +298,19 @@ class Adoption:
         return self.tags.new or tuple(disk.uuid for disk in (self.shadow.disks if self.shadow else ()))
 
     @property
+    def present(self) -> tuple[str, ...]:
+        """The new disks but for those that somebody has removed since."""
+        return tuple(uuid for uuid in self.new if uuid in self.disks)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the instance has every old disk that there is yet, its shadow every new one, and none was stopped for their exchange."""
+        old, new = set(self.old) & set(self.disks), set(self.present)
+        return set(self.places.outer) >= old and set(self.places.shadow) >= new and not self.tags.start
+
+    @property
     def template(self) -> str:
-        return self.disks[self.new[0]].template if self.new and self.new[0] in self.disks else ""
+        return self.disks[self.present[0]].template if self.present else ""
 
     @property
     def places(self) -> Places:
@@ -315,9 +326,9 @@ class Adoption:
         """Return how far it is: copying, exchanging, returning, or kept, which waits for --commit or --rollback."""
         if self.tags.back:
             return "returning"
-        if next_step(self.places, self.new, self.old) is None and not self.tags.start:
+        if self.present and next_step(self.places, self.present, self.old) is None and not self.tags.start:
             return "kept"
-        return "copying" if self.places.outer == self.old else "exchanging"
+        return "copying" if self.places.outer == self.old or self.is_untouched else "exchanging"
 
     @property
     def was_in_sync(self) -> bool:
@@ -344,6 +355,18 @@ class Adoption:
             if old in attached and new in self.disks and self.disks[new].size < size:
                 raise grown(f"disk {index} of {self.name}", self.name, size, self.disks[new].size)
 
+    def must_know_disks(self, coming: Sequence[str]) -> None:
+        """All disks that are to come are there, and the instance has no others: Ganeti mixes no kinds of disks in one instance."""
+        meant = {*self.old, *self.new}
+        if lost := (set(coming) | set(self.old)) - set(self.disks):
+            why = f"{len(lost)} of the disks that were exchanged {'is' if len(lost) == 1 else 'are'} gone"
+            back = "--abort" if self.state == "copying" else "--rollback" if not lost & set(self.old) else ""
+            ends = f"gnt-instance remove {self.shadow_name} ends its adoption and destroys the disks that it has"
+            raise Refused(self.name, why, f"gnt-zfs adopt {back} {self.name}" if back else ends)
+        if more := set(self.places.outer) - meant:
+            why = f"has got {len(more)} more disk{'s' if len(more) > 1 else ''} since"
+            raise Refused(self.name, why, f"gnt-instance modify --disk N:detach {self.name} first")
+
     def must_exist(self) -> None:
         if self.shadow is None:
             raise Missing(f"an adoption of {self.name}", f"gnt-zfs adopt {self.name} begins one")
@@ -354,6 +377,9 @@ def outer_name(here: Here, name: str) -> str:
     instances = here.master.instances()
     if name.startswith(SHADOW) and name.removeprefix(SHADOW) in instances:
         raise BadInput(f"{name}: name the instance itself, {name.removeprefix(SHADOW)}")
+    for instance, problem in strays(here):
+        if instance.name == name:
+            raise problem
     return find_instance(instances, name).name
 
 
@@ -365,6 +391,17 @@ def all_of(here: Here) -> list[Adoption]:
     for name in names:
         with contextlib.suppress(Missing):  # gone since
             found += [Adoption(here, name, listed=True)] if name in instances else []
+    return found
+
+
+def strays(here: Here) -> list[tuple[Instance, Refused]]:
+    """Return each shadow whose instance has its name no more, by which alone one finds the other, and what is to be done with it."""
+    instances, found = here.master.instances(), []
+    for name in sorted(instances):
+        if is_shadow(instances[name]) and name.removeprefix(SHADOW) not in instances:
+            why = f"has disks of the adoption of {name.removeprefix(SHADOW)}, which was renamed or removed"
+            way_out = f"gnt-instance rename {name} {SHADOW}NEWNAME leads back to it, gnt-instance remove {name} destroys them"
+            found.append((instances[name], Refused(name, why, way_out)))
     return found
 
 

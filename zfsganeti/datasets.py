@@ -16,7 +16,7 @@ import time
 
 from zfsganeti.config import Config
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Foreign, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError, human
-from zfsganeti.files import copy_sparse, plain_files, same_content, set_mode
+from zfsganeti.files import copy_sparse, make_links, plain_files, same_content, set_mode
 from zfsganeti.ganeti import check_name
 from zfsganeti.names import PREFIX, check_dataset, check_fits
 from zfsganeti.process import holding
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         def hold(self, snapshot: str, tag: str) -> None: ...
         def release(self, snapshot: str, tag: str) -> None: ...
         def roll_back(self, targets: Mapping[str, str]) -> None: ...
+        def refuse_newer_bookmarks(self, name: str, short: str) -> None: ...
         def mount(self, name: str, path: str) -> None: ...
         def unmount(self, path: str, *, lazy: bool = False, seconds: float = 0) -> None: ...
 
@@ -341,8 +342,8 @@ class Store:
         """There is room for so many bytes more beside the share that is kept free; NoSpace has the figures."""
         spare = self.spare()
         if asked > spare:
-            way_out = f"{KEPT_FREE_PERCENT}% of it are kept free, gnt-zfs trash empty may make room"
-            raise NoSpace(f"{what} on {self.root.name}", asked, max(0, spare), way_out)
+            kept = f"{KEPT_FREE_PERCENT}% of it are kept free"
+            raise NoSpace(f"{what} on {self.root.name}", asked, max(0, spare), f"{kept}, gnt-zfs trash empty may make room")
 
     def _create(self, instance: str, origin: str) -> Dataset:
         self._check_way_is_free(instance)
@@ -391,20 +392,12 @@ class Store:
                 self.zfs.mount(dataset.name, aside)
             self.zfs.unmount(home, lazy=True)
             self.remove_links(home, aside)
-            self._make_links(home, aside, files)
+            make_links(home, aside, files)
         except (ZfsGanetiError, OSError):
             with contextlib.suppress(ZfsGanetiError, OSError):
                 self.bring_home(instance)
             raise
         return True
-
-    @staticmethod
-    def _make_links(home: str, aside: str, files: list[str]) -> None:
-        """Only of disks: Ganeti unlinks nothing else and then wants the directory empty."""
-        os.makedirs(home, mode=0o750, exist_ok=True)
-        for file in files:
-            if os.path.lexists(f"{aside}/{file}"):
-                os.symlink(f"{aside}/{file}", f"{home}/{file}")
 
     @staticmethod
     def remove_links(home: str, aside: str) -> None:
@@ -434,9 +427,10 @@ class Store:
 
     # plain files where a dataset should be
 
-    @staticmethod
-    def _movable(instance: str, home: str, limit: int | None) -> list[str]:
+    def _movable(self, instance: str, home: str, limit: int | None) -> list[str]:
         """Return the plain files at home, which nobody uses and which hold no more than `limit` bytes."""
+        if there := self.zfs.mounted_at(home):  # whose files are its own: not to be moved into another dataset
+            raise Foreign(home, f"dataset {there} is mounted there, not {self.name(instance)}", f"umount {home}")
         files = plain_files(home)
         if limit is not None and (allocated := sum(os.stat(f"{home}/{file}").st_blocks * 512 for file in files)) > limit:
             held = f"holds {human(allocated)} of plain files where the dataset belongs"
@@ -492,8 +486,7 @@ class Store:
         self.bring_home(new)
         self._leave_aside(self.aside(old))
         self.remove_links(self.home(old), self.aside(old))
-        with contextlib.suppress(OSError):
-            os.rmdir(self.home(old))
+        self.remove_directories(old)
 
     def refuse_taken(self, instance: str) -> None:
         """The name is free for an instance that is to be renamed to it."""

@@ -33,7 +33,7 @@ from zfsganeti.datasets import (
     locked,
 )
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, one_line
-from zfsganeti.fence import alone, fence, get, home_of, lift, refuse_return, take_back
+from zfsganeti.fence import alone, fence, get, home_of, lift, refuse_return, refuse_stale, take_back
 from zfsganeti.ganeti import check_name
 from zfsganeti.here import Here
 from zfsganeti.moving import forget_passes, mark_of, release
@@ -63,6 +63,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zfsganeti.streams import Snap
     from zfsganeti.transfer import Step
+    from zfsganeti.trash import Trash
 
 Tell = Callable[[dict[str, Any]], None]  # what is told while it goes on
 
@@ -134,6 +135,8 @@ def begin(here: Here, request: dict[str, Any]) -> Any:
         found = [(place := here.place_of(name), get(place, name)) for name in names]
         for place, dataset in found:
             refuse_return(place, dataset)
+        if phase == PRESYNC:  # later, what is sent again is fenced while the rest of it is at the target already
+            refuse_stale(here, next((dataset.marks[INSTANCE] for _place, dataset in found if INSTANCE in dataset.marks), names[0]), names)
         for place, dataset in found:
             before = mark_of(dataset)
             if before is not None and before.phase in (STOPPING, FENCED) and phase == PRESYNC:
@@ -501,10 +504,18 @@ def leave(here: Here, request: dict[str, Any]) -> Any:
                 place.volumes.detach(name)
                 with place.store.looking_into(dataset) as path:
                     size = os.stat(f"{path}/{DISK}").st_size
-                entries.append(trash.put_volume(get(place, name), size))
+                entry: str | None = trash.put_volume(get(place, name), size, at_once=False)
             else:
-                entries.append(trash.put(name))
+                entry = trash.put(name, at_once=False)
+            entries += [entry] if keep or place.store.config.trash_days or not _is_destroyed(trash, entry) else []
     return entries
+
+
+def _is_destroyed(trash: Trash, entry: str | None) -> bool:
+    """The entry is gone for good, or snapshots of others keep it, of which those learn who look at the trash: the move has ended."""
+    with contextlib.suppress(Busy):
+        return entry is None or trash.destroy(entry) >= 0
+    return False
 
 
 TOLD = {"move-send": send}  # verbs that tell how far they are

@@ -77,17 +77,6 @@ class Conduct:
         wait_for_jobs(self.here, self.name, self.say)
         self.found.look()
 
-    def _must_know_disks(self) -> None:
-        """All disks that are meant are there, and the instance has no others: Ganeti mixes no kinds of disks in one instance."""
-        found = self.found
-        meant = {*found.old, *found.new}
-        if lost := meant - set(found.disks):
-            why = f"{len(lost)} of the disks that were exchanged {'is' if len(lost) == 1 else 'are'} gone"
-            raise Refused(self.name, why, f"gnt-instance remove {self.shadow_name} ends its adoption")
-        if more := set(found.places.outer) - meant:
-            why = f"has got {len(more)} more disk{'s' if len(more) > 1 else ''} since"
-            raise Refused(self.name, why, f"gnt-instance modify --disk N:detach {self.name} first")
-
     def _call(self, verb: str, **request: Any) -> Any:
         return self.here.call(self.found.node, verb, seconds=JOB_SECONDS, **request)
 
@@ -103,7 +92,7 @@ class Conduct:
             self.say(f"adding {self.shadow_name} with the new disks")
             self._add(plan)
         self._name_new()
-        self._must_know_disks()
+        self.found.must_know_disks(self.found.new)
         self.found.refuse_grown()
         if plan.live:
             left = self._fill_all(plan)
@@ -149,20 +138,22 @@ class Conduct:
             self.found.look()
 
     def _lvs(self) -> list[dict[str, str]]:
-        disks = [self.found.disks[uuid] for uuid in self.found.old]
+        """Return the LVM volumes of the old disks that there are."""
+        disks = [self.found.disks[uuid] for uuid in self.found.old if uuid in self.found.disks]
         return [{"vg": disk.lvm[0], "lv": disk.lvm[1]} for disk in disks]
 
     def _disk(self, index: int) -> dict[str, Any]:
-        """Return how a node is told which LVM volume and which disk of ours are meant."""
-        new = self.found.disks[self.found.new[index]]
+        """Return how a node is told which LVM volume and which disk of ours are meant; one of ours may be gone when they are not copied."""
+        new = self.found.disks.get(self.found.new[index])
         old = self.found.disks[self.found.old[index]]
         drbd = {"size": old.size} if old.template == DRBD else {}
         owners = [one for one in (self.found.instance, self.found.shadow) if one is not None]
         minors = {disk.uuid: minor for one in owners for disk, minor in zip(one.disks, one.minors, strict=True)}
         if minors.get(old.uuid, -1) >= 0:
             drbd["minor"] = minors[old.uuid]
-        where = {"volume": new.volume, "file": new.path.rsplit("/", 1)[-1], "names": [self.shadow_name, self.name]}
-        return {**self._lvs()[index], "disk": index, **drbd, **where}
+        volume, file = (new.volume, new.path.rsplit("/", 1)[-1]) if new is not None else ("", "gone")
+        where = {"vg": old.lvm[0], "lv": old.lvm[1], "volume": volume, "file": file, "names": [self.shadow_name, self.name]}
+        return {"disk": index, **drbd, **where}
 
     def _fill_all(self, plan: Plan) -> int:
         """The new disks are equal to snapshots of the old ones; return how many bytes have changed since, in all.
@@ -252,7 +243,7 @@ class Conduct:
 
     def _exchange(self, coming: tuple[str, ...], going: tuple[str, ...], *, copy: bool, verify: bool = False) -> None:
         """The instance has the disks that come, its shadow those that go, and it runs if it did."""
-        self._must_know_disks()
+        self.found.must_know_disks(coming)
         if set(self.found.places.outer) & set(going):
             self._remember_running()
         for _step in range(20):
@@ -371,8 +362,8 @@ class Conduct:
         if ours["files"] or ours["volumes"]:
             self._call("adopt-settle", **ours)
 
-    def _ours(self, owner: str, disks: Sequence[str] = ()) -> dict[str, Any]:
-        found = [self.found.disks[uuid] for uuid in disks or self.found.new]
+    def _ours(self, owner: str, disks: Sequence[str] | None = None) -> dict[str, Any]:
+        found = [self.found.disks[uuid] for uuid in (self.found.present if disks is None else disks)]
         files = [disk.path.rsplit("/", 1)[1] for disk in found if disk.template == FILE]
         return {"instance": owner, "files": files, "volumes": [disk.volume for disk in found if disk.volume]}
 
@@ -423,15 +414,16 @@ class Conduct:
             raise Refused(self.name, "has its old disks", f"gnt-zfs adopt --abort {self.name} gives up the copy")
         self.found.refuse_running()
         if not abort and not self.found.tags.back:
+            self.found.must_know_disks(self.found.old)
             self._gnt("add-tags", self.shadow_name, BACK)
             self.found.look()
-        if self.found.new:
-            self._exchange(self.found.old, self.found.new, copy=False)
+        if self.found.new and not (abort and self.found.is_untouched):  # else there is nothing to exchange
+            self._exchange(self.found.old, self.found.present, copy=False)
         self._call("adopt-drop", disks=self._lvs())
         before = self._copies() if abort else set()
         self._gnt("remove", "-f", self.shadow_name)
         for entry in sorted(self._copies() - before) if abort else ():
-            self._call("trash-destroy", entry=entry)
+            self._call("trash-destroy", entry=entry, strangers=True)  # a copy that no guest has had, whoever took snapshots of it
 
     def _copies(self) -> set[str]:
         """Return what is in the trash of this shadow and of those before it, which a rollback has put there."""

@@ -115,13 +115,13 @@ def end(here: Here, instance: str, names: Sequence[str]) -> None:
     The caller is alone with them.
     """
     settle(here, instance, names)
-    _refuse_stale(here, instance, names)
+    refuse_stale(here, instance, names)
     take_back(here, names)
     for name in names:
         lift(here, name)
 
 
-def _refuse_stale(here: Here, instance: str, names: Sequence[str]) -> None:
+def refuse_stale(here: Here, instance: str, names: Sequence[str]) -> None:
     """What was fenced here for another node has not lived there since: that this node is the primary again does not tell."""
     marks = _marks(here, names)
     for leaving in marks.values():

@@ -255,6 +255,14 @@ def digest_of(descriptor: int, progress: Progress) -> str:
 # whole files
 
 
+def make_links(home: str, aside: str, files: Iterable[str]) -> None:
+    """Disks that are aside are linked at home, and nothing else: Ganeti unlinks only these and then wants the directory empty."""
+    os.makedirs(home, mode=0o750, exist_ok=True)
+    for file in files:
+        if os.path.lexists(f"{aside}/{file}"):
+            os.symlink(f"{aside}/{file}", f"{home}/{file}")
+
+
 def plain_files(directory: str) -> list[str]:
     """Return the regular files of a directory, links not followed; none when it does not exist."""
     try:

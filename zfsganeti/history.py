@@ -72,7 +72,7 @@ class History:
         """
         for name, short in targets.items():
             check_snapshot(f"{name}@{short}")
-            self._refuse_newer_bookmarks(name, short)
+            self.refuse_newer_bookmarks(name, short)
         asked = {b"targets": {name.encode(): short.encode() for name, short in targets.items()}}
         known = self._run(next(iter(targets)).split("/")[0], programs.ROLL_BACK, asked)
         if "ok" not in known:
@@ -81,7 +81,7 @@ class History:
                 raise Busy(f"dataset {name}", "its pool, a quota or a reservation leaves no room to go back")
             raise self._refusal(known["what"] if known["why"] == "missing" else name, known)
 
-    def _refuse_newer_bookmarks(self, name: str, short: str) -> None:
+    def refuse_newer_bookmarks(self, name: str, short: str) -> None:
         """Programs cannot destroy bookmarks, and a rollback fails, half done, where one is newer than what is gone back to."""
         listed = self._command("zfs", "list", "-Hp", "-d", "1", "-t", "snapshot,bookmark", "-o", "name,createtxg", name)
         born = {line.split("\t")[0]: int(line.split("\t")[1]) for line in listed.splitlines()}

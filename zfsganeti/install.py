@@ -56,11 +56,16 @@ class Installer:
 
     def _resolve(self, wanted: str) -> tuple[Images, Image]:
         """Return the image that is wanted, from the disk's own datastore or else from the first root, with the catalogue it is in."""
-        if self.others is not None:
+        if self.others is None:
+            return self.images, self.images.resolve(wanted)
+        try:
+            return self.images, self.images.resolve(wanted, pull=False)
+        except Missing:
+            return self.others, self.others.resolve(wanted)
+        except (Refused, Busy):  # it is retired there, or lent to another
             with contextlib.suppress(Missing):
-                return self.images, self.images.resolve(wanted, pull=False)
-        images = self.others or self.images
-        return images, images.resolve(wanted)
+                return self.others, self.others.resolve(wanted, pull=False)
+            raise
 
     def drop_unused(self, instance: str) -> None:
         """An instance that has disks has no clone's disk beside them: it was added with --no-install after all.

@@ -206,6 +206,7 @@ class Job:
         todo = plan(known, self.snapshots(), number)
         if todo is None:
             return self._told(True, Copied(), 0)
+        self.store.check_spare(self.title, 1)  # what is copied must not stop the other guests of the pool
         if todo.take:
             self._take(number, room, todo.base)
         snapshots = self.snapshots()

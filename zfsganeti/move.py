@@ -49,6 +49,7 @@ from zfsganeti.route import (
     go_on,
     make_plan,
     moment,
+    starts_again,
     takes_embedded,
 )
 
@@ -184,9 +185,10 @@ class Move:
         known = {name: facts for name, facts in source["datasets"].items() if facts is not None}
         self.stores |= {name: facts["datastore"] for name, facts in known.items()}
         target = self.here.call(self.target, "move-target", datasets=self.stores)
-        self.plan = make_plan(self.name, self.instance.template, source, target, running=self.ran, full=self.options.full)
-        self.embedded = self.plan.embedded
         self._remember([Leaving.parse(facts["move"]) for facts in known.values()])
+        fate = {"running": self.ran and not self.owed, "owed": self.owed and self.options.start}
+        self.plan = make_plan(self.name, self.instance.template, source, target, **fate, full=self.options.full)
+        self.embedded = self.plan.embedded
         self._check_memory()
         return self.plan.sentences()
 
@@ -226,8 +228,7 @@ class Move:
             when = moment(self.rest.ready)
             told.append(f"{self.name}: what {self.target} has is as of {when}, what was written on {self.source} since is lost")
         if self.owed and self.options.start:  # whether it has been started since, and was stopped again, nobody knows
-            ran = f"is stopped, and is started on {self.target} since it ran when it was moved; --no-start leaves it stopped"
-            told.append(f"{self.name}: {ran}")
+            told.append(f"{self.name}: {starts_again(self.target)}")
         return told
 
     # doing it

@@ -44,7 +44,7 @@ from zfsganeti.here import Here
 from zfsganeti.look import Look
 from zfsganeti.names import check_dataset, check_kept, check_snapshot
 from zfsganeti.roots import make_parent
-from zfsganeti.snapshots import Part, Snap, alone, fit, handed_on, let_go, must_be_quiet, parts_of, refuse_kept, resolve, users
+from zfsganeti.snapshots import Part, Snap, alone, fit, handed_on, let_go, must_be_quiet, parts_of, refuse_newer_kept, resolve, users
 from zfsganeti.trash import Trash
 from zfsganeti.zfs import Dataset
 
@@ -484,8 +484,7 @@ def look(here: Here, request: Mapping[str, Any]) -> tuple[str, list[Part], Plan]
             raise Refused(instance, "trash_days is 0 on this node, so that what is newer would not be kept", "--discard destroys it")
     if discard:
         for part, past in zip(parts, pasts, strict=True):
-            for snap in past.newer(short):
-                refuse_kept(part, snap)
+            refuse_newer_kept(part, short, past.newer(short))
     return instance, parts, made
 
 

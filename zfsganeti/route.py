@@ -228,6 +228,7 @@ class Plan:
     legs: tuple[Leg, ...]
     embedded: bool  # whether the target can receive embedded data
     running: bool
+    owed: bool = False  # whether it is stopped and is to run again
 
     @property
     def size(self) -> int:
@@ -244,8 +245,13 @@ class Plan:
         if self.running:
             said.append(f"it runs until all but the latest changes are there, then is down for these and about {GANETI_SECONDS:.0f} s")
         else:
-            said.append("it is stopped and stays so")
+            said.append(f"it {starts_again(self.target)}" if self.owed else "it is stopped and stays so")
         return said
+
+
+def starts_again(target: str) -> str:
+    """Return what is said of an instance that a mover before has stopped."""
+    return f"is stopped, and is started on {target} since it ran when it was moved; --no-start leaves it stopped"
 
 
 def make_plan(
@@ -255,6 +261,7 @@ def make_plan(
     target: Mapping[str, Any],
     *,
     running: bool,
+    owed: bool = False,
     full: bool = False,
 ) -> Plan:
     """Return the plan of a move, from what both nodes say of the instance's datasets; the first thing that forbids it is raised."""
@@ -270,7 +277,7 @@ def make_plan(
         _check_stream(name, facts, store, target["node"])
         legs.append(_leg(instance, name, facts, source["node"], target, full))
     _check_room(source, target, legs)
-    return Plan(instance, template, source["node"], target["node"], tuple(legs), takes_embedded(target), running)
+    return Plan(instance, template, source["node"], target["node"], tuple(legs), takes_embedded(target), running, owed)
 
 
 def takes_embedded(target: Mapping[str, Any]) -> bool:
@@ -295,7 +302,9 @@ def _check_source(instance: str, name: str, facts: Mapping[str, Any] | None, sou
         why = f"{link} is a link, and the disk that it leads to would stay behind"
         raise Refused(f"dataset {facts['dataset']} on {node}", why, f"move the disk to where {link} is")
     leaving = Leaving.parse(facts["move"])
-    if leaving is not None and leaving.to != target and leaving.phase != LEFT:
+    if leaving is not None and leaving.phase == LEFT:
+        raise newer(instance, leaving.to)
+    if leaving is not None and leaving.to != target:
         raise Busy(instance, f"is being moved to {leaving.to}", f"gnt-zfs move {instance} {leaving.to}, or gnt-zfs move --abort {instance}")
 
 

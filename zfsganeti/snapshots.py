@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -325,6 +325,13 @@ def refuse_kept(part: Part, snap: Snap) -> None:
         raise Busy(f"snapshot {full}", f"is held ({', '.join(tags)})", f"zfs release {tags[0]} {full}")
 
 
+def refuse_newer_kept(part: Part, short: str, newer: Iterable[Snap]) -> None:
+    """ZFS can take the dataset back to a snapshot, as far as can be seen before anything is changed; Busy names what keeps it."""
+    for snap in newer:
+        refuse_kept(part, snap)
+    part.zfs.refuse_newer_bookmarks(part.name, short)
+
+
 def let_go(part: Part, shorts: Sequence[str]) -> None:
     """No hold of a move that nobody has gone on with is on these snapshots of a dataset."""
     for full, tags in part.zfs.holds([f"{part.name}@{short}" for short in shorts]).items():
@@ -389,7 +396,8 @@ def handed_on(part: Part) -> dict[str, str]:
 
 
 def _native(values: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in values.items() if not key.startswith(PREFIX)}
+    """Return what another instance's disks are made with: neither marks of ours nor the place where these are mounted."""
+    return {key: value for key, value in values.items() if not key.startswith(PREFIX) and key != "mountpoint"}
 
 
 def clone(here: Here, request: Mapping[str, Any]) -> dict[str, Any]:

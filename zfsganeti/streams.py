@@ -142,7 +142,8 @@ class Streams:
     def values(self, dataset: str, properties: Sequence[str]) -> dict[str, str]:
         """Return native properties of a filesystem or a snapshot; one that this ZFS does not know is left out."""
         said = _zfs("get", "-Hp", "-o", "property,value", "all", dataset)
-        known = dict(line.split("\t", 1) for line in said.splitlines())
+        lines = [line.partition("\t") for line in said.split("\n")]  # what is set by hand may hold anything, line breaks too
+        known = {name: value for name, _tab, value in reversed(lines) if name in properties}
         return {name: known[name] for name in properties if name in known}
 
     def features(self, pool: str) -> dict[str, str]:

@@ -215,8 +215,8 @@ class Trash:
                 if other is not None and other.token == state.token:
                     refuse(state)
 
-    def put(self, instance: str, record: Mapping[str, Any] | None = None) -> str | None:
-        """The instance's dataset is in the trash with all its files; None when there is none. With trash_days 0 it is gone."""
+    def put(self, instance: str, record: Mapping[str, Any] | None = None, *, at_once: bool = True) -> str | None:
+        """The instance's dataset is in the trash with all its files; None when there is none. With trash_days 0 it is gone `at_once`."""
         store = self.store
         dataset = store.find(instance)
         if dataset is None:
@@ -232,12 +232,12 @@ class Trash:
         self.zfs.rename(dataset.name, f"{self.name}/{entry}")
         store.remove_directories(instance)
         self.zfs.clear(f"{self.name}/{entry}", [mark for mark in (INTENT, MOVE) if mark in dataset.marks])
-        if store.config.trash_days == 0 and KEPT not in dataset.marks:
+        if at_once and store.config.trash_days == 0 and KEPT not in dataset.marks:
             self.destroy(entry)
         return entry
 
-    def put_volume(self, dataset: Dataset, size: int) -> str:
-        """A volume, which is no device any more and whose disk has `size` bytes, is in the trash. With trash_days 0 it is gone."""
+    def put_volume(self, dataset: Dataset, size: int, *, at_once: bool = True) -> str:
+        """A volume, which is no device any more and whose disk has `size` bytes, is in the trash; with trash_days 0 gone `at_once`."""
         store = self.store
         entry = self._free_entry(dataset.short)
         end_move(self.zfs, dataset)
@@ -250,7 +250,7 @@ class Trash:
         self.zfs.clear(f"{self.name}/{entry}", [mark for mark in (MOVE,) if mark in dataset.marks])
         with contextlib.suppress(OSError):
             os.rmdir(home)
-        if store.config.trash_days == 0 and KEPT not in dataset.marks:
+        if at_once and store.config.trash_days == 0 and KEPT not in dataset.marks:
             self.destroy(entry)
         return entry
 

@@ -23,7 +23,7 @@ from tests.node import CLUSTER_NAME, Node
 from tests.realrig import RealKnot, RealRig, RealStreams, SurveyedZfs
 from tests.rig import Rig, go, make_rig
 from zfsganeti import transfer
-from zfsganeti.datasets import CLUSTER
+from zfsganeti.datasets import CLUSTER, MOVE
 from zfsganeti.errors import Refused, ZfsGanetiError
 from zfsganeti.image import GOLDEN
 from zfsganeti.roots import Root
@@ -77,6 +77,8 @@ class Travels:
                 ("snapshots", "kept") if "/.trash/" in name else ()
             ):  # there passes mean nothing, of which an interrupted move takes more
                 dataset[key] = {short: value for short, value in dataset[key].items() if not short.startswith(PASS)}
+            if "/.trash/" in name:
+                dataset["marks"].pop(MOVE, None)  # which a restore forgets, as what an entry was to become
             dataset["marks"] = {key: WHEN.sub("WHEN", value) for key, value in dataset["marks"].items()}
         return {
             "ganeti": ganeti,

@@ -65,6 +65,9 @@ class Bench:
     def make_hold(self, snapshot: str, tag: str = "keep") -> None:
         raise NotImplementedError
 
+    def make_bookmark(self, snapshot: str, short: str) -> None:
+        raise NotImplementedError
+
     def history(self) -> int:
         """Return how many channel programs the pool's history tells of: a fake runs none."""
         return 0
@@ -90,6 +93,9 @@ class FakeBench(Bench):
     def make_hold(self, snapshot: str, tag: str = "keep") -> None:
         self.fake.hold(snapshot, tag if tag.isalnum() else "strange")  # ours is never anything else
 
+    def make_bookmark(self, snapshot: str, short: str) -> None:
+        self.fake.bookmark(snapshot, short)
+
     @contextlib.contextmanager
     def held_open(self, name: str, path: str) -> Iterator[None]:
         with open(f"{path}/held", "wb"), self.fake.held_open(name, f"process python3 ({os.getpid()}) with {path}/held"):
@@ -99,6 +105,9 @@ class FakeBench(Bench):
 class RealBench(Bench):
     def make_hold(self, snapshot: str, tag: str = "keep") -> None:
         command("zfs", "hold", tag, snapshot)
+
+    def make_bookmark(self, snapshot: str, short: str) -> None:
+        command("zfs", "bookmark", snapshot, f"{snapshot.partition('@')[0]}#{short}")
 
     def history(self) -> int:
         pool = self.root.split("/")[0]
@@ -960,7 +969,7 @@ def test_several_go_back_at_once(bench: Bench) -> None:
     assert reads(bench, names[0]) == b"two"
 
 
-@pytest.mark.parametrize("obstacle", ["clone", "hold", "mount", "missing"])
+@pytest.mark.parametrize("obstacle", ["clone", "hold", "bookmark", "mount", "missing"])
 def test_none_goes_back_when_one_cannot(bench: Bench, obstacle: str) -> None:
     first, second = (make_past(bench, "one", "two", short=short) for short in ("web1", "web2"))
     targets = {first: "one", second: "one"}
@@ -971,6 +980,13 @@ def test_none_goes_back_when_one_cannot(bench: Bench, obstacle: str) -> None:
     elif obstacle == "hold":
         bench.make_hold(f"{second}@two")
         said = f"dataset {second}: snapshot {second}@two (keep) is held"
+    elif obstacle == "bookmark":
+        bench.make_bookmark(f"{first}@one", "old")
+        bench.make_bookmark(f"{second}@two", "new")
+        said = f"dataset {second}: has the bookmark {second}#new, which is newer: zfs destroy {second}#new"
+        bench.zfs.refuse_newer_bookmarks(first, "one")
+        with pytest.raises(Busy, match="has the bookmark"):
+            bench.zfs.refuse_newer_bookmarks(second, "one")
     elif obstacle == "mount":
         bench.zfs.mount(second, bench.path("web2"))
     else:

@@ -494,6 +494,20 @@ def test_two_files_of_one_name_are_never_guessed_at(node: Node) -> None:
 # absorb
 
 
+def test_another_dataset_that_is_mounted_at_home_keeps_its_files(node: Node) -> None:
+    """A boot mounts what bears that place as its own, and its files are no plain files of the instance."""
+    node.has("web1", disk0=b"zero")
+    node.has("web2", other0=b"other")
+    for name in ("web1", "web2"):
+        node.fake.unmount(node.home(name))
+    node.fake.mount("zfs/vm/web2", node.home("web1"))
+    before = node.fake.state()
+    for attempt in (node.store.bring_home, node.store.absorb):
+        with pytest.raises(Foreign, match=f"dataset zfs/vm/web2 is mounted there, not zfs/vm/web1: umount {node.home('web1')}"):
+            attempt("web1")
+    assert node.fake.state() == before
+
+
 def test_plain_files_get_a_dataset(node: Node) -> None:
     node.ganeti_writes("web1", disk0=b"zero", disk1=b"one")
     node.store.absorb("web1")

@@ -20,7 +20,7 @@ from zfsganeti.answer import VERBS, answer
 from zfsganeti.cli import parser
 from zfsganeti.config import Config
 from zfsganeti.datasets import CLUSTER, OLD, RECORD, locked, unpack_record
-from zfsganeti.errors import BadConfig, BadInput, Conflict, Missing, NoSpace, Refused, Unavailable
+from zfsganeti.errors import BadConfig, BadInput, Busy, Conflict, Missing, NoSpace, Refused, Unavailable
 from zfsganeti.here import Here
 from zfsganeti.holders import to_use
 from zfsganeti.images import quiet
@@ -496,3 +496,19 @@ def test_a_disk_elsewhere_gets_the_image_of_its_datastore_or_else_of_the_first(h
     assert installer._resolve("debian-12")[1].dataset == "zfs/vm/.images/debian-12"
     ssd.images.make("debian-12", "file:/none", golden)
     assert installer._resolve("debian-12")[1].dataset == "zfs/fast/.images/debian-12"
+
+
+@pytest.mark.parametrize("lent", [False, True], ids=["retired", "lent"])
+def test_what_a_datastore_has_no_disk_made_of_is_installed_from_the_root(here: Node, lent: bool) -> None:
+    ssd = here.at("ssd")
+    installer = Installer(ssd.store, ssd.volumes, here.images)
+    ssd.images.make("debian-12", "file:/none", golden)
+    if lent:
+        ssd.images.set_lendable("debian-12", True)
+        verb(here, "create", EXTP_IMAGE="debian-12", EXTP_DATASTORE="ssd", EXTP_USE="persistent", VOL_SIZE="4")
+    else:
+        ssd.images.retire("debian-12")
+    with pytest.raises((Refused, Busy), match="alone" if lent else "is retired"):
+        installer._resolve("debian-12")
+    here.images.make("debian-12", "file:/none", golden)
+    assert installer._resolve("debian-12")[1].dataset.startswith("zfs/vm/")

@@ -13,7 +13,7 @@ from tests.node import Node
 from zfsganeti import contents, disks
 from zfsganeti.contents import directory_size
 from zfsganeti.disks import Disk, datasets_of, find_instance, locate, split
-from zfsganeti.errors import BadInput, BadName, Busy, Missing, Refused, ZfsGanetiError
+from zfsganeti.errors import BadInput, BadName, Busy, Missing, NoSpace, Refused, ZfsGanetiError
 from zfsganeti.exports import verify
 from zfsganeti.images import Images
 from zfsganeti.volumes import Volumes
@@ -106,6 +106,10 @@ def test_a_disk_is_as_it_was_when_it_cannot_be_formatted(node: Node, tmp_path: P
     (tmp_path / "files" / "large").write_bytes(b"x" * (7 * MIB + MIB // 2))
     with pytest.raises(ZfsGanetiError, match="mke2fs"):
         disk.fill(str(tmp_path / "files"))
+    available, node.fake.available = node.fake.available, 1 << 20
+    with pytest.raises(NoSpace, match="are kept free"):
+        disk.fill(str(tmp_path / "files"))
+    node.fake.available = available
 
     def interrupted(_path: str, _size: None) -> None:
         raise KeyboardInterrupt

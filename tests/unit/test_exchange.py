@@ -20,7 +20,7 @@ from zfsganeti import adopt_cli, adoption, exchange, here, hooks, intake
 from zfsganeti.adoption import SHADOW, START, SYNCED, TAG, Plan, prepare, tags_of
 from zfsganeti.cli import parser
 from zfsganeti.datasets import INSTANCE
-from zfsganeti.errors import Busy, CommandFailed, Refused
+from zfsganeti.errors import Busy, CommandFailed, NoSpace, Refused
 from zfsganeti.exchange import Conduct
 from zfsganeti.ganeti import Disk, Instance
 from zfsganeti.here import Here
@@ -185,7 +185,7 @@ class Bench:
         self.asked.append((verb, request))
         self.point()
         if verb == "adopt-facts":
-            return {**FACTS, "drbd": self.ganeti.halves}
+            return {**FACTS, "sizes": [SIZE] * len(request["disks"]), "drbd": self.ganeti.halves}
         if verb == "adopt-halves":
             return self.ganeti.halves
         if verb in ("adopt-settle", "adopt-keep"):
@@ -200,7 +200,7 @@ class Bench:
         if verb == "report":
             return {"trash": [entry.as_json(14) for entry in self.node.trash.entries()]}
         if verb == "trash-destroy":
-            return self.node.trash.destroy(request["entry"])
+            return self.node.trash.destroy(request["entry"], strangers=request["strangers"])
         return self._copy(verb.removeprefix("adopt-"), Job(self.here, request, self.lvm), request)
 
     def _copy(self, verb: str, job: Job, request: dict[str, Any]) -> Any:
@@ -326,6 +326,96 @@ def test_a_disk_that_it_got_meanwhile_keeps_it_from_being_switched(bench: Bench)
     assert plan is not None
     with pytest.raises(Refused, match=f"^{NAME}: has got 1 more disk since: gnt-instance modify --disk N:detach {NAME} first$"):
         bench.conduct().adopt(plan)
+    assert bench.ganeti.data[NAME]["up"]
+
+
+def interrupted(bench: Bench, left: int = 12) -> None:
+    """An adoption that is copying."""
+    bench.left = left
+    with pytest.raises(Interrupted):
+        bench.adopt()
+    bench.left = None
+
+
+def lose(bench: Bench, uuid: str) -> None:
+    """Somebody has removed a disk."""
+    for known in bench.ganeti.data.values():
+        known["disks"] = [disk for disk in known["disks"] if disk != uuid]
+    del bench.ganeti.known[uuid]
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_a_copy_is_given_up_whatever_disks_the_instance_has_got_or_lost_since(bench: Bench, more: bool) -> None:
+    interrupted(bench)
+    if more:
+        bench.ganeti.known["more"] = {"dev_type": "plain", "logical_id": ["vg", "more"]}
+        bench.ganeti.data[NAME]["disks"].append("more")
+    else:
+        lose(bench, "old1")
+    with pytest.raises(Refused, match="has its old disks"):
+        bench.conduct().back(abort=False)
+    disks = list(bench.ganeti.data[NAME]["disks"])
+    bench.conduct().back(abort=True)
+    assert bench.ganeti.data == {NAME: {"disks": disks, "tags": [], "up": True}}
+    assert bench.node.trash.entries() == []
+
+
+def test_a_rollback_needs_no_more_than_the_old_disks(bench: Bench) -> None:
+    bench.adopt()
+    bench.ganeti.run("gnt-instance", "stop", NAME)
+    lose(bench, "new1")
+    assert bench.conduct().found.state == "kept", "what is left of the new ones is in its place"
+    before = bench.old()
+    bench.conduct().back(abort=False)
+    assert bench.ganeti.data == {NAME: {"disks": list(OLD), "tags": [], "up": False}}
+    assert bench.old() == before
+
+
+def test_who_misses_a_new_disk_is_led_back_and_not_to_the_end_of_the_old_ones(bench: Bench) -> None:
+    bench.adopt()
+    lose(bench, "new1")
+    with pytest.raises(Refused) as caught:
+        bench.conduct().found.must_know_disks(bench.conduct().found.new)
+    assert str(caught.value) == f"{NAME}: 1 of the disks that were exchanged is gone: gnt-zfs adopt --rollback {NAME}"
+
+
+def test_a_rollback_that_is_refused_has_begun_nothing(bench: Bench) -> None:
+    bench.adopt()
+    bench.ganeti.known["more"] = {"dev_type": "ext", "logical_id": ["zfs", "more.ext.disk2"]}
+    bench.ganeti.data[NAME]["disks"].append("more")
+    with pytest.raises(Refused, match="has got 1 more disk since"):
+        bench.conduct().back(abort=False)
+    assert bench.conduct().found.state == "kept"
+    bench.conduct().commit()
+    assert list(bench.ganeti.data) == [NAME]
+
+
+def test_a_copy_of_which_others_took_snapshots_is_given_up(bench: Bench) -> None:
+    interrupted(bench)
+    bench.node.fake.snapshot([f"zfs/vm/{bench.ganeti.known['new0']['logical_id'][1]}@autosnap_1"])
+    bench.conduct().back(abort=True)
+    assert bench.node.trash.entries() == []
+
+
+def test_a_shadow_whose_instance_was_renamed_is_told_with_the_way_back(bench: Bench) -> None:
+    bench.adopt()
+    bench.ganeti.data["web2.example.com"] = bench.ganeti.data.pop(NAME)
+    ((shadow, problem),) = adoption.strays(bench.here)
+    why = f"{SHADOW}{NAME}: has disks of the adoption of {NAME}, which was renamed or removed"
+    way_out = f"gnt-instance rename {SHADOW}{NAME} {SHADOW}NEWNAME leads back to it, gnt-instance remove {SHADOW}{NAME} destroys them"
+    assert (shadow.name, str(problem)) == (SHADOW + NAME, f"{why}: {way_out}")
+    with pytest.raises(Refused, match="was renamed or removed"):
+        prepare(bench.here, SHADOW + NAME, "ext", offline=False)
+    bench.ganeti.data[f"{SHADOW}web2.example.com"] = bench.ganeti.data.pop(SHADOW + NAME)
+    assert adoption.strays(bench.here) == []
+    assert [one.state for one in adoption.all_of(bench.here)] == ["kept"]
+
+
+def test_a_copy_leaves_the_other_guests_their_room(bench: Bench) -> None:
+    interrupted(bench, 6)
+    bench.node.fake.available = 0
+    with pytest.raises(NoSpace):
+        bench.conduct().adopt(bench.plan() or pytest.fail("there is a plan"))
     assert bench.ganeti.data[NAME]["up"]
 
 

@@ -95,7 +95,7 @@ def test_what_is_not_set_any_more_is_not_set_on_the_target(rig: Rig, kind: str, 
 def test_disks_that_were_given_up_and_not_put_away_can_be_taken_back(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     rig.ganeti.add("web1", kind, "node1", DISKS[kind])
 
-    def die(*_words: object) -> None:
+    def die(*_words: object, **_options: object) -> None:
         raise Died
 
     with monkeypatch.context() as patch:
@@ -211,4 +211,40 @@ def test_what_has_not_landed_is_not_made_anew_once_its_source_is_lost(rig: Rig, 
             node2.volumes.create(names(kind)[0], 1 << 20, {})
     assert node2.datasets() == before
     rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    assert rig.content("web1") == DISKS[kind]
+
+
+# what is told
+
+
+def test_who_goes_on_after_the_stop_is_told_that_it_is_started(rig: Rig) -> None:
+    rig.ganeti.add("web1", "file", "node1", DISKS["file"])
+
+    def before(_who: str, verb: str) -> None:
+        if verb == "modify":
+            raise Died
+
+    rig.before = before
+    with pytest.raises(Died):
+        go(rig)
+    rig.before = lambda _who, _verb: None
+    said: list[str] = []
+    go(rig, said=said)
+    assert "it is stopped, and is started on node2 since it ran when it was moved; --no-start leaves it stopped" in said
+    assert "it is stopped and stays so" not in said
+    assert rig.ganeti.data["web1"]["up"]
+
+
+@KINDS
+def test_without_a_trash_nothing_stays_but_what_snapshots_of_others_keep(rig: Rig, kind: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    node1 = rig.knots["node1"]
+    node1.store.config.trash_days = 0
+    kept = names(kind)[0]
+    node1.fake.snapshot([f"zfs/vm/{kept}@autosnap_1"])
+    said: list[str] = []
+    go(rig, said=said)
+    (entry,) = [each.entry for each in node1.trash.entries()]
+    assert entry.startswith(f"{kept}:")
+    assert [line for line in said if "is kept on node1" in line] == [f"web1: {entry} is kept on node1 for the days of the trash"]
     assert rig.content("web1") == DISKS[kind]

@@ -14,7 +14,7 @@ import pytest
 from tests.rig import MIB, Rig, go, make_rig
 from tests.unit.test_move import DISKS, KINDS, VOLUMES, Died
 from tests.unit.test_move_interrupted import offline
-from zfsganeti import arrival, check, fence, retreat
+from zfsganeti import arrival, check, fence, retreat, trash
 from zfsganeti.config import Config
 from zfsganeti.datasets import MOVE
 from zfsganeti.errors import CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError
@@ -448,3 +448,39 @@ def test_the_end_of_a_move_says_that_it_starts_what_is_stopped(rig: Rig, kind: s
     go(rig, said=said, start=starts)
     told = "web1: is stopped, and is started on node2 since it ran when it was moved; --no-start leaves it stopped"
     assert (told in said, rig.ganeti.data["web1"]["up"]) == (starts, starts)
+
+
+@KINDS
+def test_disks_that_a_start_refuses_as_stale_go_nowhere(rig: Rig, kind: str) -> None:
+    """Fenced for node2 once, while the newest are on node3: neither node2 nor anywhere else is a way for them."""
+    moved_twice(rig, kind)
+    rig.ganeti.gnt("gnt-instance", "shutdown", "web1")
+    rig.ganeti.data["web1"]["primary"] = "node1"
+    with pytest.raises(CommandFailed, match="disks of it are on node3 as well, and which are newer is not known"):
+        rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    with pytest.raises(ZfsGanetiError, match="disks of it are on node3 as well, and which are newer is not known"):
+        go(rig, "node2")
+    rig.ganeti.data["web1"]["primary"] = "node3"
+    go(rig, "node2")
+    assert rig.content("web1")[next(iter(DISKS[kind]))] == b"newest"
+
+
+@KINDS
+def test_disks_that_were_given_up_and_not_put_away_go_nowhere(rig: Rig, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.ganeti.add("web1", kind, "node1", dict(list(DISKS[kind].items())[:1]))
+
+    def die(*_words: object, **_options: object) -> None:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        for name in ("put", "put_volume"):
+            patch.setattr(trash.Trash, name, die)
+        with pytest.raises(Died):
+            go(rig, "node2")
+    rig.ganeti.gnt("gnt-instance", "shutdown", "web1")
+    rig.ganeti.data["web1"]["primary"] = "node1"
+    before = rig.knots["node1"].fake.state()
+    for target in ("node2", "node3"):
+        with pytest.raises(Refused, match="^web1: its newer disks are on node2: gnt-instance modify --new-primary=node2 web1$"):
+            go(rig, target)
+    assert rig.knots["node1"].fake.state() == before, "what tells of the newer ones is there yet"

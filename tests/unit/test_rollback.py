@@ -221,6 +221,17 @@ def test_what_is_newer_is_in_the_trash_and_what_is_older_stays(bench: Bench, ins
     assert {"third!", "fourth"} <= held(bench)
 
 
+def test_a_bookmark_that_is_newer_is_told_before_anything_is_marked(bench: Bench, instance: dict[str, Any]) -> None:
+    """ZFS would refuse, once the instance could not be used any more."""
+    name = names_of(instance)[-1]
+    bench.fake.bookmark(f"{name}@gnt-two", "syncoid_1")
+    before = bench.fake.state()
+    with pytest.raises(Busy, match=f"^dataset {name}: has the bookmark {name}#syncoid_1, which is newer: zfs destroy {name}#syncoid_1$"):
+        bench.ask("rollback-plan", snapshot="one", discard=True, **instance)
+    assert bench.fake.state() == before
+    back(bench, instance, "one")
+
+
 @pytest.mark.parametrize("discard", [False, True])
 def test_a_lent_image_goes_back_to_what_it_was_lent_with_and_then_into_the_catalogue(bench: Bench, discard: bool) -> None:
     bench.images.make("data", "file:/x", holding())

@@ -258,7 +258,7 @@ def test_an_image_saved_of_a_disk_leaves_them_alone(bench: Bench) -> None:
 
 
 def test_clones_wait_in_the_trash_for_their_instance(bench: Bench, instance: dict[str, Any]) -> None:
-    bench.fake.set(names_of(instance)[0], {"compression": "zstd"})
+    bench.fake.set(names_of(instance)[0], {"compression": "zstd", "mountpoint": bench.store.home("web1")})
     bench.ask("snapshot-create", snapshot="x", **instance)
     bench.write("later")
     made = bench.ask("snapshot-clone", snapshot="x", name="new", record=RECORDED, **instance)
@@ -272,7 +272,9 @@ def test_clones_wait_in_the_trash_for_their_instance(bench: Bench, instance: dic
         assert {len(content) for content in contents} == {SIZE}
         if found.volume:
             assert (found.size, (found.record or {})["disk"]) == (SIZE, index)
-    assert bench.fake.local(entries[made["entries"][0]].dataset.name)["compression"] == "zstd"
+    handed_on = bench.fake.local(entries[made["entries"][0]].dataset.name)
+    assert handed_on["compression"] == "zstd"
+    assert "mountpoint" not in handed_on, "a boot must not mount it where the instance is that it was made of"
     assert len({entry.as_json(14)["set"] for entry in entries.values()}) == 1
     with pytest.raises(Busy, match="in the trash is a clone of it: gnt-zfs trash empty new"):
         bench.ask("snapshot-delete", snapshot="x", **instance)

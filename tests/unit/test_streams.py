@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zfsganeti import process
+from zfsganeti import process, streams
 from zfsganeti.errors import BadInput, BadName, CommandFailed, NoSpace, Refused, Unavailable, ZfsGanetiError
 from zfsganeti.node import PeerFailed, read_answer
 from zfsganeti.streams import FLAGS, Streams, read_line, receive_command, receive_error, send_command
@@ -326,3 +326,9 @@ def test_a_slow_end_after_the_last_byte_is_waited_for(world: World) -> None:
     Streams().receive(["zfs", "receive", "x"], reader, seconds=1)
     os.close(reader)
     assert world.got() == b"all"
+
+
+def test_what_is_set_by_hand_hides_no_property(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "encryption\toff\norg.example:note\tline one\nline two\x0bline three\nkeystatus\t-\norg.example:other\tx\nencryption\ton\n"
+    monkeypatch.setattr(streams, "_zfs", lambda *_words: said)
+    assert Streams().values("zfs/vm", ("encryption", "keystatus", "pbkdf2iters")) == {"encryption": "off", "keystatus": "-"}

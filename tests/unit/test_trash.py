@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from tests.node import CLUSTER_NAME, DAY, HOUR, Node
 from zfsganeti import clock
-from zfsganeti.datasets import CLUSTER, FORMER, INSTANCE, RECORD, RESTORING, VOLUME
+from zfsganeti.datasets import CLUSTER, FORMER, INSTANCE, MOVE, RECORD, RESTORING, VOLUME
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, Unavailable
+from zfsganeti.route import LEFT, Leaving
 from zfsganeti.trash import Entry, Trash, choose, entry_name, parse_entry, plan_giving_up
 from zfsganeti.zfs import Dataset
 
@@ -572,10 +573,12 @@ def added_again(node: Node, name: str = "web1", **files: bytes) -> None:
 @pytest.mark.parametrize("name", ["web1", "web2"])
 def test_a_restored_instance_has_its_disks_under_their_new_names(node: Node, name: str) -> None:
     remove(node)
+    node.fake.set(f"zfs/vm/.trash/{ENTRY}", {MOVE: Leaving("node2", LEFT, ran=True, until=0).pack()})
     added_again(node, name)
     node.trash.swap_in(ENTRY, name, [("disk0", "new0"), ("disk1", "new1")])
     assert node.reads(name) == {"new0": b"zero", "new1": b"one"}
     assert node.datasets() == [".trash", name]
+    # what a move that was interrupted as the last thing of all has left on it is forgotten
     former = '{"new0":["disk0"],"new1":["disk1"]}'  # which older snapshots go by
     assert node.marks(f"zfs/vm/{name}") == {INSTANCE: name, CLUSTER: CLUSTER_NAME, FORMER: former}
     node.fake.boot()
