@@ -254,8 +254,10 @@ def _rename_pre(here: Here, event: ganeti.Event) -> None:
     if here.node != event.primary or _left_out(here, event) or not here.has_root():
         return
     from zfsganeti.datasets import locked
+    from zfsganeti.moving import refuse_change
 
     with locked(event.instance):
+        refuse_change(here, event.instance)  # what a move has yet to bring, or to give up, would be nobody's under the new name
         here.store.refuse_taken(event.new_name)
         if not _is_dry_run(here, event):
             here.store.put_aside(event.instance, f"rename {event.new_name}", _files(event))

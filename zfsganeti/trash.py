@@ -241,7 +241,7 @@ class Trash:
         store = self.store
         entry = self._free_entry(dataset.short)
         end_move(self.zfs, dataset)
-        self.zfs.clear(dataset.name, [mark for mark in (OPENED, INTENT, RESTORING, REPLACED) if mark in dataset.marks])
+        self.zfs.clear(dataset.name, [mark for mark in (OPENED, INTENT, RESTORING) if mark in dataset.marks])
         self.zfs.set(dataset.name, {"canmount": "noauto", SIZE: str(size)})
         home = f"{store.root.path}/{dataset.short}"
         self.zfs.unmount(home, seconds=store.config.busy_seconds)
@@ -409,18 +409,21 @@ class Trash:
             return
         found = self.find(entry)
         self.refuse_needed(found.dataset)
-        self._rename_files(found.dataset, renames, self._sizes(existing) if existing is not None else {})
+        fresh = [new for _old, new in renames]
+        sizes = self._sizes(instance, existing, fresh) if existing is not None else {}
+        self._rename_files(found.dataset, renames, sizes)
         if existing is not None:
-            self._drop_fresh(instance, existing, [new for _old, new in renames])
+            self._drop_fresh(instance, existing, fresh)
         self.zfs.clear(found.dataset.name, [mark for mark in (KEPT, MOVE, ROLLBACK) if mark in found.dataset.marks])
         former = {FORMER: pack_former(found.dataset.marks.get(FORMER, ""), renames)}
         self.zfs.set(found.dataset.name, {**store.marks(instance), **former, RESTORING: instance})
         self.zfs.rename(found.dataset.name, store.name(instance))
         store.bring_home(instance)
 
-    def _sizes(self, dataset: Dataset) -> dict[str, int]:
-        """Return how long the files are in a dataset, which are the disks as Ganeti has just made them."""
+    def _sizes(self, instance: str, dataset: Dataset, expected: list[str]) -> dict[str, int]:
+        """Return how long the files are in a dataset, which are the disks as Ganeti has just made them; Refused if they are used."""
         with self.store.looking_into(dataset) as path:
+            self._refuse_written(instance, path, expected)
             return {file: os.lstat(f"{path}/{file}").st_size for file in os.listdir(path)}
 
     def _rename_files(self, dataset: Dataset, renames: list[tuple[str, str]], sizes: Mapping[str, int]) -> None:
@@ -439,14 +442,17 @@ class Trash:
                 if os.stat(f"{path}/{new}").st_size < sizes.get(new, 0):
                     os.truncate(f"{path}/{new}", sizes[new])
 
+    def _refuse_written(self, instance: str, path: str, expected: list[str]) -> None:
+        """What is mounted at the path are the empty disks that Ganeti has just made."""
+        written = [file for file in os.listdir(path) if file not in expected or os.stat(f"{path}/{file}").st_blocks * 512 > 1 << 20]
+        if written:
+            way_out = f"gnt-instance remove {instance}, then the same command again"
+            raise Refused(self.store.home(instance), f"{written[0]} holds data already", way_out)
+
     def _drop_fresh(self, instance: str, dataset: Dataset, expected: list[str]) -> None:
         """The dataset that Ganeti has just filled with empty disks is gone; anything with data in it is Refused."""
         store = self.store
         store.bring_home(instance)
-        home = store.home(instance)
-        files = os.listdir(home)
-        written = [file for file in files if file not in expected or os.stat(f"{home}/{file}").st_blocks * 512 > 1 << 20]
-        if written:
-            raise Refused(home, f"{written[0]} holds data already", f"remove {instance} or restore under another name with --as")
-        self.zfs.unmount(home, seconds=store.config.busy_seconds)
+        self._refuse_written(instance, store.home(instance), expected)
+        self.zfs.unmount(store.home(instance), seconds=store.config.busy_seconds)
         self.zfs.destroy(dataset.name, store.marks(instance), seconds=store.config.busy_seconds)

@@ -356,6 +356,7 @@ class Volumes:
         refuse_half_back(dataset or self._coming_back(volume))
         if dataset is not None:
             self.zfs.set(dataset.name, {RECORD: pack_record(record), INSTANCE: str(record.get("name", ""))})
+            self.zfs.clear(dataset.name, [REPLACED] if REPLACED in dataset.marks else [])  # it is no part any more of what a restore took
         return dataset is not None
 
     def keep(self, volume: str) -> None:

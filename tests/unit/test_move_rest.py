@@ -12,10 +12,11 @@ from tests.node import CLUSTER_NAME
 from tests.rig import Knot, Rig, go, make_rig
 from tests.unit.test_move import DISKS, KINDS, VOLUMES, Died, arrived
 from tests.unit.test_move_interrupted import offline, switched
-from zfsganeti import arrival, moving, retreat
+from zfsganeti import arrival, hooks, moving, retreat
 from zfsganeti.config import Config
 from zfsganeti.datasets import CLUSTER, INSTANCE, KEPT, MOVE
 from zfsganeti.errors import Busy, Missing, Refused, ZfsGanetiError
+from zfsganeti.ganeti import Event
 from zfsganeti.trash import Trash
 
 
@@ -248,3 +249,20 @@ def test_without_a_trash_nothing_stays_but_what_snapshots_of_others_keep(rig: Ri
     assert entry.startswith(f"{kept}:")
     assert [line for line in said if "is kept on node1" in line] == [f"web1: {entry} is kept on node1 for the days of the trash"]
     assert rig.content("web1") == DISKS[kind]
+
+
+# what it is called meanwhile
+
+
+@pytest.mark.parametrize(("at", "primary", "said"), [("move-land", "node2", "has not landed wholly"), ("move-leave", "node1", "is fenced")])
+def test_an_instance_keeps_its_name_until_its_move_has_ended(rig: Rig, at: str, primary: str, said: str) -> None:
+    """Under another name nothing would bring in what has come, nor know what is fenced for what was moved."""
+    switched(rig, "file", at)
+    rig.ganeti.data["web1"]["primary"] = primary  # of the second one somebody has set it back
+    environ = rig.ganeti._environ("web1", rig.ganeti.data["web1"], "instance-rename")
+    event = Event({**environ, "GANETI_OP_CODE": "OP_INSTANCE_RENAME", "GANETI_INSTANCE_NEW_NAME": "web2"})
+    before = {name: knot.fake.state() for name, knot in rig.knots.items()}
+    (rename,) = hooks.HANDLERS["instance-rename-pre"]
+    with pytest.raises((Busy, Refused), match=f"^web1: {said}"):
+        rename(rig.knots[primary], event)
+    assert {name: knot.fake.state() for name, knot in rig.knots.items()} == before

@@ -283,6 +283,18 @@ def test_clones_wait_in_the_trash_for_their_instance(bench: Bench, instance: dic
     bench.ask("snapshot-delete", snapshot="x", **instance)
 
 
+def test_what_a_restore_that_was_cut_has_taken_goes_back_into_its_set(bench: Bench) -> None:
+    """Else the others would find it no more, and it could be taken for a disk of what was removed alone."""
+    instance = bench.has_volumes()
+    bench.ask("snapshot-create", snapshot="x", **instance)
+    first = bench.ask("snapshot-clone", snapshot="x", name="new", record=RECORDED, **instance)["entries"][0]
+    bench.trash.reserve(first, f"{first}@secret")
+    bench.volumes.create("other.ext.disk0", SIZE, {"trash": f"{first}@secret"})
+    bench.volumes.remove("other.ext.disk0")
+    sets = [entry.as_json(14)["set"] for place in bench.places() for entry in place.trash.entries()]
+    assert (len(sets), len(set(sets)), all(sets)) == (2, 1, True)
+
+
 def test_a_clone_says_how_long_its_disk_is_whatever_ganeti_believes(bench: Bench) -> None:
     instance = bench.has_volumes()
     bench.volumes.grow(DISK0, 2 * SIZE)

@@ -620,8 +620,10 @@ def test_an_instance_that_has_data_is_not_swapped_away(node: Node, files: dict[s
     written = "other" if "other" in files else "new0"
     with pytest.raises(Refused) as caught:
         node.trash.swap_in(ENTRY, "web1", [("disk0", "new0"), ("disk1", "new1")])
-    assert str(caught.value) == (f"{node.home('web1')}: {written} holds data already: remove web1 or restore under another name with --as")
+    way_out = "gnt-instance remove web1, then the same command again"
+    assert str(caught.value) == f"{node.home('web1')}: {written} holds data already: {way_out}"
     assert node.reads("web1") == files
+    assert node.fake.files(f"zfs/vm/.trash/{ENTRY}") == {"disk0": b"zero", "disk1": b"one"}, "what is restored then bears other names"
 
 
 def test_a_fresh_dataset_in_use_is_not_swapped_away(node: Node) -> None:
