@@ -123,7 +123,10 @@ def _list(here: Here, options: argparse.Namespace) -> int:
     rows = [
         {"instance": one.name, "node": one.node, "template": one.template, "state": one.state, "shadow": one.shadow_name} for one in found
     ]
-    problems = [*(one.problem for one in found if one.problem is not None), *(problem for _shadow, problem in adoption.strays(here))]
+    problems = [
+        *(one.problem for one in found if one.problem is not None),
+        *(problem for _shadow, problem in adoption.strays(here.master.instances())),
+    ]
     for problem in problems:
         complain(one_line(problem))
     if options.json:
@@ -146,7 +149,10 @@ def leftovers(here: Here) -> list[Finding]:
     from zfsganeti.check import Finding
 
     adoptions = adoption.all_of(here)
-    found, kept = [Finding(shadow.primary, shadow.name, one_line(problem)) for shadow, problem in adoption.strays(here)], set()
+    found, kept = (
+        [Finding(shadow.primary, shadow.name, one_line(problem)) for shadow, problem in adoption.strays(here.master.instances())],
+        set(),
+    )
     for one in adoptions:
         if one.problem is not None:
             found.append(Finding(one.node, one.name, f"its adoption cannot end: {one_line(one.problem)}"))

@@ -377,7 +377,7 @@ def outer_name(here: Here, name: str) -> str:
     instances = here.master.instances()
     if name.startswith(SHADOW) and name.removeprefix(SHADOW) in instances:
         raise BadInput(f"{name}: name the instance itself, {name.removeprefix(SHADOW)}")
-    for instance, problem in strays(here):
+    for instance, problem in strays(instances):
         if instance.name == name:
             raise problem
     return find_instance(instances, name).name
@@ -394,9 +394,9 @@ def all_of(here: Here) -> list[Adoption]:
     return found
 
 
-def strays(here: Here) -> list[tuple[Instance, Refused]]:
+def strays(instances: Mapping[str, Instance]) -> list[tuple[Instance, Refused]]:
     """Return each shadow whose instance has its name no more, by which alone one finds the other, and what is to be done with it."""
-    instances, found = here.master.instances(), []
+    found = []
     for name in sorted(instances):
         if is_shadow(instances[name]) and name.removeprefix(SHADOW) not in instances:
             why = f"has disks of the adoption of {name.removeprefix(SHADOW)}, which was renamed or removed"

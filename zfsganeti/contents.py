@@ -250,12 +250,13 @@ def find_directory(allowed: Iterable[str], name: str) -> str:
     raise Missing(f"directory {name} to fill a disk with", way_out)
 
 
-def check_directory_fits(directory: str, size: int, limit: int = FILL_LIMIT) -> None:
-    """What is in the directory can fit on a disk of `size` bytes, and `limit` is copied in the time that Ganeti gives."""
+def check_directory_fits(directory: str, size: int, limit: int = FILL_LIMIT) -> int:
+    """What is in the directory can fit on a disk of `size` bytes, and `limit` is copied in the time that Ganeti gives; return its bytes."""
     total, most = directory_size(directory), min(size - size // INODES_SHARE, limit)
     if total > most:
         why = f"holds {human(total)}, a disk of {human(size)} takes {human(most)} at most"
         raise Refused(directory, why, "gnt-zfs disk fill takes more" if size - size // INODES_SHARE > total else "")
+    return total
 
 
 def directory_size(directory: str) -> int:

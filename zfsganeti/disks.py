@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from zfsganeti.contents import check_directory_fits, directory_size, make_filesystem, make_swap
+from zfsganeti.contents import check_directory_fits, make_filesystem, make_swap
 from zfsganeti.datasets import DISK, INTENT, REMOVED, SAVED, locked, refuse_half_back, refuse_moving
 from zfsganeti.errors import BadInput, Busy, Missing, Refused
 from zfsganeti.files import refuse_link
@@ -172,8 +172,8 @@ class Disk:
             raise Missing(f"directory {directory} on this node")
 
         def does(path: str) -> None:
-            check_directory_fits(directory, size := os.stat(path).st_size, size)
-            self.store.check_spare(self.title, directory_size(directory))  # what the disk held stays, in a snapshot
+            asked = check_directory_fits(directory, size := os.stat(path).st_size, size)
+            self.store.check_spare(self.title, asked)  # what the disk held stays, in a snapshot
             make_filesystem(path, directory)
 
         self.format(does)

@@ -73,11 +73,9 @@ class Travels:
         found = datasets(self.node.fake.state())
         for name, dataset in found.items():
             del dataset["mounted"]
-            for key in (
-                ("snapshots", "kept") if "/.trash/" in name else ()
-            ):  # there passes mean nothing, of which an interrupted move takes more
-                dataset[key] = {short: value for short, value in dataset[key].items() if not short.startswith(PASS)}
             if "/.trash/" in name:
+                for key in ("snapshots", "kept"):  # there passes mean nothing, of which an interrupted move takes more
+                    dataset[key] = {short: value for short, value in dataset[key].items() if not short.startswith(PASS)}
                 dataset["marks"].pop(MOVE, None)  # which a restore forgets, as what an entry was to become
             dataset["marks"] = {key: WHEN.sub("WHEN", value) for key, value in dataset["marks"].items()}
         return {

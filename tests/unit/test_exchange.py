@@ -400,14 +400,14 @@ def test_a_copy_of_which_others_took_snapshots_is_given_up(bench: Bench) -> None
 def test_a_shadow_whose_instance_was_renamed_is_told_with_the_way_back(bench: Bench) -> None:
     bench.adopt()
     bench.ganeti.data["web2.example.com"] = bench.ganeti.data.pop(NAME)
-    ((shadow, problem),) = adoption.strays(bench.here)
+    ((shadow, problem),) = adoption.strays(bench.here.master.instances())
     why = f"{SHADOW}{NAME}: has disks of the adoption of {NAME}, which was renamed or removed"
     way_out = f"gnt-instance rename {SHADOW}{NAME} {SHADOW}NEWNAME leads back to it, gnt-instance remove {SHADOW}{NAME} destroys them"
     assert (shadow.name, str(problem)) == (SHADOW + NAME, f"{why}: {way_out}")
     with pytest.raises(Refused, match="was renamed or removed"):
         prepare(bench.here, SHADOW + NAME, "ext", offline=False)
     bench.ganeti.data[f"{SHADOW}web2.example.com"] = bench.ganeti.data.pop(SHADOW + NAME)
-    assert adoption.strays(bench.here) == []
+    assert adoption.strays(bench.here.master.instances()) == []
     assert [one.state for one in adoption.all_of(bench.here)] == ["kept"]
 
 
