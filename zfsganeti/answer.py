@@ -70,6 +70,16 @@ def _aside(here: Here, request: dict[str, Any]) -> Any:
         return here.store.put_aside(instance, _text(request, "intent"), _files(request), _record(request))
 
 
+def _keep_record(here: Here, request: dict[str, Any]) -> Any:
+    """The instance's dataset that a move has left here says how the instance is made, should there be one."""
+    from zfsganeti.moving import keep_record
+
+    instance, record = _instance(request), _record(request)
+    if here.has_root() and record is not None:
+        with locked(instance):
+            keep_record(here, instance, record)
+
+
 def _volumes(request: dict[str, Any]) -> list[str]:
     from zfsganeti.volumes import check_volume
 
@@ -477,6 +487,7 @@ VERBS: dict[str, Verb] = {
     "aside": _aside,
     "home": _home,
     "claim": _claim,
+    "keep-record": _keep_record,
     "keep-records": _keep_records,
     "claim-volumes": _of_each_volume(lambda volumes, name: volumes.claim(name)),
     "settle-volumes": _settle_volumes,

@@ -70,7 +70,7 @@ def report(here: Here) -> dict[str, Any]:
         "warn_free": here.config.warn_free,
         "leftover_minutes": here.config.leftover_minutes,
     }
-    from zfsganeti import arrival, placement, rollback
+    from zfsganeti import arrival, placement, rollback_plan
 
     try:
         facts["root"] = here.root.name
@@ -88,7 +88,7 @@ def report(here: Here) -> dict[str, Any]:
         ]
         facts["copies"] = sorted(name for place in here.places() for name in place.independent.begun())
         facts["moving"] = arrival.report(here)
-        facts["rollbacks"] = rollback.unfinished(here, looks)
+        facts["rollbacks"] = rollback_plan.unfinished(here, looks)
         facts["pools"] = [_pool(place) for place in here.places()[1:]]
     except ZfsGanetiError as error:
         facts["root_problem"] = one_line(error)

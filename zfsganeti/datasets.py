@@ -155,7 +155,7 @@ def pack_former(text: str, renames: Sequence[tuple[str, str]]) -> str:
 def refuse_half_back(dataset: Dataset | None) -> None:
     """Raise Busy while a rollback is at work on a dataset: other disks of its instance may hold something else than this one."""
     if dataset is not None and ROLLBACK in dataset.marks:
-        from zfsganeti.rollback import refuse
+        from zfsganeti.rollback_plan import refuse
 
         refuse(dataset)
 

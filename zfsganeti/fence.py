@@ -40,7 +40,7 @@ def home_of(place: Here, dataset: Dataset) -> str:
 
 def refuse_return(place: Here, dataset: Dataset) -> None:
     """No rollback is at work on the dataset, nor has one left what could bring it back here once it lives elsewhere."""
-    from zfsganeti.rollback import beside
+    from zfsganeti.rollback_plan import beside
 
     made = place.zfs.get(beside(dataset.name), marks=MARKS)
     for one in (dataset, made) if made is not None else (dataset,):

@@ -202,7 +202,9 @@ def _aside_by_master(here: Here, event: ganeti.Event, intent: str) -> None:
         return
     instance = here.master.instances().get(event.instance)
     record = instance.record() if instance else None
-    _call_primary(here, event, "aside", instance=event.instance, intent=intent, files=_files(event), record=record)
+    if not _call_primary(here, event, "aside", instance=event.instance, intent=intent, files=_files(event), record=record):
+        # the configuration points at a node without it, as while a move has not ended: wherever it is, it goes into the trash
+        here.call_all("keep-record", instance=event.instance, record=record)
 
 
 def _call_primary(here: Here, event: ganeti.Event, verb: str, **request: Any) -> Any:
@@ -333,7 +335,7 @@ def _refuse_copy(here: Here, event: ganeti.Event) -> None:
 
 def _refuse_half(here: Here, instance: str) -> None:
     """No rollback of the instance was interrupted, or it is said how it is finished."""
-    from zfsganeti.rollback import refuse, state_of
+    from zfsganeti.rollback_plan import refuse, state_of
 
     state = state_of(here, instance, [instance])
     if state is not None:

@@ -225,7 +225,8 @@ class Job:
         except OSError:
             if self.lvm.find(self.vg, source.name).valid:
                 raise
-            self._give_up(source)
+            self.lvm.drop(source)
+            self.remember(Progress())
             return {**self._told(False, done, size), "overflowed": True}
         if ended:
             self.remember(Progress(whole=number, uuids=(source.uuid,), stamp=stamp))
@@ -241,10 +242,6 @@ class Job:
             if old.number != base:
                 self.lvm.drop(old)
         self.lvm.take(self.vg, self.lv, number, room)
-
-    def _give_up(self, snapshot: Logical) -> None:
-        self.lvm.drop(snapshot)
-        self.remember(Progress())
 
     def _ranges(self, size: int, base: Logical | None) -> list[Range] | None:
         """Return what is to be compared: what changed since the base, all without one; None when the base does not tell any more."""
@@ -307,6 +304,8 @@ class Job:
         todo = plan(known, snapshots, 0)
         told = self._ranges(disk.size, snapshots.get(todo.base) if todo else None)
         ranges = [(0, disk.size)] if told is None else told
+        if not again and length(ranges) >= disk.size:  # of what little has changed, all is copied
+            self.store.check_spare(self.title, 1)
         done = Copied(offset)
         ended = self._copy(disk, disk.path, ranges, done, seconds, known.stamp, known.stamp)
         return {**self._told(ended, done, length(ranges), "changes" if length(ranges) < disk.size else "all"), "writes": writes}
@@ -328,8 +327,7 @@ class Job:
         return [*holding([device]), *lvm.claims(os.stat(device).st_rdev)]
 
     def _told(self, ended: bool, done: Copied, total: int, what: str = "") -> dict[str, Any]:
-        figures = {"offset": done.offset, "read": done.read, "written": done.written, "total": total}
-        return {**figures, "ended": ended, "what": what, "overflowed": False}
+        return {**vars(done), "total": total, "ended": ended, "what": what, "overflowed": False}
 
     # verifying
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 
-from zfsganeti.datasets import INSTANCE, MARKS, MOVE, MOVING, locked
+from zfsganeti.datasets import INSTANCE, MARKS, MOVE, MOVING, RECORD, locked, pack_record
 from zfsganeti.errors import Busy, CommandFailed, Refused, Unavailable
 from zfsganeti.route import FENCED, LEFT, PRESYNC, Leaving, expiry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
 
     from zfsganeti.datasets import Backend
     from zfsganeti.here import Here
@@ -101,6 +102,13 @@ def refuse_change(here: Here, instance: str) -> None:
         refuse_fenced(dataset)
         if mark_of(dataset) is None:
             raise _half_landed(instance, instance)
+
+
+def keep_record(here: Here, instance: str, record: Mapping[str, Any]) -> None:
+    """What a move has left of an instance, which is about to be removed, says how it is made when it comes into the trash."""
+    dataset = here.store.find(instance)
+    if dataset is not None and is_fenced(dataset):
+        here.zfs.set(dataset.name, {RECORD: pack_record(record)})
 
 
 def give_up(zfs: Backend, dataset: Dataset) -> None:

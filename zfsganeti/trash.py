@@ -25,6 +25,7 @@ from zfsganeti.datasets import (
     TRASH,
     VOLUME,
     end_move,
+    former_names,
     locked,
     pack_former,
     pack_record,
@@ -36,7 +37,7 @@ from zfsganeti.roots import make_parent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterator, Mapping, Sequence
     from typing import Any
 
     from zfsganeti.datasets import Store
@@ -148,6 +149,13 @@ def _refuse_several(wanted: str, matching: Sequence[Mapping[str, Any]], of: str)
         raise BadInput(f"{wanted}: could be any of {', '.join(sorted(entry['entry'] for entry in matching))}")
 
 
+def _called(old: str, new: str, files: Container[str], former: Mapping[str, Sequence[str]]) -> str:
+    """Return how a file is called that was `old` once: a restore that was given up may have renamed it."""
+    if old in files or new in files:
+        return old
+    return next((file for file, names in former.items() if old in names and file in files), old)
+
+
 def plan_giving_up(entries: list[tuple[str, int, int]], *, now: float, days: int, missing: int, until: float = 0) -> list[str]:
     """Return which entries (name, removed, used) to destroy: the expired, then the oldest until `missing` bytes would be free.
 
@@ -206,7 +214,7 @@ class Trash:
         """Raise Busy for what an interrupted rollback has put here: with it the rollback can be taken back, without it it cannot."""
         if ROLLBACK not in dataset.marks:
             return
-        from zfsganeti.rollback import State, beside, refuse
+        from zfsganeti.rollback_plan import State, beside, refuse
 
         state, replaced = State.read(dataset), f"{self.store.root.name}/{dataset.short.partition(':')[0]}"
         if state is not None and not state.new:  # a clone was put here because snapshots of others keep it, and is needed for nothing
@@ -415,8 +423,7 @@ class Trash:
         if existing is not None:
             self._drop_fresh(instance, existing, fresh)
         self.zfs.clear(found.dataset.name, [mark for mark in (KEPT, MOVE, ROLLBACK) if mark in found.dataset.marks])
-        former = {FORMER: pack_former(found.dataset.marks.get(FORMER, ""), renames)}
-        self.zfs.set(found.dataset.name, {**store.marks(instance), **former, RESTORING: instance})
+        self.zfs.set(found.dataset.name, {**store.marks(instance), RESTORING: instance})
         self.zfs.rename(found.dataset.name, store.name(instance))
         store.bring_home(instance)
 
@@ -427,15 +434,21 @@ class Trash:
             return {file: os.lstat(f"{path}/{file}").st_size for file in os.listdir(path)}
 
     def _rename_files(self, dataset: Dataset, renames: list[tuple[str, str]], sizes: Mapping[str, int]) -> None:
-        """The files bear their new names, and none is shorter than the one whose place it takes, as a clone that was killed may be."""
+        """The files bear their new names, and none is shorter than the one whose place it takes, as a clone that was killed may be.
+
+        How they were called is known before the first is renamed: the instance may be given up half-way, and made once more.
+        """
+        former = dataset.marks.get(FORMER, "")
         with self.store.looking_into(dataset) as path:
             files = set(os.listdir(path))
+            renames = [(_called(old, new, files, former_names(former)), new) for old, new in renames]
             lost = [old for old, new in renames if old not in files and new not in files]
             if lost:
                 raise Missing(f"{lost[0]} in {dataset.name}")
             covered = [new for old, new in renames if old != new and {old, new} <= files]
             if covered:
                 raise Refused(f"{covered[0]} in {dataset.name}", "is there already and would be lost", "move it away")
+            self.zfs.set(dataset.name, {FORMER: pack_former(former, renames)})
             for old, new in renames:
                 if old in files and old != new:
                     os.rename(f"{path}/{old}", f"{path}/{new}")

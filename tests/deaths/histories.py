@@ -19,7 +19,7 @@ from zfsganeti.config import Config
 from zfsganeti.datasets import CLUSTER
 from zfsganeti.errors import Missing, Refused
 from zfsganeti.here import Here
-from zfsganeti.rollback import unfinished
+from zfsganeti.rollback_plan import unfinished
 from zfsganeti.volumes import Volumes
 
 SIZE = 8 << 10  # bytes of a disk: the fake reads them all, again and again

@@ -16,7 +16,7 @@ from zfsganeti.cli import parser
 from zfsganeti.disks import find_instance
 from zfsganeti.errors import BadInput, Missing
 from zfsganeti.node import PeerFailed
-from zfsganeti.rollback import unfinished
+from zfsganeti.rollback_plan import unfinished
 from zfsganeti.snapshots import asked
 
 FILE = "u1.file.disk0"

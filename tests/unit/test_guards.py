@@ -18,7 +18,8 @@ from zfsganeti.disks import Disk
 from zfsganeti.errors import Busy, Refused, Unavailable
 from zfsganeti.here import Here
 from zfsganeti.node import PeerFailed
-from zfsganeti.rollback import DECIDED, Rollback, State
+from zfsganeti.rollback import Rollback
+from zfsganeti.rollback_plan import DECIDED, State
 from zfsganeti.route import LEASE_SECONDS, Coming, Leaving, tag_until
 from zfsganeti.snapshots import handed_on, parts_of
 

@@ -59,8 +59,10 @@ class Asked:
         web1 = SimpleNamespace(disks=disks, record=lambda: {"name": "web1.example.com"})
         self.master = SimpleNamespace(instances=lambda: {"web1.example.com": web1}, running=lambda _operation, _instance: {})
 
-    def call(self, node: str, verb: str, **request: Any) -> list[str] | None:
+    def call(self, node: str, verb: str, **request: Any) -> list[str] | bool | None:
         self.calls.append((node, verb, request))
+        if verb == "aside":
+            return node == self.has
         return None if verb != "keep-records" else [] if node == self.has else request["volumes"]
 
     def call_all(self, verb: str, **request: Any) -> None:
@@ -73,6 +75,21 @@ def test_what_is_removed_says_how_it_was_made_wherever_its_disks_are(has: str, a
     hooks._keep_records(cast(Here, here), ganeti.Event({**INSTANCE, "GANETI_HOOKS_PATH": "instance-remove"}))
     request = {"volumes": ["v1"], "disks": [1], "record": {"name": "web1.example.com"}}
     assert here.calls == [(node, "keep-records", request) for node in asked]
+
+
+@pytest.mark.parametrize("has", ["node1.example.com", "node2.example.com"])
+def test_a_dataset_that_is_elsewhere_says_how_its_instance_was_made(has: str) -> None:
+    """A move that has switched and not landed was interrupted: the primary has nothing to put aside yet."""
+    here = Asked(has)
+    disk = {"GANETI_INSTANCE_DISK0_ID": "/zfs/vm/web1.example.com/one.file.disk0", "GANETI_INSTANCE_DISK0_SIZE": "64"}
+    environ = {"GANETI_INSTANCE_DISK_COUNT": "1", **disk}
+    here.ssconf.storage_directory = "/zfs/vm"
+    (remove,) = hooks.HANDLERS["instance-remove-pre"]
+    event = ganeti.Event({**INSTANCE, **environ, "GANETI_INSTANCE_DISK_TEMPLATE": "file", "GANETI_HOOKS_PATH": "instance-remove"})
+    remove(cast(Here, here), event)
+    request, record = {"instance": "web1.example.com"}, {"name": "web1.example.com"}
+    aside = ("node1.example.com", "aside", {**request, "intent": "remove", "files": ["one.file.disk0"], "record": record})
+    assert here.calls == [aside] + ([] if has == "node1.example.com" else [("", "keep-record", {**request, "record": record})])
 
 
 @pytest.mark.parametrize("dry", [False, True])

@@ -69,6 +69,7 @@ LEVELS = {
             "independent",
             "snapshots",
             "rollback",
+            "rollback_plan",
             "sanoid",
             "adoption",
             "exchange",

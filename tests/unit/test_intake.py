@@ -20,7 +20,7 @@ from tests.killing import dies
 from tests.node import Node, nodes_at
 from zfsganeti import intake, lvm
 from zfsganeti.datasets import INSTANCE, INTENT
-from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused
+from zfsganeti.errors import BadInput, Busy, Foreign, Missing, NoSpace, Refused
 from zfsganeti.intake import Job, Pass, Progress, plan, unpack
 from zfsganeti.lvm import Logical
 from zfsganeti.volumes import Volumes
@@ -111,6 +111,18 @@ def test_without_a_snapshot_all_of_it_is_compared(bench: Bench) -> None:
     assert bench.new() == bench.lvm.content(LV)
     bench.lvm.write(LV, 5, b"again")
     assert bench.finish() == SIZE
+    assert bench.new() == bench.lvm.content(LV)
+
+
+def test_what_is_copied_while_nobody_uses_it_leaves_the_other_guests_their_room(bench: Bench) -> None:
+    bench.node.fake.available = 0
+    with pytest.raises(NoSpace):
+        bench.job.finish(0, 0)
+    bench.node.fake.available = 1 << 30
+    bench.copy(1)
+    bench.lvm.write(LV, 5, b"again")
+    bench.node.fake.available = 0
+    assert bench.finish() == 65536, "of what little has changed, all is copied: the guest is down"
     assert bench.new() == bench.lvm.content(LV)
 
 

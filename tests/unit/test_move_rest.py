@@ -251,6 +251,23 @@ def test_without_a_trash_nothing_stays_but_what_snapshots_of_others_keep(rig: Ri
     assert rig.content("web1") == DISKS[kind]
 
 
+def test_what_is_removed_before_it_has_landed_can_be_restored_from_where_it_was(rig: Rig) -> None:
+    switched(rig, "file", "move-land")
+    environ = rig.ganeti._environ("web1", rig.ganeti.data["web1"], "instance-remove")
+    before = rig.master.files("web1")
+    for phase in ("pre", "post"):
+        for knot in (rig.knots["node2"], rig.master):
+            paths = {f"GANETI_INSTANCE_DISK{index}_ID": f"{knot.store.home('web1')}/{disk}" for index, disk in enumerate(before)}
+            for handler in hooks.HANDLERS[f"instance-remove-{phase}"]:
+                handler(knot, Event({**environ, **paths, "GANETI_OP_CODE": "OP_INSTANCE_REMOVE"}))
+    record = rig.ganeti.instances()["web1"].record()
+    del rig.ganeti.data["web1"]
+    rig.master.call("node1", "move-leave", datasets=["web1"], keep=True)
+    (entry,) = rig.master.trash.entries()
+    assert entry.record == record
+    assert rig.master.fake.files(entry.dataset.name) == before
+
+
 # what it is called meanwhile
 
 

@@ -26,7 +26,7 @@ from zfsganeti.names import (
     longest_below,
     meant,
 )
-from zfsganeti.rollback import beside
+from zfsganeti.rollback_plan import beside
 from zfsganeti.trash import entry_name
 from zfsganeti.volumes import Volumes
 

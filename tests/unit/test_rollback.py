@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from tests.deaths.histories import DISK0, DISK1, RECORDED, SIZE, Bench, back, names_of, with_a_past
 from tests.deaths.images import GOLD, MIB, holding
 from tests.killing import dies
-from zfsganeti import undo
+from zfsganeti import rollback, undo
 from zfsganeti.contents import reservation
 from zfsganeti.datasets import BACK, FORMER, FORMER_NAMES, INSTANCE, RECORD, REPLACED, RESERVED, ROLLBACK, former_names, pack_former
 from zfsganeti.errors import BadName, Busy, Foreign, Full, Missing, Refused, ZfsGanetiError
-from zfsganeti.rollback import Past, Plan, State, Step, beside, plan, unfinished
+from zfsganeti.rollback_plan import Past, Plan, State, Step, beside, plan, unfinished
 from zfsganeti.snapshots import Snap
 from zfsganeti.zfs import Dataset
 
@@ -230,6 +230,44 @@ def test_a_bookmark_that_is_newer_is_told_before_anything_is_marked(bench: Bench
         bench.ask("rollback-plan", snapshot="one", discard=True, **instance)
     assert bench.fake.state() == before
     back(bench, instance, "one")
+
+
+def unmounted(bench: Bench) -> dict[str, Any]:
+    """Return what ZFS knows but for where it is mounted, and the parent that stays."""
+    return {name: {**known, "mounted": []} for name, known in bench.fake.state().items() if not name.endswith(f"/{BACK}")}
+
+
+def test_what_zfs_refuses_to_discard_is_as_it_was(bench: Bench, instance: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so after all is marked, as where there is no room: in one pool nothing has changed then."""
+    before = unmounted(bench)
+
+    def full(_targets: object) -> None:
+        raise Busy("dataset x", "its pool, a quota or a reservation leaves no room to go back")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.fake, "roll_back", full)
+        with pytest.raises(Busy, match="leaves no room to go back"):
+            back(bench, instance, discard=True)
+    assert unmounted(bench) == before
+    assert unfinished(bench) == []
+    assert set(bench.reads()) == {"third!"}
+    back(bench, instance, discard=True)
+    assert set(bench.reads()) == {"first"}
+
+
+def test_what_is_discarded_stays_so_whatever_fails_then(bench: Bench, instance: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_arguments: object, **_more: object) -> None:
+        raise Busy("dataset x", "is busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollback, "fit", lambda part, *_more: busy() if bench.snapshots(part.name) == ["gnt-one"] else None)
+        with pytest.raises(Busy, match="is busy"):
+            back(bench, instance, discard=True)
+    assert [each["snapshot"] for each in unfinished(bench)] == ["gnt-one"]
+    with pytest.raises(Refused, match="what was newer is destroyed, or about to be: the same command without --abort finishes it"):
+        bench.ask("rollback", snapshot="one", abort=True, **instance)
+    bench.ask("rollback", snapshot="one", **instance)
+    assert set(bench.reads()) == {"first"}
 
 
 @pytest.mark.parametrize("discard", [False, True])

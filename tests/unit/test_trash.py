@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.node import CLUSTER_NAME, DAY, HOUR, Node
 from zfsganeti import clock
-from zfsganeti.datasets import CLUSTER, FORMER, INSTANCE, MOVE, RECORD, RESTORING, VOLUME
+from zfsganeti.datasets import CLUSTER, FORMER, INSTANCE, MOVE, RECORD, RESTORING, VOLUME, former_names
 from zfsganeti.errors import BadInput, Busy, Foreign, Missing, Refused, Unavailable
 from zfsganeti.route import LEFT, Leaving
 from zfsganeti.trash import Entry, Trash, choose, entry_name, parse_entry, plan_giving_up
@@ -611,6 +611,31 @@ def test_a_disk_that_is_not_there_stops_the_restore(node: Node) -> None:
         node.trash.swap_in(ENTRY, "web1", [("disk0", "new0"), ("disk7", "new1")])
     assert str(caught.value) == f"disk7 in zfs/vm/.trash/{ENTRY} does not exist"
     assert node.whole_state() == before
+
+
+@pytest.mark.parametrize("last", ["rename_files", "set"])
+def test_a_restore_that_was_given_up_half_way_can_be_made_once_more(node: Node, last: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files bear the names that the instance had which was removed meanwhile, and which no record knows."""
+    remove(node)
+    added_again(node)
+    calls = {"rename_files": (Trash, "_drop_fresh"), "set": (os, "rename")}[last]
+
+    def killed(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*calls, killed)
+        with pytest.raises(KeyboardInterrupt):
+            node.trash.swap_in(ENTRY, "web1", [("disk0", "new0"), ("disk1", "new1")])
+    node.put_aside("web1", "remove")
+    fresh = node.trash.put("web1")
+    assert fresh is not None
+    node.trash.unmark(ENTRY)
+    added_again(node, newer0=b"", newer1=b"")
+    node.trash.swap_in(ENTRY, "web1", [("disk0", "newer0"), ("disk1", "newer1")])
+    assert node.reads("web1") == {"newer0": b"zero", "newer1": b"one"}
+    former = former_names(node.marks("zfs/vm/web1")[FORMER])
+    assert {file: names[-1] for file, names in former.items()} == {"newer0": "disk0", "newer1": "disk1"}
 
 
 @pytest.mark.parametrize("files", [{"new0": b"", "other": b"x"}, {"new0": os.urandom(2 << 20), "new1": b""}])

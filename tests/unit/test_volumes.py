@@ -19,7 +19,7 @@ from zfsganeti.contents import PARAMETERS, dataset_properties, parameters_list, 
 from zfsganeti.datasets import BACK, CLUSTER, COPIES, DETACH, INSTANCE, OLD, OPENED, READY, RECORD, RESTORING, ROLLBACK, SIZE, VOLUME, Store
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
 from zfsganeti.images import Images
-from zfsganeti.rollback import DECIDED, State
+from zfsganeti.rollback_plan import DECIDED, State
 from zfsganeti.roots import make_parent
 from zfsganeti.volumes import Volumes, check_volume
 
