@@ -67,6 +67,11 @@ def _aside(here: Here, request: dict[str, Any]) -> Any:
     if not here.has_root():
         return False
     with locked(instance):
+        here.independent.finish_cut(instance)
+        if request.get("used") is True:  # it is read before it goes
+            from zfsganeti.moving import make_fit
+
+            make_fit(here, instance)
         return here.store.put_aside(instance, _text(request, "intent"), _files(request), _record(request))
 
 
@@ -523,6 +528,7 @@ VERBS: dict[str, Verb] = {
     "write-variants": _write_variants,
     "setup-facts": _setup_facts,
     "setup-apply": _setup_apply,
+    "follow-cluster": _Of("upkeep", "follow"),
     **{f"snapshot-{name}": _Of("snapshots", name) for name in ("create", "histories", "delete", "clone")},
     "snapshot-drop-clone": lambda here, request: _place_of_entry(here, request).trash.drop_clone(_entry(request)),
     "rollback-plan": _Of("rollback", "ask"),

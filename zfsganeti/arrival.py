@@ -20,7 +20,7 @@ from zfsganeti.here import Here
 from zfsganeti.image import GOLDEN
 from zfsganeti.moving import forget_passes, release
 from zfsganeti.names import PREFIX, check_dataset, check_fits
-from zfsganeti.route import LEASE_SECONDS, SETTINGS, Coming, expiry, is_pass, moment, tag_until
+from zfsganeti.route import LEASE_SECONDS, SETTINGS, Coming, expiry, is_pass, moment, never_whole, tag_until
 from zfsganeti.snapshots import COMMENT, check_comment
 from zfsganeti.streams import PROPERTIES, receive_command
 from zfsganeti.transfer import Place
@@ -407,9 +407,7 @@ def settle(here: Here, instance: str, names: Sequence[str]) -> None:
     if not marks and not half:
         return
     way_out = f"gnt-zfs move {instance} {here.node} goes on"
-    unready = [name for name, mark in marks.items() if not mark.ready]
-    if unready:
-        raise Refused(instance, f"{unready[0]} has not come here wholly", way_out)
+    _refuse_unready(here, instance, places, marks, way_out)
     for source in {mark.source for mark in marks.values()}:
         guids = {name: mark.ready for name, mark in marks.items() if mark.source == source}
         if source in here.ssconf.offline_nodes:
@@ -426,6 +424,16 @@ def settle(here: Here, instance: str, names: Sequence[str]) -> None:
         if name in marks or name in half:
             with place.alone():
                 place.land(instance, marks[name].ready if name in marks else "")
+
+
+def _refuse_unready(here: Here, instance: str, places: Mapping[str, Arriving], marks: Mapping[str, Coming], way_out: str) -> None:
+    """All that waits here is whole; what is not can be gone on with as long as its source is there."""
+    unready = {name: mark.source for name, mark in marks.items() if not mark.ready}
+    for name, source in unready.items():
+        if source in here.ssconf.offline_nodes:
+            raise never_whole(name, source, places[name].partial)
+    if unready:
+        raise Refused(instance, f"{next(iter(unready))} has not come here wholly", way_out)
 
 
 def _refuse_old(instance: str, source: str, until: int, way_out: str) -> None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zfsganeti import __version__, ganeti
-from zfsganeti.datasets import ASIDE, INSTANCE, INTENT, MOVE, VOLUME, parse_intent
+from zfsganeti.datasets import ASIDE, CLUSTER, INSTANCE, INTENT, MOVE, VOLUME, parse_intent
 from zfsganeti.errors import BadInput, Missing, ZfsGanetiError, human, one_line
 from zfsganeti.files import plain_files
 from zfsganeti.here import Here
-from zfsganeti.look import Look
+from zfsganeti.look import Look, alone
 from zfsganeti.route import into_trash
 
 HIDDEN = "."
@@ -65,35 +65,88 @@ def report(here: Here) -> dict[str, Any]:
         "rollbacks": [],
         "pool": None,
         "pools": [],  # of datastores
+        "problems": [],  # of datastores that cannot be looked into: nothing follows from what is not found then
+        "marked": [],  # roots that bear another cluster's name
         "patch_problem": patch_problem(bool(here.config.patch)),
         "days": here.config.trash_days,
         "warn_free": here.config.warn_free,
         "leftover_minutes": here.config.leftover_minutes,
     }
-    from zfsganeti import arrival, placement, rollback_plan
-
     try:
         facts["root"] = here.root.name
         facts["readonly"] = bool(os.statvfs(here.root.path).f_flag & os.ST_RDONLY)
         facts["pool"] = _pool(here)
-        looks = [Look(place.store) for place in here.places()]
-        facts.update(placement.report(looks))  # at once: what is attached meanwhile would be a stray device
-        facts["datasets"] = _datasets(looks[0])
-        facts["plain"] = _plain_directories(here)
-        facts["trash"] = [
-            entry.as_json(here.config.trash_days, until) | {"restoring": entry.restoring, "datastore": place.datastore}
-            for place in here.places()
-            for until in (place.trash.until(),)
-            for entry in place.trash.entries()
-        ]
-        facts["copies"] = sorted(name for place in here.places() for name in place.independent.begun())
-        facts["moving"] = arrival.report(here)
-        facts["rollbacks"] = rollback_plan.unfinished(here, looks)
-        facts["pools"] = [_pool(place) for place in here.places()[1:]]
+        _tell(here, facts)
     except ZfsGanetiError as error:
         facts["root_problem"] = one_line(error)
         facts["rootless"] = isinstance(error, Missing)
     return facts
+
+
+def _tell(here: Here, facts: dict[str, Any]) -> None:
+    """What the roots hold is in the facts, and a problem for each datastore that cannot be looked into; a first root so raises."""
+    from zfsganeti import placement
+
+    looks = _looks(here, facts["problems"])
+    facts.update(placement.report([look for _place, look in looks]))  # at once: what is attached meanwhile would be a stray device
+    facts["datasets"] = _datasets(looks[0][1])
+    facts["plain"] = _plain_directories(here)
+    for place, look in looks:
+        try:
+            found = _held_at(place, look)
+        except ZfsGanetiError as error:
+            if not place.datastore:
+                raise
+            facts["problems"].append(one_line(error))
+            continue
+        for key, more in found.items():
+            facts[key] += more
+    facts["copies"].sort()
+    facts["rollbacks"] = list({each["instance"]: each for each in facts["rollbacks"]}.values())  # its disks may be in several
+    if facts["problems"]:
+        facts["stray"] = []  # the volume of a device that is used may be where nobody can look
+
+
+def _looks(here: Here, problems: list[str]) -> list[tuple[Here, Look]]:
+    """Return this node with each of its roots that can be looked into, the first one in any case, and that look."""
+    found = []
+    for place in here.places():
+        try:
+            look = Look(place.store)
+            _asked_now = look.datasets, look.snapshots
+        except ZfsGanetiError as error:
+            if not place.datastore:
+                raise
+            problems.append(one_line(error))
+        else:
+            found.append((place, look))
+    return found
+
+
+def _held_at(place: Here, look: Look) -> dict[str, list[Any]]:
+    """Return what is below one root besides datasets of instances and volumes."""
+    from zfsganeti import arrival, rollback_plan
+
+    until = place.trash.until()
+    trash = [
+        entry.as_json(place.config.trash_days, until) | {"restoring": entry.restoring, "datastore": place.datastore}
+        for entry in place.trash.entries()
+    ]
+    return {
+        "trash": trash,
+        "copies": list(place.independent.begun()),
+        "moving": arrival.report(alone(place)),
+        "rollbacks": rollback_plan.unfinished(place, [look]),
+        "pools": [_pool(place)] if place.datastore else [],
+        "marked": _marked(place, look),
+    }
+
+
+def _marked(place: Here, look: Look) -> list[dict[str, str]]:
+    """Return what is to be known of a root that bears another cluster's name, nothing of one that bears this one's or none."""
+    new = place.ssconf.cluster
+    old = next((dataset.marks.get(CLUSTER, "") for dataset in look.datasets if dataset.name == place.root.name), "")
+    return [{"dataset": place.root.name, "datastore": place.datastore, "old": old, "new": new}] if old not in ("", new) else []
 
 
 def _lines(path: str) -> list[str]:
@@ -183,6 +236,7 @@ def compare_node(
 
     node = facts["node"]
     found = [Finding(node, "", text) for text in node_problems(facts)]
+    found += [_judge_mark(node, root) for root in facts.get("marked", ())]
     primaries = None if instances is None else {instance.name: instance.primary for instance in instances.values()}
     of = {name: instance.name for instance in (instances or {}).values() for name in datasets_of(instance)}
     found += leftovers.compare(facts, primaries, busy, now, of, detached=detached)
@@ -209,6 +263,15 @@ def compare_node(
     return found + _overdue(facts, now)
 
 
+def _judge_mark(node: str, root: Mapping[str, str]) -> Finding:
+    """The node was away when the cluster was renamed, or the pool is another cluster's: a person knows, so it is not sure."""
+    dataset, old, new = root["dataset"], root["old"], root["new"]
+    renamed = f"if this cluster was called so, a repair makes what bears that name there, also in the trash and of images, {new}'s"
+    other = f"if the pool came from another cluster, zfs set {CLUSTER}={new} {dataset} leaves the rest as it is"
+    text = f"is marked as cluster {old}'s: {renamed}; {other}"
+    return Finding(node, dataset, text, "follow-cluster", {"old": old, "datastore": root["datastore"]})
+
+
 def _judge_rollback(node: str, each: Mapping[str, Any]) -> Finding:
     """Its datasets say how far it is, and it waits for whoever is at work on it: finishing it is always safe."""
     request = {"instance": each["instance"], "datasets": each["datasets"]}
@@ -217,8 +280,8 @@ def _judge_rollback(node: str, each: Mapping[str, Any]) -> Finding:
 
 def node_problems(facts: Mapping[str, Any]) -> list[str]:
     if facts["root_problem"]:
-        return [facts["root_problem"]]
-    problems = []
+        return [facts["root_problem"], *facts.get("problems", ())]
+    problems = list(facts.get("problems", ()))
     for pool in {pool["name"]: pool for pool in (*facts.get("pools", ()), facts["pool"])}.values():
         if pool["health"] != "ONLINE":
             problems.append(f"pool {pool['name']} is {pool['health']}: zpool status {pool['name']}")
@@ -376,8 +439,16 @@ def _judge_lacking(facts: Mapping[str, Any], lacking: Mapping[str, list[str]]) -
     return found
 
 
+def sees_all(facts: Mapping[str, Any]) -> bool:
+    """Tell whether what a node has not told of is not there: all of its roots were looked into, or it never had one."""
+    return bool(facts["rootless"]) or not (facts["root_problem"] or facts.get("problems"))
+
+
 def held(reports: Mapping[str, Any], instances: Mapping[str, ganeti.Instance]) -> set[str]:
-    """Return the instances whose primary has said that a mounted dataset of ours holds their files, and the volumes that it has."""
+    """Return the instances whose primary has said that a mounted dataset of ours holds their files, and the volumes that it has.
+
+    While one of its datastores cannot be looked into, a volume that it has may not be the one that its instance uses.
+    """
     from zfsganeti import leftovers
 
     found = set()
@@ -386,13 +457,17 @@ def held(reports: Mapping[str, Any], instances: Mapping[str, ganeti.Instance]) -
         datasets = facts["datasets"] if isinstance(facts, dict) else []
         names = {dataset["name"] for dataset in datasets if dataset["ours"] and dataset["files"]}
         found |= {name for name in names if name in instances and instances[name].primary == node}
-        volumes = facts.get("volumes", ()) if isinstance(facts, dict) else ()
+        volumes = facts.get("volumes", ()) if isinstance(facts, dict) and not facts.get("problems") else ()
         whole = {volume["name"] for volume in volumes if volume["ours"] and not leftovers.is_fenced(volume)}
         found |= {name for name in whole if at.get(name) == node}
     return found
 
 
-AFTER_HEARING = {"discard-elsewhere": "discard", "leave-elsewhere": "move-leave"}  # the verbs of repairs that wait for the primary's word
+AFTER_HEARING = {  # the verbs of repairs that wait for the primary's word
+    "discard-elsewhere": "discard",
+    "leave-elsewhere": "move-leave",
+    "drop-elsewhere": "move-drop",
+}
 
 
 def lived(reports: Mapping[str, Any]) -> dict[tuple[str, str], float]:
@@ -401,8 +476,8 @@ def lived(reports: Mapping[str, Any]) -> dict[tuple[str, str], float]:
 
     found: dict[tuple[str, str], float] = {}
     for node, facts in reports.items():
-        if not isinstance(facts, dict) or facts["root_problem"]:
-            continue
+        if not isinstance(facts, dict) or facts["root_problem"] or facts.get("problems"):
+            continue  # what it cannot look into may be waiting there
         waiting = {coming["name"] for coming in facts.get("moving", ())}
         left = {each["name"]: math.inf for each in (*facts["datasets"], *facts.get("volumes", ())) if leftovers.is_fenced(each)}
         for entry in facts["trash"]:
@@ -423,8 +498,10 @@ def keep_safe(findings: list[Finding], held: set[str], lived: Mapping[tuple[str,
 
 
 def _kept_safe(finding: Finding, held: set[str], lacking: set[str], lived: Mapping[tuple[str, str], float]) -> Finding:
-    from zfsganeti.leftovers import OF, SINCE
+    from zfsganeti.leftovers import DROP, OF, SINCE, drop
 
+    if finding.verb == DROP:
+        return drop(finding, held, lived)
     to, since = finding.request.get(SINCE, ("", 0.0))
     if finding.subject in held and to and lived.get((to, finding.subject), 0.0) < since:
         command = into_trash(str(finding.request[OF]), [finding.subject])

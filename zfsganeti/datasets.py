@@ -83,6 +83,7 @@ ROLLBACK, REPLACED = PREFIX + "rollback", PREFIX + "replaced"
 FORMER = PREFIX + "former"  # how the disk files of an instance that was restored were called before, which its snapshots still do
 MARKS = (INSTANCE, VOLUME, CLUSTER, INTENT, RECORD, RESTORING, OPENED, SIZE, IMAGE, DETACH, MOVE, KEPT, ROLLBACK, REPLACED, FORMER)
 ASIDE, TRASH, COPIES, IMAGES, PARTIAL, MOVING, BACK = ".aside", ".trash", ".copies", ".images", ".partial", ".moving", ".rollback"
+NEVER_WRITTEN = 4096  # bytes that an empty file may occupy
 READY = "ready"  # the DETACH mark of a copy that is whole and takes the place of what it is a copy of
 OLD = "..old"  # after a name below .copies, where none can end so: what the copy has replaced
 DISK = "disk.raw"  # of an image, of a volume, and of a clone that an instance has not used yet
@@ -250,12 +251,6 @@ class Store:
             raise Foreign(f"dataset {dataset.name}", f"does not hold {lost[0] if lost else 'any disk'} of {instance} at {home}")
         self.zfs.set(dataset.name, self.marks(instance))
         self.bring_home(instance)
-
-    def follow_cluster(self, old: str) -> None:
-        """What was marked with the cluster's old name, the trash included, bears the new one."""
-        for dataset in self.zfs.datasets(self.root.name, marks=MARKS):
-            if dataset.marks.get(CLUSTER) == old:
-                self.zfs.set(dataset.name, {CLUSTER: self.cluster})
 
     # before an operation
 
@@ -451,9 +446,11 @@ class Store:
         clash = [file for file in copied if not same_content(f"{home}/{file}", f"{aside}/{file}")]
         if clash:
             raise Foreign(home, f"{clash[0]} is there and in dataset {self.name(instance)} as well", "compare them and move one away")
-        for file in files:
-            if file not in copied:
-                copy_sparse(f"{home}/{file}", f"{aside}/{file}")
+        missing = [file for file in files if file not in copied]
+        if limit is None:  # little is moved in wherever it is met
+            self.check_spare(f"plain files of {instance}", sum(os.stat(f"{home}/{file}").st_blocks * 512 for file in missing))
+        for file in missing:
+            copy_sparse(f"{home}/{file}", f"{aside}/{file}")
         for file in files:
             os.unlink(f"{home}/{file}")
 

@@ -126,7 +126,7 @@ def refuse_stale(here: Here, instance: str, names: Sequence[str]) -> None:
     marks = _marks(here, names)
     for leaving in marks.values():
         if leaving.phase == LEFT:
-            raise newer(instance, leaving.to)
+            raise newer(instance, leaving.to, here.ssconf.offline_nodes)
     strays: dict[str, Leaving] = {}  # what is not there any more where it was to go: it may have gone on to any node
     for node, asked in _by_target(marks).items():
         said = _said_by(here, instance, asked, node)

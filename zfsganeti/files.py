@@ -275,10 +275,15 @@ def plain_files(directory: str) -> list[str]:
 def copy_sparse(source: str, target: str, progress: Callable[[int, int], None] = lambda _done, _size: None) -> None:
     """The target is a copy of the source with the same holes, on disk; it appears under its name only when whole."""
     partial = f"{target}.partial"
-    with open(source, "rb") as reader, open(partial, "wb") as writer:
-        os.fchmod(writer.fileno(), stat.S_IMODE(os.fstat(reader.fileno()).st_mode))
-        copy_into(reader.fileno(), writer.fileno(), progress, source)
-        os.fsync(writer.fileno())
+    try:
+        with open(source, "rb") as reader, open(partial, "wb") as writer:
+            os.fchmod(writer.fileno(), stat.S_IMODE(os.fstat(reader.fileno()).st_mode))
+            copy_into(reader.fileno(), writer.fileno(), progress, source)
+            os.fsync(writer.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)  # which would keep a pool full
+        raise
     os.rename(partial, target)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from zfsganeti import config, ganeti, node
-from zfsganeti.datasets import BACK, Store
+from zfsganeti.datasets import BACK, COPIES, OLD, Store
 from zfsganeti.errors import Busy, Missing, Unavailable, ZfsGanetiError, of_system
 from zfsganeti.process import COMMAND, EARLY
 from zfsganeti.roots import Root, find_datastore, find_root
@@ -129,7 +129,8 @@ class Here:
         places, missed = self.places(), None
         if len(places) == 1:
             return self
-        coming_back = [f"{BACK}/{name}"] if "/" not in name else []  # by a rollback that was cut between its two renames
+        # by a rollback, or an exchange for an independent copy, that was cut between its two renames
+        coming_back = [f"{BACK}/{name}", f"{COPIES}/{name}{OLD}"] if "/" not in name else []
         for place, each in [(place, each) for each in (name, *coming_back) for place in places]:
             try:
                 if place.zfs.get(f"{place.root.name}/{each}") is not None:

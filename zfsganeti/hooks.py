@@ -105,12 +105,23 @@ def _left_out(here: Here, event: ganeti.Event) -> bool:
     if not _elsewhere_by_paths(here, event):
         return False
     directory = os.path.dirname(os.path.dirname(event.disk_paths[0]))
-    if here.config.root and directory != here.ssconf.storage_directory and here.zfs.mounted_at(directory) == here.config.root:
+    if directory != here.ssconf.storage_directory and _is_root_of_ours(here, directory, event.instance):
         from zfsganeti.errors import Refused
 
         why = f"its disks are in {directory}, and the cluster's file storage directory is {here.ssconf.storage_directory or 'none'}"
         raise Refused(event.instance, why, f"gnt-cluster modify --file-storage-dir={directory}")
     return True
+
+
+def _is_root_of_ours(here: Here, directory: str, instance: str) -> bool:
+    """Tell whether a directory is a root, by the configuration or by the mark that it, or the instance's dataset in it, bears."""
+    from zfsganeti.datasets import CLUSTER
+
+    root = here.zfs.mounted_at(directory)
+    if not root or root == here.config.root:
+        return bool(root)
+    known = [here.zfs.get(name, marks=(CLUSTER,)) for name in (root, f"{root}/{instance}")]
+    return any(dataset is not None and dataset.marks.get(CLUSTER) == here.ssconf.cluster for dataset in known)
 
 
 def _acts(here: Here, event: ganeti.Event, node: str) -> bool:
@@ -194,15 +205,19 @@ def _add_post(here: Here, event: ganeti.Event) -> None:
 # remove
 
 
-def _aside_by_master(here: Here, event: ganeti.Event, intent: str) -> None:
-    """The instance's dataset is aside on its primary, with what is needed to make the instance again; an offline node is left alone."""
+def _aside_by_master(here: Here, event: ganeti.Event, intent: str, *, used: bool = False) -> None:
+    """The instance's dataset is aside on its primary, with what is needed to make the instance again; an offline node is left alone.
+
+    Where Ganeti is to use what it holds before it goes, it is vetoed as a start is where there are newer disks elsewhere.
+    """
     if here.node != event.master or event.primary in here.ssconf.offline_nodes or _is_dry_run(here, event):
         return
     if not event.disk_paths or _left_out(here, event):
         return
     instance = here.master.instances().get(event.instance)
     record = instance.record() if instance else None
-    if not _call_primary(here, event, "aside", instance=event.instance, intent=intent, files=_files(event), record=record):
+    asked = {"instance": event.instance, "intent": intent, "files": _files(event), "record": record, **({"used": True} if used else {})}
+    if not _call_primary(here, event, "aside", **asked):
         # the configuration points at a node without it, as while a move has not ended: wherever it is, it goes into the trash
         here.call_all("keep-record", instance=event.instance, record=record)
 
@@ -239,7 +254,7 @@ def _remove_post(here: Here, event: ganeti.Event) -> None:
 
 def _export_pre(here: Here, event: ganeti.Event) -> None:
     if event.export_removes:
-        _aside_by_master(here, event, "remove")
+        _aside_by_master(here, event, "remove", used=True)
     else:
         _make_ready(here, event)
 
@@ -262,6 +277,7 @@ def _rename_pre(here: Here, event: ganeti.Event) -> None:
         refuse_change(here, event.instance)  # what a move has yet to bring, or to give up, would be nobody's under the new name
         here.store.refuse_taken(event.new_name)
         if not _is_dry_run(here, event):
+            here.independent.finish_cut(event.instance)
             here.store.put_aside(event.instance, f"rename {event.new_name}", _files(event))
 
 
@@ -280,12 +296,15 @@ def _rename_post(here: Here, event: ganeti.Event) -> None:
 
 def _move_pre(here: Here, event: ganeti.Event) -> None:
     from zfsganeti.datasets import locked
+    from zfsganeti.moving import make_fit
 
     if here.node == event.target and here.has_root():
         with locked(event.instance):
             here.store.admit(event.instance, event.sizes, create=not _is_dry_run(here, event), fresh=True)
     elif _acts(here, event, event.primary) and not _is_dry_run(here, event):
         with locked(event.instance):
+            here.independent.finish_cut(event.instance)
+            make_fit(here, event.instance)
             here.store.put_aside(event.instance, f"move {event.target}", _files(event))
 
 
@@ -306,10 +325,8 @@ def _make_ready(here: Here, event: ganeti.Event) -> None:
 
         with locked(event.instance):
             try:
+                here.independent.finish_cut(event.instance)
                 dataset = here.store.find(event.instance)
-                if dataset is None and here.independent.begun():
-                    here.independent.finish(event.instance)  # its copy was to take its place when that was cut
-                    dataset = here.store.find(event.instance)
                 if dataset is None or ROLLBACK in dataset.marks:
                     _refuse_half(here, event.instance)
             except Foreign:
@@ -342,7 +359,23 @@ def _refuse_half(here: Here, instance: str) -> None:
         refuse(state)
 
 
+def _refuse_elsewhere_too(here: Here, event: ganeti.Event) -> None:
+    """On the master: disks that another node has are not made anew, empty, which would make those look like what is left over."""
+    if here.node != event.master or _left_out(here, event):
+        return
+    from zfsganeti.errors import Refused, Unavailable
+
+    for node, said in here.answers("move-target", datasets={event.instance: ""}).items():
+        placed = said["placed"].get(event.instance)
+        if node != event.primary and said["problem"] and not said.get("rootless"):
+            raise Unavailable(node, said["problem"])
+        if node != event.primary and placed is not None and placed["ours"]:
+            way_out = f"gnt-instance modify --new-primary={node} {event.instance} if it is the one"
+            raise Refused(f"dataset {placed['dataset']}", f"exists on {node}", way_out)
+
+
 def _recreate_pre(here: Here, event: ganeti.Event) -> None:
+    _refuse_elsewhere_too(here, event)
     if _acts(here, event, event.primary) and not _is_dry_run(here, event):
         from zfsganeti.datasets import locked
         from zfsganeti.files import plain_files
@@ -363,12 +396,13 @@ def _modify_pre(here: Here, event: ganeti.Event) -> None:
     from zfsganeti.datasets import locked
 
     if _becomes_file(event):
+        _refuse_other_directory(here, event)
         if here.node == event.primary and here.has_root():
             with locked(event.instance):
                 here.store.admit(event.instance, event.sizes, create=not _is_dry_run(here, event))
         return
     if _leaves_file(event):
-        _aside_by_master(here, event, f"convert {event.new_template}")
+        _aside_by_master(here, event, f"convert {event.new_template}", used=True)
         return
     _make_ready(here, event)
     if here.node == event.master and not _left_out(here, event):
@@ -518,6 +552,18 @@ def _refuse_elsewhere(here: Here, event: ganeti.Event) -> None:
         raise Refused(event.instance, f"whether {event.new_primary} has its disks is not known ({one_line(error)})", way_out) from error
     if lacking:
         raise Refused(event.instance, f"its disks are on {event.primary} and not on {event.new_primary}", way_out)
+    if event.primary not in here.ssconf.offline_nodes:
+        _refuse_twins(here, event)
+
+
+def _refuse_twins(here: Here, event: ganeti.Event) -> None:
+    """The primary has no disks of the instance that could be used as those of the new one: which are newer nobody knows then."""
+    from zfsganeti.errors import Refused
+
+    lacking = _call_primary(here, event, "lacking-volumes", volumes=event.volumes, used=True)
+    if set(event.volumes) - set(lacking):
+        why = f"its disks are on {event.primary} as well as on {event.new_primary}"
+        raise Refused(event.instance, why, "compare them, gnt-zfs check says how those go that are not wanted")
 
 
 def _keep_volumes(here: Here, event: ganeti.Event) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from zfsganeti.image import Image
 
+    Rows = Mapping[str, Sequence[Mapping[str, Any]]]  # what nodes say of their images of one name
+
 POLL_SECONDS = 1.0
 EITHER = "NAME or NAME:VERSION; where none is called NAME alone, its newest version"
 SAVE_SECONDS = 86400.0  # a copy of a whole disk; the peer ends it when it fails
@@ -374,12 +376,23 @@ def _tell(before: str, node: str, answer: Any, told: Callable[[Any], str]) -> in
 
 
 def _say_others(here: Here, options: argparse.Namespace, change: str) -> None:
-    found = having(here, options.name, options.datastore)[0].items()
-    others = [node.split(".")[0] for node, rows in found if node != here.node and any(CHANGES[change](row) for row in rows)]
+    found, at_once = having(here, options.name, options.datastore)[0], True
+    if change == "rename":
+        new = having(here, options.new, options.datastore)[0]
+        both = _having_both(found, new)
+        at_once = not both and not _having_another(found, new)  # or it would be refused
+        found = {node: rows for node, rows in found.items() if node not in both}
+    others = [node.split(".")[0] for node, rows in found.items() if node != here.node and any(CHANGES[change](row) for row in rows)]
     if others:
-        words = f"gnt-zfs image {change} {options.name} {options.new if change == 'rename' else ''}".rstrip()
-        has = "has" if len(others) == 1 else "have"
-        say(f"{', '.join(others)} {has} {options.name} as it was: {words}{_there(options)} --all-nodes does it there, too.")
+        has, where = ("has", others[0]) if len(others) == 1 else ("have", "each of them")
+        does = "--all-nodes does it there" if at_once else f"on {where} does it"
+        say(f"{', '.join(others)} {has} {options.name} as it was: {_words(options, change)} {does}, too.")
+
+
+def _words(options: argparse.Namespace, change: str) -> str:
+    """Return the command that changes the image like this."""
+    new = f" {options.new}" if change == "rename" else ""
+    return f"gnt-zfs image {change} {options.name}{new}{_there(options)}"
 
 
 def _there(options: argparse.Namespace) -> str:
@@ -388,10 +401,32 @@ def _there(options: argparse.Namespace) -> str:
 
 
 def _rename(here: Here, options: argparse.Namespace) -> int:
-    taken = having(here, check_image(options.new), options.datastore)[0] if options.all_nodes else {}
-    if taken:
-        raise Refused(f"image {options.new}", f"exists already on {', '.join(taken)}", "choose another name")
+    if options.all_nodes:
+        _check_new_name(here, options)
     return _change(here, options, "rename", lambda _image: f"{options.name} is called {options.new} now.", new=options.new)
+
+
+def _check_new_name(here: Here, options: argparse.Namespace) -> None:
+    """Each node that has the image can rename it, and who has the new name already has got it by an earlier rename."""
+    old, new = (having(here, name, options.datastore)[0] for name in (options.name, check_image(options.new)))
+    if both := _having_both(old, new):
+        raise Refused(f"image {options.new}", f"exists already on {', '.join(both)}", "choose another name")
+    if another := _having_another(old, new):
+        way_out = f"choose another name, or {_words(options, 'rename')} on each node by itself"
+        raise Refused(f"image {options.new}", f"is another one than {options.name} on {', '.join(another)}", way_out)
+
+
+def _having_both(old: Rows, new: Rows) -> list[str]:
+    """Return the nodes that have an image of each name in one datastore."""
+    where = {node: {row["datastore"] for row in rows} for node, rows in old.items()}
+    return [node for node, rows in new.items() if any(row["datastore"] in where.get(node, ()) for row in rows)]
+
+
+def _having_another(old: Rows, new: Rows) -> list[str]:
+    """Return the nodes whose image of the new name is none of those that have the old one, which was therefore not renamed."""
+    # a GUID goes along with a push, but each node may have imported the same for itself
+    known = {row[fact] for rows in old.values() for row in rows for fact in ("guid", "sha256") if row[fact]}
+    return [node for node, rows in new.items() if old and not all({row["guid"], row["sha256"]} & known for row in rows)]
 
 
 def _retire(here: Here, options: argparse.Namespace) -> int:

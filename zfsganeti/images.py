@@ -324,8 +324,8 @@ class Images(Lending):
             if half_sent and self.streams is not None:
                 self.streams.abort(partial)  # all that there was
                 return
-            known = dataset.marks.get(IMAGE) == name  # it was made here for this and nothing else
-            marks = {CLUSTER: self.store.cluster, **({IMAGE: name} if known else {})}
+            marks = {mark: dataset.marks[mark] for mark in (CLUSTER, IMAGE) if mark in dataset.marks}
+            known = marks.get(IMAGE, name) == name  # made here for this; what is received says so when it is put in its place
             self.zfs.destroy(partial, marks, also=GOLDEN, strangers=known, seconds=self.store.config.busy_seconds)
         with contextlib.suppress(OSError):
             os.rmdir(self._partial_home(name))
@@ -476,7 +476,7 @@ class Images(Lending):
 
     def stuck(self, image: Image) -> str:
         """Return why a deleted image that should have gone by now has not, '' for any other."""
-        if not image.deleted or image.clones or self.goes_at(image) > self.store.now():
+        if not self._is_over(image):
             return ""
         try:
             self._check_snapshots(image)
@@ -504,24 +504,32 @@ class Images(Lending):
     def sweep(self) -> list[str]:
         """Deleted images whose time is over and half-made ones that nobody goes on with are gone; return what went."""
         gone = []
-        for image in self.all():
-            if image.deleted and not image.clones and self.goes_at(image) <= self.store.now():
-                with contextlib.suppress(Refused, Missing, Unavailable, CommandFailed), self._alone(image.name):
-                    if self.must(image.name).deleted:  # nobody has taken it back a moment ago
-                        self._destroy(image)
-                        gone.append(image.name)
+        for name in [image.name for image in self.all() if self._is_over(image)]:
+            with contextlib.suppress(Refused, Missing, Unavailable, CommandFailed), self._alone(name):
+                if self._is_over(image := self.must(name)):  # it may have been taken back, or deleted anew, a moment ago
+                    self._destroy(image)
+                    gone.append(name)
         for name in self._abandoned():
             with contextlib.suppress(Refused, Missing, Unavailable, CommandFailed), self._alone(name.removesuffix(LOOK)):
-                self._drop(name)
-                gone.append(f"{PARTIAL}/{name}")
+                partial = self.zfs.get(self._partial(name), marks=IMAGE_MARKS)
+                if partial is not None and self._is_given_up(partial):  # somebody may have gone on with it a moment ago
+                    self._drop(name)
+                    gone.append(f"{PARTIAL}/{name}")
         return gone
+
+    def _is_over(self, image: Image) -> bool:
+        """Tell whether the image was deleted, and nothing lets it stay any longer."""
+        return bool(image.deleted) and not image.clones and self.goes_at(image) <= self.store.now()
+
+    def _is_given_up(self, partial: Dataset) -> bool:
+        return _kept_until(partial) <= self.store.now()
 
     def _abandoned(self) -> list[str]:
         parent = f"{self.root}/{PARTIAL}"
         if self.zfs.get(self.root) is None or self.zfs.get(parent) is None:
             return []
         found = [dataset for dataset in self.zfs.datasets(parent, depth=1, marks=IMAGE_MARKS) if dataset.name != parent]
-        return [dataset.short for dataset in found if _kept_until(dataset) <= self.store.now()]
+        return [dataset.short for dataset in found if self._is_given_up(dataset)]
 
     @contextlib.contextmanager
     def open(self, image: Image) -> Iterator[int]:

@@ -247,6 +247,11 @@ class Independent:
         self.zfs.rename(f"{self.store.root.name}/{short}", f"{self._copy_of(short)}{OLD}")
         self.finish(short)
 
+    def finish_cut(self, short: str) -> None:
+        """An exchange that was cut between its two renames is done: what others are to find under the name is there."""
+        if self.store.find(short) is None and short in self.begun():
+            self.finish(short)
+
     def finish(self, short: str) -> None:
         """An exchange that was begun is done, and what has replaced nothing is gone; nothing that holds data of its own is.
 

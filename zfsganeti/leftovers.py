@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from zfsganeti.check import Finding, is_busy
 from zfsganeti.errors import human
-from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, Leaving, moment
+from zfsganeti.route import FENCED, GUIDE, LEASE_SECONDS, LEFT, PRESYNC, Leaving, moment
 
 FRESH_MINUTES = 10
 ELSEWHERE = "leave-elsewhere"  # no verb: it may go into the trash once the primary has been heard to hold its own
-# not for the peer: whose it is; where what is fenced, which may be all that is newest, must have lived since when
-OF, SINCE = "of", "since"
+DROP = "drop-elsewhere"  # no verb: it may be destroyed once its source has been heard to hold its own
+# not for the peer: whose it is; where what is fenced, which may be all that is newest, must have lived since when; who has sent it;
+# whether that may have it in the trash; and what is said while that has not been heard
+OF, SINCE, SOURCE, REMOVED, UNHEARD = "of", "since", "source", "removed", "unheard"
 
 
 def compare(
@@ -100,21 +103,47 @@ def _judge_coming(facts: Mapping[str, Any], coming: Mapping[str, Any], primaries
         return [Finding(node, name, f"{coming['dataset']} was not received by a move: rename or destroy it")]
     primary = primaries.get(instance, "") if primaries is not None else ""
     if coming["lacks"] and primary:
-        text = f"{coming['dataset']} holds {human(coming['used'])} of a move of {instance}, of which it is no disk any more"
-        if coming["ready"]:  # it may have all that there is
-            held = f"it is held until {moment(coming['until'])}, then " if coming["until"] >= now else ""
-            return [Finding(node, name, f"{text}: {held}zfs destroy -r {coming['dataset']} if nobody wants it")]
-        return [Finding(node, name, text, "move-drop", {"datasets": [name]})]
+        return [_judge_lacking(node, coming, now)]
     if primary == node:
         if _is_fresh(coming["until"], facts, now):
             return []
         return [Finding(node, name, f"the move of {instance} to here has not ended: gnt-zfs move {instance} {node} goes on")]
     said = f"{coming['dataset']} holds {human(coming['used'])} of a move of {instance} from {coming['source']}"
     if coming["until"] < now and primary == coming["source"]:
-        return [Finding(node, name, f"{said} that was given up", "move-drop", {"datasets": [name]})]
+        unheard = f"{primary} has not been heard to hold its own, so this may be all there is: {GUIDE} says how to make do with it"
+        return [Finding(node, name, f"{said} that was given up", DROP, {"datasets": [name], SOURCE: primary, UNHEARD: unheard})]
     gone = primaries is not None and instance not in primaries
     if gone and not coming["ready"]:
-        return [Finding(node, name, f"{said}, which is no instance any more", "move-drop", {"datasets": [name]})]
+        asked = {
+            "datasets": [name],
+            SOURCE: coming["source"],
+            REMOVED: True,
+            UNHEARD: f"zfs destroy -r {coming['dataset']} if nobody wants it",
+        }
+        return [Finding(node, name, f"{said}, which is no instance any more", DROP, asked)]
     if coming["until"] < now or gone:
         return [Finding(node, name, f"{said}: gnt-zfs move --abort {instance} gives it up")]
     return []
+
+
+def _judge_lacking(node: str, coming: Mapping[str, Any], now: float) -> Finding:
+    """Return what is said of what has come of a disk that its instance does not have any more."""
+    name = coming["name"]
+    text = f"{coming['dataset']} holds {human(coming['used'])} of a move of {coming['instance']}, of which it is no disk any more"
+    held = f"it is held until {moment(coming['until'])}, then " if coming["until"] >= now else ""
+    by_hand = f"{held}zfs destroy -r {coming['dataset']} if nobody wants it"
+    if coming["ready"]:  # it may have all that there is
+        return Finding(node, name, f"{text}: {by_hand}")
+    return Finding(node, name, text, DROP, {"datasets": [name], SOURCE: coming["source"], REMOVED: True, UNHEARD: by_hand})
+
+
+def drop(finding: Finding, held: Collection[str], lived: Mapping[tuple[str, str], float]) -> Finding:
+    """Return the finding with a verb if the source of what has come has been heard to have at least that, else with what is said then.
+
+    What is fenced on the source is there as well; a disk that was removed may be in its trash.
+    """
+    name, request = finding.subject, finding.request
+    left = lived.get((request[SOURCE], name), 0.0)
+    if name in held or left == math.inf or (left and request.get(REMOVED)):
+        return Finding(finding.node, name, finding.text, "move-drop", {"datasets": request["datasets"]})
+    return Finding(finding.node, name, f"{finding.text}: {request[UNHEARD]}")

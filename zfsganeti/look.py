@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 
 from zfsganeti.datasets import MARKS
@@ -9,6 +10,7 @@ from zfsganeti.datasets import MARKS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zfsganeti.datasets import Store
+    from zfsganeti.here import Here
     from zfsganeti.zfs import Dataset
 
 
@@ -32,3 +34,14 @@ class Look:
     def mounted(self) -> dict[str, str]:
         """What one finds at a path where ZFS is mounted: the dataset, '' for a part of one."""
         return {mount.path: mount.dataset if mount.whole else "" for mount in self.store.zfs.mounts()}
+
+
+def alone(place: Here) -> Here:
+    """Return this node with one of its roots and no other: what asks each root of a node asks that one, whichever else is away."""
+    if place.datastore:
+        return place
+    only = copy.copy(place)
+    config = copy.copy(place.config)
+    config.datastores = {}
+    only.__dict__["config"] = config
+    return only

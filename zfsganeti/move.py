@@ -49,6 +49,7 @@ from zfsganeti.route import (
     go_on,
     make_plan,
     moment,
+    must_know,
     starts_again,
     takes_embedded,
 )
@@ -187,7 +188,8 @@ class Move:
         target = self.here.call(self.target, "move-target", datasets=self.stores)
         self._remember([Leaving.parse(facts["move"]) for facts in known.values()])
         fate = {"running": self.ran and not self.owed, "owed": self.owed and self.options.start}
-        self.plan = make_plan(self.name, self.instance.template, source, target, **fate, full=self.options.full)
+        offline = self.here.ssconf.offline_nodes
+        self.plan = make_plan(self.name, self.instance.template, source, target, **fate, full=self.options.full, offline=offline)
         self.embedded = self.plan.embedded
         self._check_memory()
         return self.plan.sentences()
@@ -444,6 +446,7 @@ class Move:
         try:
             gnt("startup", self.name)
         except CommandFailed as error:
+            self._refuse_more_disks()
             why = f"is on {self.target} and does not start ({error.reason})"
             first = "" if self.rest is None else f"gnt-zfs move --no-start {self.name} {self.target} ends the move, then "
             raise Refused(self.name, why, f"{first}gnt-instance startup {self.name}") from error
@@ -456,8 +459,16 @@ class Move:
             self.result.down = ended - began
             self.say(f"{self.name}: runs on {self.target}, it was down for {self.result.down:.1f} s")
 
+    def _refuse_more_disks(self) -> None:
+        """The instance has no disk that did not go along; Busy while the marks that the same command goes on by are there yet."""
+        now = self.here.master.instances().get(self.name)
+        if now is not None and set(datasets_of(now)) - set(self.names):
+            way_out = f"gnt-zfs move {self.name} {self.target} goes on"
+            raise Busy(self.name, f"is on {self.target} and has got other disks since", way_out)
+
     def _give_up_source(self) -> None:
         """What is left on the source is in its trash: only now, since the instance is where it should be."""
+        self._refuse_more_disks()
         entries = self.here.call(self.source, "move-leave", datasets=self.names, keep=self.options.keep)
         gone = "until it is emptied" if self.options.keep else "for the days of the trash"
         for entry in entries:
@@ -497,14 +508,6 @@ def understood(node: str) -> Iterator[None]:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         why = f"gnt-zfs there answers in a way not known here ({one_line(error)})"
         raise Unavailable(node, why, SAME_VERSION) from error
-
-
-def must_know(facts: Any) -> None:
-    """A node has said what it has of an instance."""
-    if isinstance(facts, ZfsGanetiError):
-        raise facts
-    if facts["problem"]:
-        raise Unavailable(facts["node"], facts["problem"])
 
 
 def heedless(say: Say) -> Say:

@@ -104,8 +104,18 @@ def refuse_change(here: Here, instance: str) -> None:
             raise _half_landed(instance, instance)
 
 
+def make_fit(here: Here, instance: str) -> None:
+    """What a move has left here of an instance of files is fit for use, as for a start, or it is refused; the caller is alone with it."""
+    dataset = here.store.find(instance)
+    if dataset is None or MOVE in dataset.marks:
+        from zfsganeti.fence import end
+
+        end(here, instance, [instance])
+
+
 def keep_record(here: Here, instance: str, record: Mapping[str, Any]) -> None:
     """What a move has left of an instance, which is about to be removed, says how it is made when it comes into the trash."""
+    here.independent.finish_cut(instance)
     dataset = here.store.find(instance)
     if dataset is not None and is_fenced(dataset):
         here.zfs.set(dataset.name, {RECORD: pack_record(record)})

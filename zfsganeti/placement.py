@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zfsganeti import ganeti, leftovers, loop
-from zfsganeti.check import Finding, is_busy
+from zfsganeti.check import Finding, is_busy, sees_all
 from zfsganeti.datasets import INSTANCE, MOVE, RECORD, VOLUME
 from zfsganeti.errors import human
 from zfsganeti.look import Look
@@ -70,11 +70,12 @@ def compare(
     found: list[Finding] = []
     for node, known in reports.items():
         for volume in (volume for volume in known["volumes"] if volume["name"] not in detached):
-            found += _judge(node, volume, claims, where, busy, now - 60 * known["leftover_minutes"])
+            judged = _judge(node, volume, claims, where, busy, now - 60 * known["leftover_minutes"])
+            found += judged if sees_all(known) else [_withheld(finding) for finding in judged]
         found += [_stray(node, device, volume) for device, volume in known["stray"] if not _is_worked_on(volume, claims, busy)]
     for instance in instances.values():
         facts = reports.get(instance.primary)
-        if facts is not None and (facts["rootless"] or not facts["root_problem"]) and not is_busy(instance.name, busy):
+        if facts is not None and sees_all(facts) and not is_busy(instance.name, busy):
             found += _judge_instance(instance, where, everywhere)
     if everywhere and not busy:
         found += [finding for node, known in reports.items() for finding in _interrupted_restores(node, known["trash"])]
@@ -89,7 +90,8 @@ def _interrupted_restores(node: str, trash: list[Mapping[str, Any]]) -> list[Fin
         if reserved and entry["volume"]:
             found.append(Finding(node, name, "is reserved by a restore that was interrupted", "trash-release", {"entry": name}))
         elif reserved:
-            found.append(Finding(node, name, f"its restore was interrupted: gnt-zfs trash restore {name} --as {reserved} goes on"))
+            text = f"its restore was interrupted: gnt-zfs trash restore {name} --as {reserved} goes on, a repair gives it up"
+            found.append(Finding(node, name, text, "trash-release", {"entry": name}))
     return found
 
 
@@ -134,6 +136,13 @@ def _judge_foreign(node: str, volume: Mapping[str, Any], owner: ganeti.Instance 
         return []
     said = f"{volume['dataset']} is a disk of {owner.name} and marked as another cluster's"
     return [Finding(node, volume["name"], said, "claim-volumes", {"volumes": [volume["name"]]})]
+
+
+def _withheld(finding: Finding) -> Finding:
+    """A volume is not taken over while the one that the instance has used may be where nobody can look."""
+    if finding.verb != "claim-volumes":
+        return finding
+    return Finding(finding.node, finding.subject, f"{finding.text}: a repair takes it over once all datastores there can be looked into")
 
 
 def _judge_instance(instance: ganeti.Instance, where: Mapping[str, list[str]], everywhere: bool) -> list[Finding]:

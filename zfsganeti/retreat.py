@@ -11,8 +11,8 @@ from typing import Any
 from zfsganeti.disks import datasets_of, find_instance
 from zfsganeti.errors import BadInput, Busy, CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError, human, one_line
 from zfsganeti.here import Here
-from zfsganeti.move import Say, gnt, heedless, must_know
-from zfsganeti.route import FENCED, LEFT, PRESYNC, Leaving, either, find_rest, has_landed, is_newer, newer, waits
+from zfsganeti.move import Say, gnt, heedless
+from zfsganeti.route import FENCED, LEFT, PRESYNC, Leaving, either, find_rest, has_landed, is_newer, must_know, newer, waits
 
 
 class Back:
@@ -94,14 +94,22 @@ class Back:
         self._look()
         failed = self._start_again()
         self.here.call(self.source, "move-abort", datasets=self.names, wait=True)
+        unheard = self._drop() | {mark.to for mark in self.marks if mark.to in self.here.ssconf.offline_nodes}
+        but = f" but what {' and '.join(sorted(unheard))} may have: the same command once it is back" if unheard else ""
+        self.say(f"{self.name}: is on {self.source}, nothing is left of the move{but}")
+        if failed is not None:
+            raise Refused(self.name, f"does not start ({failed.reason})", f"gnt-instance startup {self.name}") from failed
+
+    def _drop(self) -> set[str]:
+        """Nothing is left of what came to the nodes that answer; return the others."""
+        failed = set()
         for node in self.others:
             try:
                 self.here.call(node, "move-drop", datasets=self.names)
             except ZfsGanetiError as error:
                 self.say(f"{self.name}: what came to {node} could not be given up: {one_line(error)}")
-        self.say(f"{self.name}: is on {self.source}, nothing is left of the move")
-        if failed is not None:
-            raise Refused(self.name, f"does not start ({failed.reason})", f"gnt-instance startup {self.name}") from failed
+                failed.add(node)
+        return failed
 
     def _start_again(self) -> CommandFailed | None:
         """The instance runs if a move has stopped it, which its datasets say until then; return why it does not."""

@@ -9,6 +9,8 @@ from zfsganeti.errors import BadInput, Missing, Refused, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from zfsganeti.config import Config
     from zfsganeti.datasets import Backend
 
@@ -74,11 +76,11 @@ def _mount_root(zfs: Backend, directory: str, config: Config) -> str:
     return meant[0]
 
 
-def make_parent(zfs: Backend, name: str) -> None:
+def make_parent(zfs: Backend, name: str, marks: Mapping[str, str] | None = None) -> None:
     """A dataset that others are put below exists, and is never mounted; somebody else may make it this moment."""
     if zfs.get(name) is None:
         try:
-            zfs.create(name, {"canmount": "off"}, {})
+            zfs.create(name, {"canmount": "off"}, marks or {})
         except Refused:
             if zfs.get(name) is None:  # there is no room for it
                 raise

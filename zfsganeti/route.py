@@ -32,6 +32,7 @@ PASSES = 12
 SHRINKS = 0.8  # a pass that moves more than this share of the one before does not get nearer
 GANETI_SECONDS = 10.0  # about what Ganeti takes for a stop, the switch and a start; how long a guest takes nobody knows
 NEEDED = ("large_blocks", "embedded_data", "lz4_compress", "zstd_compress", "large_dnode")  # features that a stream carries over
+GUIDE = "/usr/share/doc/zfsganeti/docs/moves.md"  # where Debian's package has it
 SETTINGS = (
     "recordsize", "compression", "atime", "exec", "setuid", "devices", "xattr", "logbias", "direct", "refreservation", "reservation",
     "quota", "refquota", "primarycache", "secondarycache", "sync", "copies", "checksum", "redundant_metadata", "special_small_blocks",
@@ -205,6 +206,14 @@ def go_on(passes: Sequence[Pass], written: int, limit: float | None = None) -> b
 # the plan
 
 
+def must_know(facts: Any) -> None:
+    """A node has said what it has of an instance."""
+    if isinstance(facts, Exception):
+        raise facts
+    if facts["problem"]:
+        raise Unavailable(facts["node"], facts["problem"])
+
+
 @dataclass(frozen=True)
 class Leg:
     """One dataset's way; `size` is about how many bytes there are to send, `there` how many the target has of it."""
@@ -263,6 +272,7 @@ def make_plan(
     running: bool,
     owed: bool = False,
     full: bool = False,
+    offline: Collection[str] = (),
 ) -> Plan:
     """Return the plan of a move, from what both nodes say of the instance's datasets; the first thing that forbids it is raised."""
     if source["problem"]:
@@ -271,7 +281,7 @@ def make_plan(
         raise Unavailable(target["node"], target["problem"], f"gnt-zfs setup makes {target['node']} ready")
     legs = []
     for name, facts in source["datasets"].items():
-        _check_source(instance, name, facts, source, target["node"])
+        _check_source(instance, name, facts, source, target["node"], offline)
         store = _check_store(name, facts, target)
         _check_place(instance, name, facts["datastore"], target)
         _check_stream(name, facts, store, target["node"])
@@ -285,7 +295,9 @@ def takes_embedded(target: Mapping[str, Any]) -> bool:
     return all(store is None or not is_encrypted(store) for store in target["stores"].values())
 
 
-def _check_source(instance: str, name: str, facts: Mapping[str, Any] | None, source: Mapping[str, Any], target: str) -> None:
+def _check_source(
+    instance: str, name: str, facts: Mapping[str, Any] | None, source: Mapping[str, Any], target: str, offline: Collection[str]
+) -> None:
     node = source["node"]
     if facts is None:
         raise Missing(f"dataset {name} of {instance} on {node}", "gnt-zfs check says where it is")
@@ -303,7 +315,7 @@ def _check_source(instance: str, name: str, facts: Mapping[str, Any] | None, sou
         raise Refused(f"dataset {facts['dataset']} on {node}", why, f"move the disk to where {link} is")
     leaving = Leaving.parse(facts["move"])
     if leaving is not None and leaving.phase == LEFT:
-        raise newer(instance, leaving.to)
+        raise newer(instance, leaving.to, offline)
     if leaving is not None and leaving.to != target:
         raise Busy(instance, f"is being moved to {leaving.to}", f"gnt-zfs move {instance} {leaving.to}, or gnt-zfs move --abort {instance}")
 
@@ -443,7 +455,22 @@ def find_rest(found: Mapping[str, Any], target: str, offline: Sequence[str], nam
     for source in sorted(sources & {node for node, facts in found.items() if isinstance(facts, Exception)}):
         way_out = f"gnt-node modify --offline=yes {source} if it is lost for good, which all has come from"
         raise Unavailable(source, f"has sent what is on {target} and cannot be asked ({one_line(found[source])})", way_out)
+    _refuse_lost(found[target], comes, offline)
     return None
+
+
+def _refuse_lost(facts: Mapping[str, Any], comes: Mapping[str, Coming | None], offline: Sequence[str]) -> None:
+    """Nothing waits on a node, in whose place there is nothing, that its source can never send more of."""
+    for name, mark in comes.items():
+        coming, placed = facts["coming"].get(name), facts["datasets"].get(name)
+        if mark is not None and not mark.ready and mark.source in offline and coming is not None and placed is None:
+            raise never_whole(name, mark.source, coming["dataset"])
+
+
+def never_whole(name: str, source: str, dataset: str) -> Refused:
+    """Return what is said of what can come no further, for where it comes from is lost, with what there is of it."""
+    way_out = f"gnt-node modify --offline=no {source} if that is back, else {GUIDE} says how to make do with {dataset}"
+    return Refused(name, f"has not come wholly from {source}, which is offline", way_out)
 
 
 def _rest_of(node: str, facts: Any, target: str, unlanded: Mapping[str, str], sources: Collection[str], ran: bool) -> Rest | None:
@@ -485,8 +512,11 @@ def is_newer(placed: Mapping[str, Any] | None, fenced: Leaving, came_to: str = "
     return leaving.to != came_to and leaving.until > fenced.until
 
 
-def newer(instance: str, node: str) -> Refused:
-    """Return what is said where an instance has lived on another node since its disks were fenced here."""
+def newer(instance: str, node: str, offline: Collection[str] = ()) -> Refused:
+    """Return what is said where an instance has lived on another node since its disks were fenced here; one that is lost is no way out."""
+    if node in offline:
+        way_out = f"gnt-zfs move --abort {instance} goes back to those here"
+        return Refused(instance, f"its newer disks are on {node}, which is offline", way_out)
     return Refused(instance, f"its newer disks are on {node}", f"gnt-instance modify --new-primary={node} {instance}")
 
 

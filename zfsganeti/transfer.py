@@ -1,8 +1,8 @@
 """Snapshots from this node to others: what is to be sent (pure), the sending, and the verbs by which a node receives.
 
 A node receives nothing but into ROOT/.images/.partial/NAME, where ROOT is its own and NAME was checked; only what is whole and
-has the GUID that was asked for gets its marks and then its place. What was half received stays and is continued by the next
-push of the same snapshot. Nothing is overwritten: a place that is taken by anything else is a Conflict.
+whose golden snapshot has the GUID that was asked for gets its marks and then its place. What was half received stays and is continued
+by the next push of the same snapshot. Nothing is overwritten: a place that is taken by anything else is a Conflict.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from zfsganeti.image import DELETED, GOLDEN, IMPORTED, PROVENANCE, RETIRED
 from zfsganeti.images import lock_name
 from zfsganeti.names import check_dataset, check_image, check_image_fits
 from zfsganeti.node import read_answer
+from zfsganeti.roots import make_parent
 from zfsganeti.streams import PROPERTIES, Snap, is_encrypted, receive_command, send_command
 from zfsganeti.volumes import check_volume
 
@@ -359,8 +360,7 @@ class Place:
             raise Conflict(self.what, "exists already", [])
         self._check_free()
         for parent in self.parents:
-            if self.zfs.get(parent) is None:
-                self.zfs.create(parent, {"canmount": "off"}, self.mark())
+            make_parent(self.zfs, parent, self.mark())
 
     def _check_free(self) -> None:
         check_image_fits(self.name, self.here.root.name)
@@ -443,7 +443,7 @@ def receive(here: Here, request: dict[str, Any], descriptor: int = STREAM) -> An
 
 
 def receive_done(here: Here, request: dict[str, Any]) -> Any:
-    """What was received is in its place with its marks, for it is whole and its newest snapshot has the GUID asked for."""
+    """What was received is in its place with its marks, for it is whole and its golden snapshot has the GUID asked for."""
     place = Place(here, request)
     if request.get("kind") != "image":
         raise BadInput("request: only an image is put in its place like this")
@@ -500,7 +500,8 @@ def copy_image(here: Here, image: Image, datastore: str, progress: Progress) -> 
 
 
 def _check_guid(place: Place, snapshots: list[Snap], guid: object) -> None:
-    if not snapshots or snapshots[-1].guid != guid:
+    # what disks are made of: others may have taken later snapshots, which hold the same, for it is read-only
+    if not any(snap.name == GOLDEN and snap.guid == guid for snap in snapshots):
         raise Conflict(place.what, "is not the one that was sent", [snap.name for snap in snapshots[-1:]])
 
 

@@ -16,6 +16,7 @@ from zfsganeti.datasets import (
     KEPT,
     MARKS,
     MOVE,
+    NEVER_WRITTEN,
     OPENED,
     RECORD,
     REPLACED,
@@ -313,7 +314,7 @@ class Trash:
         """The entry is gone for good; return the bytes it used. Snapshots of others keep it unless `strangers`."""
         with self._alone(entry) as found:
             if found.restoring:
-                raise Busy(entry, "is being restored", f"gnt-zfs trash restore {entry} ends it")
+                raise Busy(entry, "is being restored", f"gnt-zfs trash restore {entry} ends it, gnt-zfs check --repair gives that up")
             try:
                 self.zfs.destroy(
                     found.dataset.name,
@@ -345,8 +346,8 @@ class Trash:
                 gone.append(entry)
             except Missing:
                 continue  # somebody has taken it out meanwhile
-            except (Busy, Foreign, Unavailable) as error:
-                kept.append(f"{entry}: {error.why}")
+            except ZfsGanetiError as error:  # one that cannot go keeps no younger one from going
+                kept.append(f"{entry}: {error.why if isinstance(error, Refused | Unavailable) else error}")
         return gone, kept
 
     def _remember(self, entries: Sequence[Entry]) -> None:
@@ -392,7 +393,8 @@ class Trash:
         """The entry is reserved for an instance that is being made for it; it neither expires nor counts against space."""
         with self._alone(entry) as found:
             if found.restoring not in ("", instance):
-                raise Refused(entry, f"is being restored as {found.restoring}", f"gnt-zfs trash restore {entry} --as {found.restoring}")
+                goes_on = f"gnt-zfs trash restore {entry} --as {found.restoring} goes on"
+                raise Refused(entry, f"is being restored as {found.restoring}", f"{goes_on}, gnt-zfs check --repair gives that up")
             self.zfs.set(found.dataset.name, {RESTORING: instance})
 
     def reserve(self, entry: str, token: str) -> None:
@@ -417,6 +419,8 @@ class Trash:
             return
         found = self.find(entry)
         self.refuse_needed(found.dataset)
+        if found.restoring not in ("", instance):  # somebody gave this one up
+            raise Refused(entry, f"is being restored as {found.restoring} by now", f"gnt-instance remove {instance}")
         fresh = [new for _old, new in renames]
         sizes = self._sizes(instance, existing, fresh) if existing is not None else {}
         self._rename_files(found.dataset, renames, sizes)
@@ -457,9 +461,9 @@ class Trash:
 
     def _refuse_written(self, instance: str, path: str, expected: list[str]) -> None:
         """What is mounted at the path are the empty disks that Ganeti has just made."""
-        written = [file for file in os.listdir(path) if file not in expected or os.stat(f"{path}/{file}").st_blocks * 512 > 1 << 20]
+        written = [file for file in os.listdir(path) if file not in expected or os.stat(f"{path}/{file}").st_blocks * 512 > NEVER_WRITTEN]
         if written:
-            way_out = f"gnt-instance remove {instance}, then the same command again"
+            way_out = "gnt-zfs check --repair gives this restore up, then --as ANOTHER-NAME makes one beside it"
             raise Refused(self.store.home(instance), f"{written[0]} holds data already", way_out)
 
     def _drop_fresh(self, instance: str, dataset: Dataset, expected: list[str]) -> None:

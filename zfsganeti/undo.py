@@ -76,6 +76,7 @@ def reports(here: Here) -> tuple[dict[str, dict[str, Any]], list[str]]:
         found[node] = answer
         if answer["root_problem"] and not answer["rootless"]:
             problems.append(f"{node}: {answer['root_problem']}")
+        problems += [f"{node}: {line}" for line in answer.get("problems", ())]
     return found, problems
 
 

@@ -25,6 +25,7 @@ from zfsganeti.datasets import (
     MOVE,
     MOVING,
     NEVER_CHANGED,
+    NEVER_WRITTEN,
     OLD,
     OPENED,
     READY,
@@ -65,7 +66,6 @@ if TYPE_CHECKING:
 
 
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
-NEVER_WRITTEN = 4096  # bytes that an empty file may occupy
 
 
 def check_volume(name: str) -> str:
@@ -266,7 +266,7 @@ class Volumes:
     def remove(self, volume: str) -> None:
         """The volume is in the trash, a snapshot made for an export is gone; one that is gone already is fine."""
         self.detach(volume)
-        dataset = self.find(volume)
+        dataset = self.find(volume) or self.take_copy(volume)
         if volume.endswith(SNAPSHOT_VOLUME) and (dataset is None or dataset.origin):
             self._destroy_snapshot(volume, dataset)
             return
@@ -352,7 +352,7 @@ class Volumes:
 
     def keep_record(self, volume: str, record: Mapping[str, Any]) -> bool:
         """The volume says how the instance is made whose disk it is; False, and nothing done, for one that is not here."""
-        dataset = self.find(volume)
+        dataset = self.find(volume) or self.take_copy(volume)
         refuse_half_back(dataset or self._coming_back(volume))
         if dataset is not None:
             self.zfs.set(dataset.name, {RECORD: pack_record(record), INSTANCE: str(record.get("name", ""))})

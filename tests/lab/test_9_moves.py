@@ -321,6 +321,35 @@ def test_what_cannot_move_says_so_and_what_was_begun_can_be_taken_back(lab: Lab)
 
 
 @pytest.mark.on()
+def test_a_source_that_is_lost_before_all_has_come_is_done_without(lab: Lab) -> None:
+    """As docs/moves.md says, and nothing of what has come is destroyed before that."""
+    lab.add("web1")
+    lab.add_ext("vol", disks=("32M",))
+    sums, volume_sums = lab.fill("web1"), lab.fill_volumes("vol")
+    (volume,) = lab.volumes("vol")
+    for name in ("web1", "vol"):
+        lab.run(f"gnt-zfs move --yes --presync-only {name} node3")
+    lab.run("gnt-node modify --offline=yes node2")
+    for name, dataset in (("web1", "web1"), ("vol", volume)):
+        lab.run(f"gnt-instance modify --new-primary=node3 {name}")
+        for command in (f"gnt-instance start {name}", f"gnt-zfs move --yes {name} node3", f"gnt-zfs move --abort --yes {name}"):
+            said = lab.fails(command)
+            assert "has not come wholly from node2.example.com, which is offline" in said, command
+            assert f"says how to make do with tank/vm/.moving/{dataset}" in said, command
+    lab.master.execute("gnt-zfs check --repair")
+    assert {".moving/web1", f".moving/{volume}"} <= set(lab.datasets("node3"))
+    lab.node3.run("zfs rename tank/vm/.moving/web1 tank/vm/web1; zfs set org.zfsganeti:instance=web1 tank/vm/web1")
+    lab.node3.run(f"zfs rename tank/vm/.moving/{volume} tank/vm/{volume}; zfs set org.zfsganeti:instance=vol tank/vm/{volume}")
+    lab.node3.run(f"zfs set org.zfsganeti:volume={volume} tank/vm/{volume}")
+    for name in ("web1", "vol"):
+        lab.run(f"gnt-instance start {name}")
+        assert runs(lab, name, "node3")
+    assert lab.sums("web1", "node3") == sums
+    assert lab.volume_sums("vol", "node3") == volume_sums
+    lab.run("gnt-node modify -f --offline=no --auto-promote node2")
+
+
+@pytest.mark.on()
 def test_a_target_that_is_full_in_the_middle_and_a_downtime_that_is_too_long(lab: Lab) -> None:
     sums = big(lab)
     said = lab.fails("gnt-zfs move --yes --max-downtime 1 web1 node3")

@@ -31,7 +31,6 @@ from zfsganeti.datasets import (
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Missing, NoSpace, Refused, Unavailable
 from zfsganeti.files import copy_sparse, plain_files
 from zfsganeti.roots import find_root, guard, is_guarded
-from zfsganeti.trash import Trash
 
 quick = settings(max_examples=100, deadline=None, derandomize=True)
 GIB = 1 << 30
@@ -401,19 +400,6 @@ def test_nothing_is_claimed_that_is_not_mounted_at_home(node: Node) -> None:
         node.store.claim("web2", ["disk0"])
 
 
-def test_marks_follow_the_cluster_to_its_new_name(node: Node) -> None:
-    node.has("web1", disk0=b"data")
-    node.has("gone", disk0=b"data")
-    node.trash.put("gone")
-    node.fake.foreign("zfs/vm/theirs", {**OURS, CLUSTER: "other.example.com"})
-    renamed = Store(node.fake, node.root, "new.example.com", node.config)
-    renamed.follow_cluster(CLUSTER_NAME)
-    assert renamed.find("web1") is not None
-    assert [entry.instance for entry in Trash(renamed).entries()] == ["gone"]
-    assert node.marks("zfs/vm")[CLUSTER] == "new.example.com"
-    assert node.marks("zfs/vm/theirs")[CLUSTER] == "other.example.com"
-
-
 def test_a_disk_written_while_aside_is_written(node: Node) -> None:
     node.has("web1", disk0=b"old")
     with open(f"{node.home('web1')}/disk0", "r+b") as running, node.fake.held_open("zfs/vm/web1", "process kvm (7)"):
@@ -533,6 +519,18 @@ def test_a_hook_does_not_copy_what_takes_too_long(node: Node) -> None:
     assert node.reads("web1") == {"disk0": b"x" * 100_000}
     node.store.absorb("web1", None)
     assert node.fake.files("zfs/vm/web1") == {"disk0": b"x" * 100_000}
+
+
+def test_what_is_moved_in_leaves_the_guests_of_the_pool_their_room(node: Node) -> None:
+    node.ganeti_writes("web1", disk0=os.urandom(1 << 20))
+    node.fake.available = 1 << 19
+    with pytest.raises(NoSpace, match="plain files of web1 on zfs/vm"):
+        node.store.absorb("web1", None)
+    assert node.reads("web1").keys() == {"disk0"}
+    node.fake.available = 1 << 30
+    node.store.absorb("web1", None)
+    assert node.reads("web1").keys() == {"disk0"}
+    assert node.fake.files("zfs/vm/web1").keys() == {"disk0"}
 
 
 def test_there_is_nothing_to_absorb_without_a_directory(node: Node) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +16,12 @@ from tests.fakestreams import FakeStreams
 from tests.fakezfs import FakeZfs
 from tests.killing import dies
 from tests.node import CLUSTER_NAME
-from zfsganeti import config, extstorage, loop, osdefinition, process, transfer, variants
+from zfsganeti import check, config, extstorage, ganeti, loop, osdefinition, placement, process, transfer, variants
 from zfsganeti.answer import VERBS, answer
 from zfsganeti.cli import parser
 from zfsganeti.config import Config
 from zfsganeti.datasets import CLUSTER, OLD, RECORD, locked, unpack_record
-from zfsganeti.errors import BadConfig, BadInput, Busy, Conflict, Missing, NoSpace, Refused, Unavailable
+from zfsganeti.errors import BadConfig, BadInput, Busy, CommandFailed, Conflict, Missing, NoSpace, Refused, Unavailable
 from zfsganeti.here import Here
 from zfsganeti.holders import to_use
 from zfsganeti.images import quiet
@@ -64,6 +65,17 @@ class Node(Here):
 @pytest.fixture
 def here(tmp_path: Path) -> Node:
     return Node(tmp_path)
+
+
+AWAY = "datastore ssd: dataset zfs/fast does not exist: its pool is not imported: zpool import"
+
+
+def take_away(here: Node) -> None:
+    """The pool of the datastore ssd is not imported."""
+    here.fake.unmount(here.at("ssd").root.path, lazy=True)
+    for name in [name for name in here.fake.state() if name.startswith("zfs/fast")]:
+        here.fake._filesystems.pop(name)
+    here._others.clear()
 
 
 def verb(here: Node, name: str, volume: str = DISK0, **environ: str) -> None:
@@ -455,14 +467,95 @@ def test_a_disk_that_is_to_be_a_copy_is_copied_at_once_and_one_at_a_time(here: N
 
 def test_a_disk_is_not_gone_while_a_datastore_cannot_be_looked_into(here: Node) -> None:
     verb(here, "create", EXTP_DATASTORE="ssd")
-    here.fake.unmount(here.at("ssd").root.path, lazy=True)
-    for name in [name for name in here.fake.state() if name.startswith("zfs/fast")]:
-        here.fake._filesystems.pop(name)
-    here._others.clear()
+    take_away(here)
     with pytest.raises(Unavailable) as caught:
         here.place_of(DISK0)
-    assert str(caught.value) == "datastore ssd: dataset zfs/fast does not exist: its pool is not imported: zpool import"
-    assert "datastore ssd" in here.ask("report")["root_problem"]
+    assert str(caught.value) == AWAY
+    found = here.ask("report")
+    assert (found["root_problem"], found["problems"]) == ("", [AWAY])
+
+
+def of_web1(*volumes: str, primary: str = "node1") -> dict[str, ganeti.Instance]:
+    disks = {name: {"uuid": name, "dev_type": "ext", "size": 1, "logical_id": ["zfs", name], "params": {}} for name in volumes}
+    data = {"name": "web1", "uuid": "web1", "primary_node": "n", "disks": list(disks), "hypervisor": "fake"}
+    return {"web1": ganeti.Instance(data, {"n": primary}, disks, {})}
+
+
+def misplaced(reports: dict[str, Any], instances: dict[str, ganeti.Instance]) -> list[check.Finding]:
+    return placement.compare(reports, instances, set(), 2e9, detached=set())
+
+
+def test_what_the_root_holds_is_told_and_judged_as_always_while_a_datastore_is_away(here: Node) -> None:
+    for name in ("web2", "web3"):
+        here.store.admit(name, [])
+        Path(here.store.home(name), "x.file.disk0").write_bytes(b"data")
+    here.store.put_aside("web3", "remove", ["x.file.disk0"], {"name": "web3"})
+    here.fake.unmount(here.store.home("web2"))
+    verb(here, "create", EXTP_DATASTORE="ssd")
+    for volume in (DISK1, "gone"):
+        verb(here, "create", volume)
+    verb(here, "setinfo", "gone", VOL_METADATA="originstname+web4")
+    verb(here, "remove", "gone")
+    whole = here.ask("report")
+    take_away(here)
+    facts = here.ask("report")
+    assert [volume["name"] for volume in facts["volumes"]] == [DISK1]
+    same = set(facts) - {"volumes", "problems", "pools"}
+    assert {key: facts[key] for key in same} == {key: whole[key] for key in same}
+    assert len(facts["trash"]) == 1
+    assert (whole["problems"], facts["problems"]) == ([], [AWAY])
+    assert AWAY in check.node_problems(facts)
+    said = [(finding.subject, finding.verb) for finding in check.compare_node(facts, None, ["web2"], set(), time.time()) if finding.subject]
+    assert said == [("web2", "home"), ("web3", "discard")]
+
+
+def test_a_datastore_that_goes_while_it_is_looked_into_is_told_and_the_root_as_always(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise CommandFailed("zfs get", 1, "cannot open 'zfs/fast': pool I/O is currently suspended")
+
+    verb(here, "create", DISK1)
+    monkeypatch.setattr(here.at("ssd").trash, "entries", broken)
+    facts = here.ask("report")
+    assert facts["problems"] == ["zfs get: cannot open 'zfs/fast': pool I/O is currently suspended"]
+    assert (facts["root_problem"], [volume["name"] for volume in facts["volumes"]]) == ("", [DISK1])
+    monkeypatch.setattr(here.trash, "entries", broken)
+    assert here.ask("report")["root_problem"] == facts["problems"][0]
+
+
+def test_nothing_follows_from_what_is_not_found_while_a_datastore_is_away(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    verb(here, "create", EXTP_DATASTORE="ssd")
+    verb(here, "create", DISK1)
+    take_away(here)
+    monkeypatch.setattr(loop, "ours", lambda _directory: [("/dev/loop7", DISK0)])  # linked, wherever its volume is
+    facts, elsewhere = here.ask("report"), {**here.ask("report"), "node": "node2", "volumes": [], "problems": []}
+    assert facts["stray"] == []
+    instances = of_web1(DISK0, DISK1)
+    assert misplaced({"node1": facts, "node2": elsewhere}, instances) == []
+    (said,) = misplaced({"node1": {key: value for key, value in facts.items() if key != "problems"}}, instances)
+    assert "are not on node1 nor on any node heard" in said.text or "is not on node1 nor on any node heard" in said.text
+    copy = {**elsewhere, "volumes": [{**facts["volumes"][0], "name": DISK0}]}
+    assert misplaced({"node1": facts, "node2": copy}, instances) == []
+
+
+def test_a_copy_goes_nowhere_on_the_word_of_a_node_that_does_not_see_all(here: Node) -> None:
+    verb(here, "create", DISK1)
+    facts, instances = here.ask("report"), of_web1(DISK1)
+    blind = {**facts, "problems": [AWAY]}
+    assert check.held({"node1": facts}, instances) == {DISK1}
+    assert check.held({"node1": blind}, instances) == set()
+    entry = {"entry": f"{DISK0}:20260101T000000Z", "volume": DISK0, "instance": "web1", "removed": 7}
+    assert check.lived({"node1": {**facts, "trash": [entry]}}) == {("node1", DISK0): 7}
+    assert check.lived({"node1": {**blind, "trash": [entry]}}) == {}
+
+
+def test_what_bears_another_clusters_name_is_not_taken_over_while_the_disk_itself_may_be_away(here: Node) -> None:
+    verb(here, "create", DISK1)
+    facts, instances = here.ask("report"), of_web1(DISK1)
+    facts["volumes"][0]["ours"] = False
+    (sure,) = misplaced({"node1": facts}, instances)
+    (withheld,) = misplaced({"node1": {**facts, "problems": [AWAY]}}, instances)
+    assert (sure.verb, withheld.verb) == ("claim-volumes", "")
+    assert withheld.text == f"{sure.text}: a repair takes it over once all datastores there can be looked into"
 
 
 @pytest.mark.parametrize("text", ["ssd", "ssd=", "a b", "ssd=fast/vm ssd=other/vm", "a=fast/vm b=fast/vm", "s-d=fast", "ssd=/fast"])

@@ -44,6 +44,14 @@ def test_what_is_still_in_the_former_directory_is_not_taken_for_somebody_elses(r
 
 
 @pytest.mark.parametrize("hook", HANDLERS)
+def test_a_root_that_nobody_has_configured_is_known_by_its_mark(rig: Rig, hook: str) -> None:
+    rig.master.config.root = ""
+    with pytest.raises(Refused, match=f"^web1: its disks are in {rig.master.root.path}, and the cluster's"):
+        for handler in hooks.HANDLERS[hook]:
+            handler(rig.master, event(rig, hook))
+
+
+@pytest.mark.parametrize("hook", HANDLERS)
 def test_what_was_never_in_our_root_is_left_alone(rig: Rig, hook: str) -> None:
     rig.asked.clear()
     for handler in hooks.HANDLERS[hook]:

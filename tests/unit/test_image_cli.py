@@ -20,6 +20,7 @@ from zfsganeti import answer, exports, image_cli, process, transfer, variants
 from zfsganeti.cli import parser
 from zfsganeti.datasets import CLUSTER, INSTANCE, VOLUME
 from zfsganeti.errors import BadInput, Busy, Missing, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.image import CHECKSUM
 from zfsganeti.terminal import Meter
 
 NODES = ["node1", "node2", "node3"]
@@ -236,6 +237,80 @@ def test_nothing_is_begun_that_cannot_be_done_everywhere(cluster: Cluster) -> No
     with pytest.raises(Missing, match="^image debian-14 on any node that answers does not exist$"):
         cluster.type("retire", "debian-14", "--all-nodes")
     assert cluster.having("debian-12") == ["node1", "node2"]
+
+
+def share(cluster: Cluster) -> None:
+    """node1 and node2 have the same image debian-13."""
+    cluster.make("node1", "debian-13")
+    assert cluster.type("push", "debian-13", "node2") == 0
+
+
+RENAME = ("rename", "debian-13", "trixie")
+EVERYWHERE = (*RENAME, "--all-nodes")
+
+
+def test_what_is_renamed_here_is_renamed_everywhere_by_what_is_said_then(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    share(cluster)
+    capsys.readouterr()
+    assert cluster.type(*RENAME) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "debian-13 is called trixie now.",
+        "node2 has debian-13 as it was: gnt-zfs image rename debian-13 trixie --all-nodes does it there, too.",
+    ]
+    assert cluster.type(*EVERYWHERE) == 0
+    assert capsys.readouterr().out == "node2: debian-13 is called trixie now.\n"
+    assert cluster.having("trixie") == ["node1", "node2"]
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_a_rename_everywhere_that_one_node_has_missed_is_repeated(cluster: Cluster, imported: bool) -> None:
+    """Also of an image that each node has imported for itself: it has two GUIDs, and one checksum."""
+    if imported:
+        for node in NODES[:2]:
+            cluster.make(node, "debian-13")
+            cluster.nodes[node].fake.set("zfs/vm/.images/debian-13", {CHECKSUM: "1f40fc92"})
+    else:
+        share(cluster)
+    cluster.silent = {"node2"}
+    assert cluster.type(*EVERYWHERE) == 3
+    assert (cluster.having("debian-13"), cluster.having("trixie")) == (["node2"], ["node1"])
+    cluster.silent = set()
+    assert cluster.type(*EVERYWHERE) == 0
+    assert (cluster.having("debian-13"), cluster.having("trixie")) == ([], ["node1", "node2"])
+
+
+def test_a_name_that_another_image_has_elsewhere_is_given_to_none_at_once(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    share(cluster)
+    cluster.make("node3", "trixie")
+    with pytest.raises(Refused) as caught:
+        cluster.type(*EVERYWHERE)
+    assert str(caught.value) == (
+        "image trixie: is another one than debian-13 on node3: choose another name, "
+        "or gnt-zfs image rename debian-13 trixie on each node by itself"
+    )
+    assert cluster.having("debian-13") == ["node1", "node2"]
+    capsys.readouterr()
+    assert cluster.type(*RENAME) == 0
+    said = "node2 has debian-13 as it was: gnt-zfs image rename debian-13 trixie on node2 does it, too."
+    assert capsys.readouterr().out.splitlines()[1:] == [said]
+
+
+def test_who_cannot_rename_it_is_not_told_of(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    share(cluster)
+    cluster.make("node2", "trixie")
+    capsys.readouterr()
+    assert cluster.type(*RENAME) == 0
+    assert capsys.readouterr().out == "debian-13 is called trixie now.\n"
+    with pytest.raises(Refused, match="^image trixie: exists already on node2: choose another name$"):
+        cluster.type(*EVERYWHERE)
+
+
+def test_one_datastore_may_have_either_name() -> None:
+    old = {"node1": [{"datastore": "ssd", "guid": "1", "sha256": ""}], "node2": [{"datastore": "", "guid": "1", "sha256": ""}]}
+    new = {"node1": [{"datastore": "", "guid": "1", "sha256": ""}]}
+    assert (image_cli._having_both(old, new), image_cli._having_another(old, new)) == ([], [])
+    assert image_cli._having_both(old, {"node1": old["node1"]}) == ["node1"]
+    assert image_cli._having_another(old, {"node3": [{"datastore": "", "guid": "2", "sha256": ""}]}) == ["node3"]
 
 
 def test_the_newest_that_is_used_is_fetched_with_its_progress(

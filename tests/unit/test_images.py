@@ -24,7 +24,7 @@ from zfsganeti import exports, files, formats, images
 from zfsganeti.contents import find_directory, parse_parameters
 from zfsganeti.datasets import CLUSTER, DETACH, IMAGE, INTENT, VOLUME
 from zfsganeti.errors import BadInput, BadName, Busy, Foreign, Full, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.image import DELETED, newest
+from zfsganeti.image import DELETED, Image, newest
 from zfsganeti.names import check_image, family
 
 QCOW2 = b"QFI\xfb\0\0\0\3"
@@ -195,6 +195,41 @@ def test_snapshots_that_others_take_while_an_image_is_made_are_in_nobodys_way(be
     bench.later(DAY)
     assert bench.images.sweep() == [".partial/debian-13"]
     assert not [name for name in bench.node.datasets() if name.startswith(".images/.partial/")]
+
+
+def test_what_is_marked_as_another_image_does_not_go_with_what_others_took_of_it(bench: Bench) -> None:
+    fake, partial = bench.node.fake, "zfs/vm/.images/.partial/debian-12"
+    for name, marks in (("", {}), ("/.partial", {}), ("/.partial/debian-12", {CLUSTER: CLUSTER_NAME, IMAGE: "other"})):
+        fake.create(f"zfs/vm/.images{name}", {"canmount": "noauto"}, marks)
+    fake.snapshot([f"{partial}@autosnap_hourly"])
+    with pytest.raises(Busy, match="has the snapshot autosnap_hourly, which is not ours"):
+        bench.images.drop_half_made("debian-12")
+    assert list(fake.state()[partial]["snapshots"]) == ["autosnap_hourly"]
+
+
+@pytest.mark.parametrize("meanwhile", ["goes on", "goes"])
+def test_a_half_made_image_that_somebody_goes_on_with_is_not_swept(bench: Bench, monkeypatch: pytest.MonkeyPatch, meanwhile: str) -> None:
+    """Also when that happens after the sweep has looked, and before it is alone with the image."""
+
+    def unreachable(_home: str) -> Mapping[str, str]:
+        raise Unavailable("example.com", "cannot be reached")
+
+    def tried() -> None:
+        with pytest.raises(Unavailable):
+            bench.images.make("debian-12", "http://example.com/x", unreachable)
+
+    abandoned = bench.images._abandoned
+
+    def looked() -> list[str]:
+        found = abandoned()
+        tried() if meanwhile == "goes on" else bench.images.drop_half_made("debian-12")
+        return found
+
+    tried()
+    bench.later(DAY)
+    monkeypatch.setattr(bench.images, "_abandoned", looked)
+    assert bench.images.sweep() == []
+    assert [each["name"] for each in bench.images.arriving()] == (["debian-12"] if meanwhile == "goes on" else [])
 
 
 def test_a_day_begins_when_work_has_ended(bench: Bench) -> None:
@@ -687,6 +722,31 @@ def test_what_was_deleted_can_be_had_back(bench: Bench) -> None:
     assert bench.images.delete("debian-12", now=True) is False
     bench.volumes.destroy(DISK0)
     assert bench.images.delete("debian-12", now=True) is True
+
+
+@pytest.mark.parametrize("how", ["kept", "without snapshots", "in use"])
+def test_a_sweep_goes_by_what_is_so_when_it_is_alone_with_an_image(bench: Bench, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    look = bench.images.all
+
+    def looked() -> list[Image]:
+        """What is found is changed at once: the image is taken back, and deleted in another way."""
+        found = look()
+        bench.images.restore("debian-12")
+        if how != "kept":
+            bench.use()
+        bench.images.delete("debian-12", now=how != "kept")
+        if how == "without snapshots":
+            bench.volumes.destroy(DISK0)
+            bench.node.fake.snapshot(["zfs/vm/.images/debian-12@autosnap_daily"])
+        return found
+
+    bench.make()
+    bench.images.delete("debian-12", with_snapshots=True)
+    bench.later(8 * DAY)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.images, "all", looked)
+        assert bench.images.sweep() == []
+    assert bench.names() == ["debian-12"]
 
 
 def test_two_read_an_image_at_once_and_nobody_changes_it_meanwhile(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -82,12 +83,16 @@ def test_a_source_whose_instance_is_gone_can_be_cleared_away(phase: str, verb: s
 
 def test_what_has_come_of_a_disk_that_its_instance_lacks_by_now() -> None:
     name, own = "v.ext.disk1", {"u.ext.disk0": "web1"}
-    (finding,) = compare(facts("node2", moving=[coming(60, name=name)]), {"web1": "node2"}, set(), NOW, own)
-    assert (finding.verb, finding.request, finding.sure) == ("move-drop", {"datasets": [name]}, False)
+    found = compare(facts("node2", moving=[coming(60, name=name)]), {"web1": "node2"}, set(), NOW, own)
     text = "zfs/vm/.moving/web1 holds 1.00G of a move of web1, of which it is no disk any more"
-    assert finding.text == text
-    (finding,) = compare(facts("node2", moving=[coming(60, name=name, ready=True)]), {"web1": "node2"}, set(), NOW, own)
+    goes = [check.Finding("node2", name, text, "move-drop", {"datasets": [name]})]
+    assert check.keep_safe(found, set(), {("node1", name): NOW}) == goes  # its source has it in its trash
+    assert check.keep_safe(found, set(), {("node1", name): math.inf}) == goes
     held = f"it is held until {moment(NOW - 60 + LEASE_SECONDS)}, then "
+    stays = [check.Finding("node2", name, f"{text}: {held}zfs destroy -r zfs/vm/.moving/web1 if nobody wants it")]
+    for unheard in ({}, {("node3", name): NOW}):
+        assert check.keep_safe(found, set(), unheard) == stays
+    (finding,) = compare(facts("node2", moving=[coming(60, name=name, ready=True)]), {"web1": "node2"}, set(), NOW, own)
     assert (finding.verb, finding.text) == ("", f"{text}: {held}zfs destroy -r zfs/vm/.moving/web1 if nobody wants it")
     old = coming(LEASE_SECONDS + 1, name=name, ready=True)
     (finding,) = compare(facts("node2", moving=[old]), {"web1": "node2"}, set(), NOW, own)
@@ -118,9 +123,6 @@ def test_what_was_sent_ahead_is_fine_until_its_lease_ends() -> None:
 
 def test_what_has_come_and_has_not_landed() -> None:
     assert said(facts("node2", moving=[coming(3600)])) == []
-    (finding,) = compare(facts("node2", moving=[coming(LEASE_SECONDS + 1)]), {"web1": "node1"}, set(), NOW)
-    assert (finding.verb, finding.request, finding.sure) == ("move-drop", {"datasets": ["web1"]}, False)
-    assert finding.text == "zfs/vm/.moving/web1 holds 1.00G of a move of web1 from node1 that was given up"
     assert said(facts("node2", moving=[coming(3600)]), "node2") == [
         "the move of web1 to here has not ended: gnt-zfs move web1 node2 goes on"
     ]
@@ -128,11 +130,30 @@ def test_what_has_come_and_has_not_landed() -> None:
     elsewhere = "zfs/vm/.moving/web1 holds 1.00G of a move of web1 from node1: gnt-zfs move --abort web1 gives it up"
     assert said(facts("node2", moving=[coming(LEASE_SECONDS + 1)]), "node3") == [elsewhere]
     (finding,) = compare(facts("node2", moving=[coming(60)]), {"web2": "node1"}, set(), NOW)
-    assert (finding.verb, finding.request, finding.sure) == ("move-drop", {"datasets": ["web1"]}, False)
-    assert finding.text == "zfs/vm/.moving/web1 holds 1.00G of a move of web1 from node1, which is no instance any more"
+    text = "zfs/vm/.moving/web1 holds 1.00G of a move of web1 from node1, which is no instance any more"
+    goes = [check.Finding("node2", "web1", text, "move-drop", {"datasets": ["web1"]})]
+    assert check.keep_safe([finding], set(), {("node1", "web1"): NOW}) == goes  # its source has it in the trash
+    stays = [check.Finding("node2", "web1", f"{text}: zfs destroy -r zfs/vm/.moving/web1 if nobody wants it")]
+    assert check.keep_safe([finding], set()) == stays
     (finding,) = compare(facts("node2", moving=[coming(60, ready=True)]), {"web2": "node1"}, set(), NOW)
     assert (finding.verb, finding.text) == ("", elsewhere)  # it may have all that there is
     assert said(facts("node2", moving=[coming(60, ours=False)])) == ["zfs/vm/.moving/web1 was not received by a move: rename or destroy it"]
+
+
+@pytest.mark.parametrize("ready", [False, True])
+@pytest.mark.parametrize("name", ["web1", "u.ext.disk0"])
+def test_what_has_come_and_was_given_up_goes_once_its_source_is_heard_to_have_its_own(name: str, ready: bool) -> None:
+    old = facts("node2", moving=[coming(LEASE_SECONDS + 1, name=name, ready=ready)])
+    found = compare(old, {"web1": "node1"}, set(), NOW, {name: "web1"})
+    text = "zfs/vm/.moving/web1 holds 1.00G of a move of web1 from node1 that was given up"
+    goes = [check.Finding("node2", name, text, "move-drop", {"datasets": [name]})]
+    assert check.keep_safe(found, {name}) == goes
+    assert check.keep_safe(found, set(), {("node1", name): math.inf}) == goes  # it is fenced there
+    guide = "/usr/share/doc/zfsganeti/docs/moves.md says how to make do with it"
+    stays = [check.Finding("node2", name, f"{text}: node1 has not been heard to hold its own, so this may be all there is: {guide}")]
+    for unheard in ({}, {("node1", name): NOW}, {("node2", name): math.inf}):  # a trash lets go of what it has
+        assert check.keep_safe(found, {"web2"}, unheard) == stays
+    assert not any(finding.sure for finding in found)
 
 
 def test_where_primaries_are_not_known_nothing_is_assumed() -> None:

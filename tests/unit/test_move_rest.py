@@ -17,6 +17,7 @@ from zfsganeti.config import Config
 from zfsganeti.datasets import CLUSTER, INSTANCE, KEPT, MOVE
 from zfsganeti.errors import Busy, Missing, Refused, ZfsGanetiError
 from zfsganeti.ganeti import Event
+from zfsganeti.route import LEFT, Leaving
 from zfsganeti.trash import Trash
 
 
@@ -89,7 +90,88 @@ def test_what_is_not_set_any_more_is_not_set_on_the_target(rig: Rig, kind: str, 
     arrived(rig, kind)
 
 
+# disks that come to be meanwhile
+
+
+@pytest.mark.parametrize("up", [True, False])
+@pytest.mark.parametrize(("at", "node"), [("modify", "node1"), ("move-land", "node2")])
+def test_a_disk_that_is_added_during_the_last_pass_goes_along_with_the_same_command(rig: Rig, up: bool, at: str, node: str) -> None:
+    """What tells of the move stays until all disks are on one node."""
+    rig.ganeti.add("web1", "ext", "node1", VOLUMES, up=up)
+    added = ["w.ext.disk2"]
+
+    def before(_who: str, verb: str) -> None:
+        if verb == at and added:
+            name, volumes = added.pop(), rig.knots[node].volumes
+            volumes.create(name, 1 << 20, {})
+            volumes.set_instance(name, "web1")
+            volumes.detach(name)
+            rig.ganeti.data["web1"]["disks"].append(name)
+
+    rig.before = before
+    with pytest.raises(Busy, match="^web1: is on node2 and has got other disks since: gnt-zfs move web1 node2 goes on$"):
+        go(rig)
+    go(rig)
+    assert rig.ganeti.data["web1"]["up"] is up
+    rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    assert rig.content("web1") == {**VOLUMES, "w.ext.disk2": b""}
+    assert [name for name in rig.knots["node1"].datasets() if not name.startswith(".trash")] == []
+    with pytest.raises(Refused, match="^web1: is on node2 already$"):
+        go(rig)
+
+
 # the way back
+
+
+@KINDS
+def test_disks_that_were_given_up_for_a_node_that_is_lost_say_how_they_are_taken_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+
+    def die(*_words: object, **_options: object) -> None:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trash, "put", die)
+        patch.setattr(Trash, "put_volume", die)
+        with pytest.raises(Died):
+            go(rig)
+    fake = rig.knots["node1"].fake
+    for name in names(kind):  # each of them
+        mark = Leaving.parse(rig.knots["node1"].marks(name)[MOVE])
+        assert mark is not None
+        fake.set(f"zfs/vm/{name}", {MOVE: Leaving(mark.to, LEFT, mark.ran, mark.until).pack()})
+    offline(rig, "node2")
+    rig.ganeti.data["web1"].update(up=False, primary="node1")
+    back = "web1: its newer disks are on node2, which is offline: gnt-zfs move --abort web1 goes back to those here$"
+    with pytest.raises(ZfsGanetiError, match=back):
+        rig.ganeti.gnt("gnt-instance", "startup", "web1")
+    with pytest.raises(ZfsGanetiError, match=back):
+        go(rig, "node3")
+    retreat.Back(rig.master, "web1", print).run()
+    assert rig.ganeti.data["web1"]["up"]
+    assert rig.content("web1") == DISKS[kind]
+
+
+@KINDS
+@pytest.mark.parametrize("away", ["unreachable", "offline", ""])
+def test_the_way_back_says_what_is_not_known_to_be_gone(rig: Rig, kind: str, away: str) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    go(rig, presync_only=True)
+    said, node2 = list[str](), rig.knots["node2"]
+    if away == "offline":
+        offline(rig, "node2")
+    node2.away = bool(away)
+    retreat.Back(rig.master, "web1", said.append).run()
+    but = " but what node2 may have: the same command once it is back" if away else ""
+    assert said[-1] == f"web1: is on node1, nothing is left of the move{but}"
+    node2.away = False
+    for knot in rig.knots.values():
+        knot.ssconf.offline_nodes.clear()
+    retreat.Back(rig.master, "web1", said.append).run()
+    assert said[-1] == "web1: is on node1, nothing is left of the move"
+    assert node2.datasets() == [".moving"]
 
 
 @KINDS

@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.rig import MIB, Rig, go, make_rig
+from tests.rig import MIB, Knot, Rig, go, make_rig
 from tests.unit.test_move import DISKS, KINDS, VOLUMES, Died
 from tests.unit.test_move_interrupted import offline
 from zfsganeti import arrival, check, fence, retreat, trash
 from zfsganeti.config import Config
 from zfsganeti.datasets import MOVE
 from zfsganeti.errors import CommandFailed, Missing, Refused, Unavailable, ZfsGanetiError
-from zfsganeti.route import FENCED, LEFT, PRESYNC, Coming, Leaving, find_rest, is_newer
+from zfsganeti.route import FENCED, LEASE_SECONDS, LEFT, PRESYNC, Coming, Leaving, find_rest, is_newer
 
 
 @pytest.fixture
@@ -59,8 +59,9 @@ def findings(rig: Rig) -> list[check.Finding]:
     return [finding for finding in all_findings(rig) if finding.verb.startswith("move-")]
 
 
-def all_findings(rig: Rig) -> list[check.Finding]:
-    reports = {node: {**check.report(knot), "leftover_minutes": 0} for node, knot in rig.knots.items()}
+def all_findings(rig: Rig, heard: Mapping[str, Knot] | None = None) -> list[check.Finding]:
+    """What gnt-zfs check says of the nodes that answer."""
+    reports = {node: {**check.report(knot), "leftover_minutes": 0} for node, knot in (heard or rig.knots).items()}
     instances = rig.ganeti.instances()
     found = [finding for facts in reports.values() for finding in check.compare_node(facts, instances, list(instances), set(), time.time())]
     return check.keep_safe(found, check.held(reports, instances), check.lived(reports))
@@ -135,6 +136,43 @@ def test_what_has_come_to_an_earlier_version_can_be_gone_on_with(rig: Rig, monke
     assert {mark.source for mark in marks if mark is not None} == {"node1"}
     go(rig, "node2")
     assert rig.content("web1") == DISKS[kind]
+
+
+# what has come, once its source is lost
+
+
+@KINDS
+@pytest.mark.parametrize("ready", [False, True], ids=["ahead", "ready"])
+@pytest.mark.parametrize("source", ["there", "fenced", "silent", "lost", "emptied"])
+def test_a_repair_destroys_what_has_come_while_its_source_has_its_own_and_not_else(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str, ready: bool, source: str
+) -> None:
+    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
+    node1, node2 = rig.knots["node1"], rig.knots["node2"]
+    killed(rig, "modify", "node2") if ready or source == "fenced" else go(rig, presync_only=True)
+    if source != "fenced":
+        rig.master.call("node1", "move-lift", datasets=names(kind))
+    rig.ganeti.data["web1"]["up"] = False
+    if source == "lost":
+        offline(rig, "node1")
+    elif source == "emptied":  # by a hand, into the trash, which will let go of it
+        for name in names(kind):
+            rig.master.call("node1", "move-abort", datasets=[name])
+            node1.trash.put(name) if kind == "file" else node1.volumes.remove(name)
+    heard = {name: knot for name, knot in rig.knots.items() if not (name == "node1" and source in ("lost", "silent"))}
+    now = time.time() + LEASE_SECONDS + 3600
+    monkeypatch.setattr(time, "time", lambda: now)
+    before = node2.datasets()
+    for finding in (found := all_findings(rig, heard)):
+        if finding.verb == "move-drop":
+            node2.call(finding.node, finding.verb, **finding.request)
+    if source in ("there", "fenced"):
+        assert node2.datasets() == [".moving"]
+        return
+    assert node2.datasets() == before
+    texts = [finding.text for finding in found if finding.subject in names(kind) and finding.node == "node2"]
+    assert len(texts) == len(names(kind))
+    assert all("node1 has not been heard to hold its own, so this may be all there is: /usr/share/" in text for text in texts)
 
 
 # starts and ways back

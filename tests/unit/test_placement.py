@@ -127,7 +127,13 @@ def test_a_restore_that_was_interrupted_is_told_while_no_job_runs() -> None:
     ]
     assert compare({"node1": node(trash=entries)}) == [
         Finding("node1", "u.ext.disk0:1", "is reserved by a restore that was interrupted", "trash-release", {"entry": "u.ext.disk0:1"}),
-        Finding("node1", "web1:1", "its restore was interrupted: gnt-zfs trash restore web1:1 --as web2 goes on"),
+        Finding(
+            "node1",
+            "web1:1",
+            "its restore was interrupted: gnt-zfs trash restore web1:1 --as web2 goes on, a repair gives it up",
+            "trash-release",
+            {"entry": "web1:1"},
+        ),
     ]
     assert compare({"node1": node(trash=entries)}, busy=("other",)) == []
     assert compare({"node1": node(trash=entries)}, everywhere=False) == []

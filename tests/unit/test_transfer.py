@@ -13,16 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.deaths.images import holding
 from tests.fakestreams import FakeStreams
 from tests.fakezfs import FakeZfs
 from tests.killing import dies
 from tests.node import CLUSTER_NAME
-from zfsganeti import transfer
+from zfsganeti import exports, transfer
 from zfsganeti.answer import VERBS, answer
 from zfsganeti.config import Config
 from zfsganeti.datasets import CLUSTER, INSTANCE
 from zfsganeti.errors import BadInput, BadName, Busy, CommandFailed, Conflict, Missing, NoSpace, Refused, Unavailable, ZfsGanetiError
+from zfsganeti.files import content_digest
 from zfsganeti.here import Here
+from zfsganeti.image import CONTENT
 from zfsganeti.node import PeerFailed
 from zfsganeti.roots import Root
 from zfsganeti.streams import Snap
@@ -307,6 +310,81 @@ def test_something_complete_that_was_never_put_in_place_is_replaced(pair: Pair) 
     assert pair.there.net.snapshots(PARTIAL)
     assert pair.push().step == Full()
     pair.arrived()
+
+
+def receive_and_snapshot(pair: Pair, image: str) -> None:
+    """An image is on the peer, whole and not put in its place, for its sender is gone; somebody has taken a snapshot of it."""
+    for node in (pair.here, pair.there):
+        if node.fake.mounted_at(node.root.path) is None:
+            node.fake.mount(node.root.name, node.root.path)
+    with pytest.raises(PeerFailed, match="cannot be set"):
+        raise_it(push(pair.here, ["node2"], image, "golden", "image", NAME, marks={INSTANCE: "web1"}))
+    pair.there.fake.snapshot([f"{PARTIAL}@autosnap_hourly"])
+
+
+def test_an_image_gets_its_place_whatever_others_took_of_it_before(pair: Pair, tmp_path: Path) -> None:
+    """What disks are made of is what was sent; what others took of it is as in any image's way, and no more."""
+
+    def fill(home: str) -> dict[str, str]:
+        return {**holding()(home), CONTENT: content_digest(f"{home}/disk.raw", lambda *_progress: None)}
+
+    pair.here.fake.mount(pair.here.root.name, pair.here.root.path)
+    sent = pair.here.images.make(NAME, "file:/x", fill)
+    receive_and_snapshot(pair, sent.dataset)
+    assert push(pair.here, ["node2"], sent.dataset, "golden", "image", NAME, marks=sent.provenance) == {
+        "node2": Pushed("node2", Nothing(), 0)
+    }
+    images, third = pair.there.images, Peer(tmp_path, "node3", 20000)
+    came = images.must(NAME)
+    assert (came.guid, came.provenance) == (sent.guid, sent.provenance)
+    assert [snap.name for snap in pair.there.net.snapshots(PLACED)] == ["golden", "autosnap_hourly"]
+    exports.verify(images, NAME)
+    images.clone(came, "zfs/vm/web1", {})
+    assert [dataset.origin for dataset in pair.there.fake.datasets("zfs/vm/web1", depth=0)] == [f"{PLACED}@golden"]
+    pair.there.fake.destroy("zfs/vm/web1", {})
+    pair.there.knows(third)
+    raise_it(push(pair.there, ["node3"], PLACED, "golden", "image", NAME, marks=came.provenance))
+    assert third.images.must(NAME).guid == sent.guid
+    with pytest.raises(Busy, match="has 1 snapshot that somebody took, such as autosnap_hourly: .* --with-snapshots"):
+        images.delete(NAME, now=True)
+    assert images.delete(NAME, now=True, with_snapshots=True)
+
+
+@pytest.mark.parametrize("way", ["delete", "import", "sweep"])
+def test_what_was_never_put_in_its_place_goes_with_what_others_took_of_it(pair: Pair, way: str) -> None:
+    receive_and_snapshot(pair, pair.image)
+    images = pair.there.images
+    if way == "delete":
+        images.drop_half_made(NAME)
+    elif way == "import":
+        assert images.make(NAME, "file:/x", holding()).source == "file:/x"
+    else:
+        images.store.now = lambda: float(pair.there.fake.clock)
+        assert images.sweep() == []
+        pair.there.fake.clock += 86400
+        assert images.sweep() == [f".partial/{NAME}"]
+    assert pair.there.fake.get(PARTIAL) is None
+
+
+def test_a_snapshot_that_others_took_is_not_what_was_sent(pair: Pair) -> None:
+    receive_and_snapshot(pair, pair.image)
+    taken = pair.there.net.snapshots(PARTIAL)[-1]
+    with pytest.raises(Conflict, match="is not the one that was sent"):
+        transfer.receive_done(pair.there, {"kind": "image", "name": NAME, "guid": taken.guid, "marks": MARKS})
+    assert pair.there.fake.get(PLACED) is None
+
+
+def test_two_images_come_at_once_to_a_node_that_never_had_one(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = pair.there.fake.create
+
+    def late(*arguments: Any) -> None:
+        create(*arguments)  # the other one has been quicker
+        create(*arguments)
+
+    monkeypatch.setattr(pair.there.fake, "create", late)
+    pair.push()
+    pair.arrived()
+    assert pair.there.fake.state()["zfs/vm/.images"]["marks"] == {CLUSTER: CLUSTER_NAME}
 
 
 def test_what_an_import_that_was_killed_has_left_mounted_is_replaced(pair: Pair) -> None:

@@ -638,14 +638,14 @@ def test_a_restore_that_was_given_up_half_way_can_be_made_once_more(node: Node, 
     assert {file: names[-1] for file, names in former.items()} == {"newer0": "disk0", "newer1": "disk1"}
 
 
-@pytest.mark.parametrize("files", [{"new0": b"", "other": b"x"}, {"new0": os.urandom(2 << 20), "new1": b""}])
+@pytest.mark.parametrize("files", [{"new0": b"", "other": b"x"}, {"new0": os.urandom(9000), "new1": b""}])
 def test_an_instance_that_has_data_is_not_swapped_away(node: Node, files: dict[str, bytes]) -> None:
     remove(node)
     added_again(node, "web1", **files)
     written = "other" if "other" in files else "new0"
     with pytest.raises(Refused) as caught:
         node.trash.swap_in(ENTRY, "web1", [("disk0", "new0"), ("disk1", "new1")])
-    way_out = "gnt-instance remove web1, then the same command again"
+    way_out = "gnt-zfs check --repair gives this restore up, then --as ANOTHER-NAME makes one beside it"
     assert str(caught.value) == f"{node.home('web1')}: {written} holds data already: {way_out}"
     assert node.reads("web1") == files
     assert node.fake.files(f"zfs/vm/.trash/{ENTRY}") == {"disk0": b"zero", "disk1": b"one"}, "what is restored then bears other names"
@@ -666,5 +666,14 @@ def test_an_entry_is_restored_as_one_instance_at_a_time(node: Node) -> None:
     node.trash.mark_restoring(ENTRY, "web2")
     with pytest.raises(Refused) as caught:
         node.trash.mark_restoring(ENTRY, "web3")
-    assert str(caught.value) == f"{ENTRY}: is being restored as web2: gnt-zfs trash restore {ENTRY} --as web2"
+    ways = f"gnt-zfs trash restore {ENTRY} --as web2 goes on, gnt-zfs check --repair gives that up"
+    assert str(caught.value) == f"{ENTRY}: is being restored as web2: {ways}"
     assert node.marks(f"zfs/vm/.trash/{ENTRY}")[RESTORING] == "web2"
+    node.trash.unmark(ENTRY)  # as a repair does
+    node.store.admit("web2", [GIB], fresh=True)
+    added_again(node, "web3")
+    before = node.whole_state()
+    with pytest.raises(Refused, match=f"^{ENTRY}: is being restored as web3 by now: gnt-instance remove web2$"):
+        node.trash.swap_in(ENTRY, "web2", [("disk0", "new0"), ("disk1", "new1")])
+    assert node.whole_state() == before
+    node.trash.swap_in(ENTRY, "web3", [("disk0", "new0"), ("disk1", "new1")])
