@@ -123,10 +123,8 @@ def test_a_disk_that_is_added_during_the_last_pass_goes_along_with_the_same_comm
 # the way back
 
 
-@KINDS
-def test_disks_that_were_given_up_for_a_node_that_is_lost_say_how_they_are_taken_back(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def not_put_away(rig: Rig, kind: str, monkeypatch: pytest.MonkeyPatch, *, keep: bool = False) -> None:
+    """web1 is on node2, and node1 was killed right before its disks, which it has given up, came into the trash."""
     rig.ganeti.add("web1", kind, "node1", DISKS[kind])
 
     def die(*_words: object, **_options: object) -> None:
@@ -136,7 +134,14 @@ def test_disks_that_were_given_up_for_a_node_that_is_lost_say_how_they_are_taken
         patch.setattr(Trash, "put", die)
         patch.setattr(Trash, "put_volume", die)
         with pytest.raises(Died):
-            go(rig)
+            go(rig, keep=keep)
+
+
+@KINDS
+def test_disks_that_were_given_up_for_a_node_that_is_lost_say_how_they_are_taken_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    not_put_away(rig, kind, monkeypatch)
     fake = rig.knots["node1"].fake
     for name in names(kind):  # each of them
         mark = Leaving.parse(rig.knots["node1"].marks(name)[MOVE])
@@ -176,16 +181,7 @@ def test_the_way_back_says_what_is_not_known_to_be_gone(rig: Rig, kind: str, awa
 
 @KINDS
 def test_disks_that_were_given_up_and_not_put_away_can_be_taken_back(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    rig.ganeti.add("web1", kind, "node1", DISKS[kind])
-
-    def die(*_words: object, **_options: object) -> None:
-        raise Died
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trash, "put", die)
-        patch.setattr(Trash, "put_volume", die)
-        with pytest.raises(Died):
-            go(rig, keep=True)
+    not_put_away(rig, kind, monkeypatch, keep=True)
     offline(rig, "node2")
     rig.ganeti.data["web1"].update(up=False, primary="node1")
     retreat.Back(rig.master, "web1", print).run()
